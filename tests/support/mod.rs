@@ -1,0 +1,1 @@
+//! Starts nodes and devices for the stories.
