@@ -1,0 +1,100 @@
+//! What two nodes say to each other. Plain values: the link encodes them, the simulator passes them as they are.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use outpost_model::{Hlc, Message, NodeId};
+
+/// One statement from a node to a peer. The link keeps the order of the frames of one [`Lane`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerFrame {
+    /// First frame in each direction: who speaks, and how far its durable knowledge of the other reaches.
+    Hello(Hello),
+    /// Everything the sender wants, replacing what it said before.
+    InterestAll(Vec<Interest>),
+    /// What the sender now wants, in addition or with another flag.
+    InterestAdd(Vec<Interest>),
+    /// What it no longer wants.
+    InterestRemove(Vec<String>),
+    /// A message the receiver has interest in. `seq` is 0 when the sender does not wait for an acknowledgement; else
+    /// it grows strictly, with gaps, and the sender keeps the message until [`PeerFrame::EventAck`].
+    Event {
+        /// Place in the sender's outbox, or 0.
+        seq: u64,
+        /// The message as accepted.
+        message: Arc<Message>,
+    },
+    /// Every event up to this number is durable at the sender of this frame, or was not wanted there.
+    EventAck {
+        /// Highest such number.
+        seq: u64,
+    },
+    /// A retained slot as the sender knows it.
+    Retained {
+        /// Place in the sender's feed of retained changes.
+        feed_seq: u64,
+        /// What stands there.
+        entry: RetainedEntry,
+    },
+    /// A frame of the shadow hub; its format is the hub's own.
+    Shadow(Bytes),
+}
+
+/// Which stream of the link a frame takes. Lanes do not wait for one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Hello, interest, acknowledgements: small and first.
+    Control,
+    /// Messages.
+    Events,
+    /// Shadow sync and retained slots.
+    Sync,
+}
+
+impl PeerFrame {
+    /// The stream this frame belongs on.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Self::Hello(_) | Self::InterestAll(_) | Self::InterestAdd(_) | Self::InterestRemove(_) | Self::EventAck { .. } => {
+                Lane::Control
+            }
+            Self::Event { .. } => Lane::Events,
+            Self::Retained { .. } | Self::Shadow(_) => Lane::Sync,
+        }
+    }
+}
+
+/// The first frame of each side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Names the sender's store: chosen at random when it was created, so a wiped node is a new sender of events.
+    pub store_id: u64,
+    /// The receiver's store as the sender knew it when it wrote down the two cursors; 0 when it never did.
+    pub your_store_id: u64,
+    /// Events of the receiver up to this number are durable at the sender.
+    pub events_seen: u64,
+    /// Retained changes of the receiver up to this number are durable at the sender.
+    pub retained_seen: u64,
+}
+
+/// A topic filter a node wants messages for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Interest {
+    /// The filter without share prefix.
+    pub pattern: String,
+    /// A persistent session wants it with QoS 1 or 2: the message must reach it even if the link is down now.
+    pub durable: bool,
+}
+
+/// A retained slot: last writer wins by (stamp, node). A slot without a message is a tombstone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetainedEntry {
+    /// The topic.
+    pub topic: String,
+    /// When it was written.
+    pub stamp: Hlc,
+    /// Where it was written; decides between equal stamps.
+    pub node: NodeId,
+    /// The message, or nothing when it was cleared.
+    pub message: Option<Arc<Message>>,
+}
