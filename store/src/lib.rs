@@ -8,9 +8,33 @@
 //! Submitting never waits for the disk. Whoever owes an acknowledgement keeps it until [`Store::synced`] has reached
 //! the number its batch was given. After a failed sync nothing more is acknowledged from that store: it fail-stops.
 
+pub mod memory;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+pub use memory::{FaultPlan, MemoryStore};
+
+/// The version of what a store writes. It goes up when an older node could not read it any more.
+pub const FORMAT: u64 = 1;
+
+/// In [`Space::Meta`]: [`FORMAT`] of the store, 8 bytes big endian. Keys that begin with `store/` belong to the store.
+pub const FORMAT_KEY: &[u8] = b"store/format";
+
+/// In [`Space::Meta`]: the store's id, 8 bytes big endian, drawn when it was made. A peer's cursor is only worth
+/// something for the store it was made with: a node whose disk was lost has another one.
+pub const STORE_ID_KEY: &[u8] = b"store/id";
+
+/// Bytes accepted and not yet synced, above which a batch is refused as busy. Less and a burst is refused that the
+/// disk would have swallowed in one sync; more and the batches that wait may eat an edge node's memory.
+pub const BACKLOG_BYTES_DEFAULT: usize = 16 * 1024 * 1024;
+
+/// The longest key, the engine's limit (16 bits of length). Owners of a space shorten (hash) what may be longer.
+pub const KEY_BYTES_MAX: usize = 65_535;
+
+/// What one change costs beside its key and value, in backlog bytes: a batch of empty deletes is not free.
+const OP_BYTES: usize = 64;
 
 /// The key spaces. Each has an owner, the only one who writes there; keys sort as bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,13 +122,23 @@ pub type Listener = Arc<dyn Fn(StoreEvent) + Send + Sync>;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
     /// The backlog is full: the disk is slower than the writers. Try again after the next `Synced`.
-    #[error("the store's backlog is full ({waiting_bytes} bytes wait for the disk); nothing was written")]
+    #[error(
+        "the store's backlog is full ({waiting_bytes} bytes wait for the disk); nothing was written"
+    )]
     Busy {
         /// Bytes accepted and not yet synced.
         waiting_bytes: usize,
     },
+    /// A key is empty or longer than [`KEY_BYTES_MAX`].
+    #[error("a key of {bytes} bytes cannot be stored (1 to {KEY_BYTES_MAX}); nothing was written")]
+    Key {
+        /// Its length.
+        bytes: usize,
+    },
     /// The store has fail-stopped.
-    #[error("the store stopped after an error: {0}; nothing is written any more until it is reopened")]
+    #[error(
+        "the store stopped after an error: {0}; nothing is written any more until it is reopened"
+    )]
     Failed(String),
 }
 
@@ -145,5 +179,31 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`ReadError`] when the engine cannot read.
-    fn scan(&self, space: Space, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<Row>, ReadError>;
+    fn scan(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Row>, ReadError>;
+}
+
+/// What a batch counts in the backlog.
+fn batch_bytes(batch: &Batch) -> usize {
+    let op = |op: &Op| match op {
+        Op::Put(_, key, value) => OP_BYTES + key.len() + value.len(),
+        Op::Delete(_, key) => OP_BYTES + key.len(),
+    };
+    batch.iter().map(op).sum()
+}
+
+/// Refuses what the engine would panic on.
+fn check_keys(batch: &Batch) -> Result<(), SubmitError> {
+    for op in batch {
+        let (Op::Put(_, key, _) | Op::Delete(_, key)) = op;
+        if key.is_empty() || key.len() > KEY_BYTES_MAX {
+            return Err(SubmitError::Key { bytes: key.len() });
+        }
+    }
+    Ok(())
 }
