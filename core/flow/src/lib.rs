@@ -1,1 +1,13 @@
-//! flow
+//! How hard and how often: restarts, back-off, rate limits and timers.
+//!
+//! Plain decisions: the time is an argument (milliseconds of any clock that never goes back), and so are the dice.
+
+pub mod backoff;
+pub mod limits;
+pub mod restart;
+pub mod wheel;
+
+pub use backoff::Backoff;
+pub use limits::{Bucket, Rate};
+pub use restart::{Health, RestartPolicy, RestartState, Verdict};
+pub use wheel::Wheel;
