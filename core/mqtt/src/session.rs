@@ -1,0 +1,373 @@
+//! The protocol of one client, MQTT 3.1.1 and 5 alike: packets and deliveries in, effects out.
+//!
+//! ```text
+//!   connection ──Packet──▶ Session ──Effect::Publish──▶ shard routes, stores
+//!                             ▲                             │ handle_accepted (durable)
+//!   connection ◀──Send/Deliver┘ ◀── Outbound ◀── push ◀─────┘
+//! ```
+//! It never waits and never acknowledges by itself: `Effect::SendDurable` leaves only after everything the session
+//! asked to have written before is on disk; the shard sees to that.
+
+use std::collections::BTreeMap;
+
+use bytestring::ByteString;
+use outpost_model::{Now, QoS};
+
+use crate::packet::{
+    Ack, Connack, Connect, Disconnect, Packet, PacketId, Publish, ReasonCode, Subscribe, Suback, Unsubscribe, Version,
+};
+use crate::window::{Delivery, Outbound, Transmit};
+
+/// What a node allows each client. See `docs/reference/limits.md`.
+#[derive(Debug, Clone)]
+pub struct SessionLimits {
+    /// QoS 1 and 2 publishes a client may have unacknowledged. Low throttles publishers, high costs memory a client.
+    pub receive_max: u16,
+    /// Deliveries in flight to a client, whatever it allows itself.
+    pub in_flight_max: u16,
+    /// Largest packet taken, bytes. Told to the client; a larger one ends the connection with 0x95.
+    pub packet_bytes_max: u32,
+    /// Topic aliases a client may use. Each costs its topic's length in memory.
+    pub topic_alias_max: u16,
+    /// Longest keep alive, seconds; a client that asks for more (or for none) is told this instead. 0 = no limit.
+    pub keep_alive_s_max: u16,
+    /// Longest session expiry, seconds. A session forgotten by its owner costs memory until then.
+    pub session_expiry_s_max: u32,
+}
+
+impl Default for SessionLimits {
+    fn default() -> Self {
+        Self {
+            receive_max: 256,
+            in_flight_max: 256,
+            packet_bytes_max: 1024 * 1024,
+            topic_alias_max: 32,
+            keep_alive_s_max: 0,
+            session_expiry_s_max: 7 * 24 * 3600,
+        }
+    }
+}
+
+/// What the session wants done. Order matters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Send at once.
+    Send(Packet),
+    /// Send once everything this session had written so far is durable.
+    SendDurable(Packet),
+    /// Send a message to the client.
+    Deliver {
+        /// What.
+        delivery: Delivery,
+        /// Present for QoS 1 and 2.
+        id: Option<PacketId>,
+        /// Sent before, perhaps.
+        dup: bool,
+    },
+    /// Route a message the client published; answer with [`Session::handle_accepted`] when it has a packet id.
+    Publish(Box<Publish>),
+    /// Subscribe; answer with [`Session::handle_subscribed`].
+    Subscribe(Subscribe),
+    /// Unsubscribe; answer with [`Session::handle_unsubscribed`].
+    Unsubscribe(Unsubscribe),
+    /// Write down that the client owns the QoS 2 delivery of this place.
+    Released(u64),
+    /// The delivery of this place is done; it can be taken from disk.
+    Done {
+        /// What was owed.
+        delivery: Delivery,
+        /// How it ended.
+        end: End,
+    },
+    /// Write down that this QoS 2 packet id of the client is taken (in the same batch as its message).
+    Received(PacketId),
+    /// ... and that it is free again.
+    Forgotten(PacketId),
+    /// More deliveries can be loaded from disk: from this place, at most so many.
+    Load(u64, usize),
+    /// The client says good-bye; with `will` its will is to be published.
+    Goodbye {
+        /// Publish the will.
+        will: bool,
+        /// The session expiry it now wants.
+        session_expiry_s: Option<u32>,
+    },
+    /// The client broke the protocol or a limit: tell it (5 only) and close.
+    Fail(ReasonCode, &'static str),
+}
+
+/// How a delivery ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The client acknowledged it.
+    Delivered,
+    /// Its message expiry came first.
+    Expired,
+    /// The client refused it with a reason code.
+    Refused,
+    /// It is larger than the client takes (MQTT-3.1.2-25).
+    TooLarge,
+}
+
+/// State that lives only as long as the connection.
+#[derive(Debug, Clone)]
+struct Link {
+    version: Version,
+    receive_max: u16,
+    aliases: Vec<ByteString>,
+    /// QoS 1 publishes not yet acknowledged.
+    unacked: u16,
+}
+
+/// One client's protocol state. Lives as long as its MQTT session.
+#[derive(Debug, Clone, Default)]
+pub struct Session {
+    link: Option<Box<Link>>,
+    /// QoS 2 ids the client uses; `true` once PUBREC is due or sent.
+    received: BTreeMap<PacketId, bool>,
+    /// What is owed to the client.
+    pub outbound: Outbound,
+}
+
+impl Session {
+    /// A session as the disk has it: QoS 2 ids in use, and deliveries still to be loaded.
+    pub fn from_disk(received: impl IntoIterator<Item = PacketId>, outbound: Outbound) -> Self {
+        Self { link: None, received: received.into_iter().map(|id| (id, true)).collect(), outbound }
+    }
+
+    /// Whether a client is connected.
+    pub fn is_connected(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// A client connected. `connack` carries what only the node knows: session present, assigned client id, expiry.
+    pub fn handle_connect(&mut self, connect: &Connect, mut connack: Connack, limits: &SessionLimits, fx: &mut Vec<Effect>) {
+        let five = connect.version == Version::V5;
+        self.link = Some(Box::new(Link {
+            version: connect.version,
+            receive_max: connect.receive_max.unwrap_or(u16::MAX).min(limits.in_flight_max),
+            aliases: Vec::new(),
+            unacked: 0,
+        }));
+        if five {
+            connack.receive_max = Some(limits.receive_max);
+            connack.packet_max = Some(limits.packet_bytes_max);
+            connack.topic_alias_max = (limits.topic_alias_max > 0).then_some(limits.topic_alias_max);
+            connack.server_keep_alive_s = keep_alive_override(connect.keep_alive_s, limits);
+        }
+        fx.push(Effect::SendDurable(Packet::Connack(Box::new(connack))));
+        self.outbound.restart();
+    }
+
+    /// The connection is gone; the session stays.
+    pub fn handle_connection_lost(&mut self) {
+        self.link = None;
+    }
+
+    /// A packet from the client, after CONNECT.
+    pub fn handle_packet(&mut self, packet: Packet, limits: &SessionLimits, now: Now, fx: &mut Vec<Effect>) {
+        match packet {
+            Packet::Publish(publish) => self.handle_publish(publish, limits, fx),
+            Packet::Puback(ack) => self.handle_puback(&ack, fx),
+            Packet::Pubrec(ack) => self.handle_pubrec(&ack, fx),
+            Packet::Pubrel(ack) => self.handle_pubrel(&ack, fx),
+            Packet::Pubcomp(ack) => self.handle_pubcomp(&ack, fx),
+            Packet::Subscribe(subscribe) => fx.push(Effect::Subscribe(subscribe)),
+            Packet::Unsubscribe(unsubscribe) => fx.push(Effect::Unsubscribe(unsubscribe)),
+            Packet::Pingreq => fx.push(Effect::Send(Packet::Pingresp)),
+            Packet::Disconnect(disconnect) => fx.push(Effect::Goodbye {
+                will: disconnect.reason != ReasonCode::Success,
+                session_expiry_s: disconnect.session_expiry_s,
+            }),
+            Packet::Connect(_) => fx.push(Effect::Fail(ReasonCode::ProtocolError, "a second CONNECT (MQTT-3.1.0-2)")),
+            Packet::Auth(_) => {
+                fx.push(Effect::Fail(ReasonCode::ProtocolError, "AUTH without an authentication method (MQTT-4.12.0-1)"));
+            }
+            Packet::Connack(_) | Packet::Suback(_) | Packet::Unsuback(_) | Packet::Pingresp => {
+                fx.push(Effect::Fail(ReasonCode::ProtocolError, "a packet only a server may send"));
+            }
+        }
+        self.transmit(now, fx);
+    }
+
+    /// A delivery for this client; `durable` when its row is written and it may be left to the disk.
+    pub fn handle_delivery(&mut self, delivery: Delivery, durable: bool, now: Now, fx: &mut Vec<Effect>) {
+        if delivery.qos == QoS::AtMostOnce {
+            if self.link.is_some() {
+                fx.push(Effect::Deliver { delivery, id: None, dup: false });
+            }
+            return;
+        }
+        self.outbound.push(delivery, durable);
+        self.transmit(now, fx);
+    }
+
+    /// A message this client published with QoS 1 or 2 has been accepted and is durable, or was refused.
+    /// `same_link` says that the connection it came in on is still the present one.
+    pub fn handle_accepted(&mut self, id: PacketId, qos: QoS, reason: ReasonCode, same_link: bool, fx: &mut Vec<Effect>) {
+        match qos {
+            QoS::AtMostOnce => {}
+            QoS::AtLeastOnce => {
+                if let (Some(link), true) = (self.link.as_mut(), same_link) {
+                    link.unacked = link.unacked.saturating_sub(1);
+                    fx.push(Effect::Send(Packet::Puback(Ack::new(id, reason))));
+                }
+            }
+            QoS::ExactlyOnce => {
+                // On a later connection too: the client has sent the id again by then and waits.
+                if reason.is_error() {
+                    self.received.remove(&id);
+                    fx.push(Effect::Forgotten(id));
+                } else {
+                    self.received.insert(id, true);
+                }
+                if self.link.is_some() {
+                    fx.push(Effect::Send(Packet::Pubrec(Ack::new(id, reason))));
+                }
+            }
+        }
+    }
+
+    /// The answer to SUBSCRIBE.
+    pub fn handle_subscribed(&mut self, packet_id: PacketId, reasons: Vec<ReasonCode>, fx: &mut Vec<Effect>) {
+        let suback = Suback { packet_id, reasons, reason_string: None, user: Vec::new() };
+        fx.push(Effect::SendDurable(Packet::Suback(suback)));
+    }
+
+    /// The answer to UNSUBSCRIBE.
+    pub fn handle_unsubscribed(&mut self, packet_id: PacketId, reasons: Vec<ReasonCode>, fx: &mut Vec<Effect>) {
+        let unsuback = Suback { packet_id, reasons, reason_string: None, user: Vec::new() };
+        fx.push(Effect::SendDurable(Packet::Unsuback(unsuback)));
+    }
+
+    /// Sends what the client has room for, and asks for more from disk when memory has room.
+    pub fn transmit(&mut self, now: Now, fx: &mut Vec<Effect>) {
+        let Some(link) = self.link.as_ref() else { return };
+        while let Some(next) = self.outbound.poll_transmit(link.receive_max, now.wall_ms) {
+            fx.push(match next {
+                Transmit::Publish { delivery, id, dup } => Effect::Deliver { delivery, id: Some(id), dup },
+                Transmit::Pubrel(id) => Effect::Send(Packet::Pubrel(Ack::new(id, ReasonCode::Success))),
+                Transmit::Expired(delivery) => Effect::Done { delivery, end: End::Expired },
+            });
+        }
+        if let Some((from, count)) = self.outbound.wants_load() {
+            fx.push(Effect::Load(from, count));
+        }
+    }
+
+    fn handle_publish(&mut self, mut publish: Box<Publish>, limits: &SessionLimits, fx: &mut Vec<Effect>) {
+        let Some(link) = self.link.as_mut() else { return };
+        if let Err((reason, text)) = resolve_alias(link, &mut publish, limits) {
+            fx.push(Effect::Fail(reason, text));
+            return;
+        }
+        let taken = usize::from(link.unacked) + self.received.len();
+        match (publish.qos, publish.packet_id) {
+            (QoS::AtLeastOnce, _) => link.unacked = link.unacked.saturating_add(1),
+            (QoS::ExactlyOnce, Some(id)) => match self.received.get(&id) {
+                Some(true) => {
+                    fx.push(Effect::SendDurable(Packet::Pubrec(Ack::new(id, ReasonCode::Success))));
+                    return;
+                }
+                Some(false) => return, // its PUBREC is on its way
+                None => {
+                    self.received.insert(id, false);
+                    fx.push(Effect::Received(id));
+                }
+            },
+            _ => {}
+        }
+        if publish.qos > QoS::AtMostOnce && taken >= usize::from(limits.receive_max) && link.version == Version::V5 {
+            fx.push(Effect::Fail(ReasonCode::ReceiveMaximumExceeded, "more publishes unacknowledged than the CONNACK allowed"));
+            return;
+        }
+        fx.push(Effect::Publish(publish));
+    }
+
+    fn handle_puback(&mut self, ack: &Ack, fx: &mut Vec<Effect>) {
+        if let Some(delivery) = self.outbound.handle_done(ack.packet_id, QoS::AtLeastOnce) {
+            let end = if ack.reason.is_error() { End::Refused } else { End::Delivered };
+            fx.push(Effect::Done { delivery, end });
+        }
+    }
+
+    fn handle_pubrec(&mut self, ack: &Ack, fx: &mut Vec<Effect>) {
+        if ack.reason.is_error() {
+            if let Some(delivery) = self.outbound.handle_done(ack.packet_id, QoS::ExactlyOnce) {
+                fx.push(Effect::Done { delivery, end: End::Refused });
+            }
+            return;
+        }
+        if let Some(place) = self.outbound.handle_pubrec(ack.packet_id) {
+            fx.push(Effect::Released(place));
+            fx.push(Effect::SendDurable(Packet::Pubrel(Ack::new(ack.packet_id, ReasonCode::Success))));
+        } else {
+            fx.push(Effect::Send(Packet::Pubrel(Ack::new(ack.packet_id, self.not_found()))));
+        }
+    }
+
+    fn handle_pubrel(&mut self, ack: &Ack, fx: &mut Vec<Effect>) {
+        match self.received.get(&ack.packet_id) {
+            Some(true) => {
+                self.received.remove(&ack.packet_id);
+                fx.push(Effect::Forgotten(ack.packet_id));
+                fx.push(Effect::SendDurable(Packet::Pubcomp(Ack::new(ack.packet_id, ReasonCode::Success))));
+            }
+            Some(false) => {
+                fx.push(Effect::Fail(ReasonCode::ProtocolError, "PUBREL before PUBREC was sent (MQTT-4.3.3-4)"));
+            }
+            None => fx.push(Effect::SendDurable(Packet::Pubcomp(Ack::new(ack.packet_id, self.not_found())))),
+        }
+    }
+
+    fn handle_pubcomp(&mut self, ack: &Ack, fx: &mut Vec<Effect>) {
+        if let Some(delivery) = self.outbound.handle_pubcomp(ack.packet_id) {
+            fx.push(Effect::Done { delivery, end: End::Delivered });
+        }
+    }
+
+    fn not_found(&self) -> ReasonCode {
+        match self.link.as_ref().map(|link| link.version) {
+            Some(Version::V5) => ReasonCode::PacketIdentifierNotFound,
+            _ => ReasonCode::Success,
+        }
+    }
+}
+
+/// What the server tells a client whose keep alive is over the limit (MQTT 5, §3.2.2.3.14).
+pub fn keep_alive_override(asked_s: u16, limits: &SessionLimits) -> Option<u16> {
+    let max = limits.keep_alive_s_max;
+    (max > 0 && (asked_s == 0 || asked_s > max)).then_some(max)
+}
+
+/// The DISCONNECT that tells a client of version 5 why it is cut off.
+pub fn disconnect(reason: ReasonCode, text: &'static str) -> Packet {
+    Packet::Disconnect(Box::new(Disconnect {
+        reason,
+        reason_string: (!text.is_empty()).then(|| ByteString::from_static(text)),
+        ..Disconnect::default()
+    }))
+}
+
+fn resolve_alias(link: &mut Link, publish: &mut Publish, limits: &SessionLimits) -> Result<(), (ReasonCode, &'static str)> {
+    let Some(alias) = publish.topic_alias.take() else {
+        return Ok(());
+    };
+    if alias == 0 || alias > limits.topic_alias_max {
+        return Err((ReasonCode::TopicAliasInvalid, "a topic alias above the maximum of the CONNACK (MQTT-3.3.2-9)"));
+    }
+    let index = usize::from(alias) - 1;
+    if publish.topic.is_empty() {
+        match link.aliases.get(index) {
+            Some(topic) if !topic.is_empty() => publish.topic = topic.clone(),
+            _ => return Err((ReasonCode::ProtocolError, "a topic alias that was never set (MQTT-3.3.4)")),
+        }
+    } else {
+        if link.aliases.len() <= index {
+            link.aliases.resize(index + 1, ByteString::new());
+        }
+        // Copied: the topic must not keep the packet it came in alive.
+        link.aliases[index] = ByteString::from(publish.topic.to_string());
+    }
+    Ok(())
+}

@@ -1,0 +1,357 @@
+//! What a session still owes its client: QoS 1 and 2 deliveries, queued and in flight, in order (MQTT 5, §4.3, §4.4, §4.9).
+//!
+//! Every delivery has a *place*, a number its session never reuses. The packet id is derived from the place, so a
+//! delivery keeps its id through any crash without writing the id down, and the receiver of a QoS 2 message
+//! recognises the copy. Deliveries beyond [`HOT_MAX`] of a durable session stay on disk only (`cold`) until there is room.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use outpost_model::{Message, QoS};
+
+use crate::packet::PacketId;
+
+/// Deliveries a durable session keeps in memory. Lower: more reads from disk while catching up; higher: more memory for
+/// each session that is offline with a long queue.
+pub const HOT_MAX: usize = 128;
+
+/// Packet ids run from 1 to this.
+const IDS: u64 = 65_535;
+
+/// One message owed to one client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// Its place in the session's order; 0 for QoS 0, which has none.
+    pub place: u64,
+    /// The message, shared with all its other receivers.
+    pub message: Arc<Message>,
+    /// QoS to deliver with, already the lesser of published and granted.
+    pub qos: QoS,
+    /// Retain flag to show.
+    pub retain: bool,
+    /// Numbers of the subscriptions that matched.
+    pub subscription_ids: Vec<u32>,
+}
+
+/// The packet id that belongs to a place.
+pub fn packet_id_of(place: u64) -> PacketId {
+    PacketId::new((place % IDS) as u16 + 1).expect("one is added")
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Not sent on this connection; `true` when an earlier connection may have sent it.
+    Queued(bool),
+    Sent,
+    /// The client has it (PUBREC came), the id is not yet free; `true` when PUBREL was sent on this connection.
+    Released(bool),
+    Done,
+}
+
+#[derive(Debug, Clone)]
+struct Slot {
+    delivery: Delivery,
+    state: State,
+}
+
+/// What to do next for the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transmit {
+    /// Send the message.
+    Publish {
+        /// What to send.
+        delivery: Delivery,
+        /// Its packet id.
+        id: PacketId,
+        /// It may have been sent before.
+        dup: bool,
+    },
+    /// Send PUBREL (again).
+    Pubrel(PacketId),
+    /// Nothing to send: the message's life ended in the queue. Its place is free.
+    Expired(Delivery),
+}
+
+/// The deliveries of one session.
+#[derive(Debug, Clone, Default)]
+pub struct Outbound {
+    slots: VecDeque<Slot>,
+    /// Places that stand on disk only, behind all of `slots`.
+    cold: Range<u64>,
+    in_flight: usize,
+    /// Index of the first slot that may need something sent on this connection.
+    cursor: usize,
+}
+
+impl Outbound {
+    /// A queue whose deliveries in `cold` must first be loaded.
+    pub fn from_disk(cold: Range<u64>) -> Self {
+        Self { cold, ..Self::default() }
+    }
+
+    /// Takes a delivery in. With `durable` it may be left to the disk, where its owner has put it already.
+    pub fn push(&mut self, delivery: Delivery, durable: bool) {
+        debug_assert!(delivery.place > 0, "QoS 0 has no place");
+        if durable && (!self.cold.is_empty() || self.slots.len() >= HOT_MAX) {
+            let start = if self.cold.is_empty() { delivery.place } else { self.cold.start };
+            self.cold = start..delivery.place + 1;
+        } else {
+            self.slots.push_back(Slot { delivery, state: State::Queued(false) });
+        }
+    }
+
+    /// From which place on to load, and how many, when memory has room for what is on disk.
+    pub fn wants_load(&self) -> Option<(u64, usize)> {
+        let room = HOT_MAX.saturating_sub(self.slots.len());
+        (!self.cold.is_empty() && room > HOT_MAX / 2).then_some((self.cold.start, room))
+    }
+
+    /// Takes in what was loaded. `next` is the first place not yet looked at; what lies before it is no longer cold.
+    /// `released` deliveries were acknowledged with PUBREC; `dup` when an earlier connection may have sent them.
+    pub fn load(&mut self, loaded: impl IntoIterator<Item = (Delivery, bool)>, next: u64, dup: bool) {
+        for (delivery, released) in loaded {
+            if !self.cold.contains(&delivery.place) {
+                continue;
+            }
+            let state = if released { State::Released(false) } else { State::Queued(dup) };
+            self.in_flight += usize::from(released);
+            self.slots.push_back(Slot { delivery, state });
+        }
+        self.cold.start = next.clamp(self.cold.start, self.cold.end);
+        if self.cold.is_empty() {
+            self.cold = 0..0;
+        }
+    }
+
+    /// A new connection: what was in flight is sent again, first of all.
+    pub fn restart(&mut self) {
+        self.cursor = 0;
+        self.in_flight = 0;
+        for slot in &mut self.slots {
+            match slot.state {
+                State::Sent => slot.state = State::Queued(true),
+                State::Released(_) => {
+                    slot.state = State::Released(false);
+                    self.in_flight += 1;
+                }
+                State::Queued(_) | State::Done => {}
+            }
+        }
+    }
+
+    /// The next thing to send, while fewer than `receive_max` deliveries are in flight.
+    pub fn poll_transmit(&mut self, receive_max: u16, wall_ms: u64) -> Option<Transmit> {
+        while let Some(slot) = self.slots.get_mut(self.cursor) {
+            match slot.state {
+                State::Queued(dup) => {
+                    if slot.delivery.message.expiry_left_s(wall_ms) == Some(0) && !dup {
+                        let delivery = slot.delivery.clone();
+                        slot.state = State::Done;
+                        self.sweep();
+                        return Some(Transmit::Expired(delivery));
+                    }
+                    let oldest = self.slots.front().map_or(0, |first| first.delivery.place);
+                    let slot = &mut self.slots[self.cursor];
+                    if self.in_flight >= usize::from(receive_max) || slot.delivery.place - oldest >= IDS {
+                        return None;
+                    }
+                    slot.state = State::Sent;
+                    self.in_flight += 1;
+                    self.cursor += 1;
+                    let delivery = slot.delivery.clone();
+                    return Some(Transmit::Publish { id: packet_id_of(delivery.place), delivery, dup });
+                }
+                State::Released(false) => {
+                    slot.state = State::Released(true);
+                    self.cursor += 1;
+                    return Some(Transmit::Pubrel(packet_id_of(slot.delivery.place)));
+                }
+                State::Sent | State::Released(true) | State::Done => self.cursor += 1,
+            }
+        }
+        None
+    }
+
+    /// PUBACK, or a PUBREC that refuses: the delivery is done. `None` when nothing of that id and QoS is in flight.
+    pub fn handle_done(&mut self, id: PacketId, qos: QoS) -> Option<Delivery> {
+        let slot = self.find(id)?;
+        if slot.state != State::Sent || slot.delivery.qos != qos {
+            return None;
+        }
+        self.finish(id)
+    }
+
+    /// PUBREC: the client owns the message now. The place to write down as released, `None` when the id is unknown;
+    /// asking again for a released id is answered again.
+    pub fn handle_pubrec(&mut self, id: PacketId) -> Option<u64> {
+        let slot = self.find(id)?;
+        match slot.state {
+            State::Sent if slot.delivery.qos == QoS::ExactlyOnce => {
+                slot.state = State::Released(true);
+                Some(slot.delivery.place)
+            }
+            State::Released(_) => Some(slot.delivery.place),
+            _ => None,
+        }
+    }
+
+    /// PUBCOMP: the id is free again. `None` when it was not released.
+    pub fn handle_pubcomp(&mut self, id: PacketId) -> Option<Delivery> {
+        matches!(self.find(id)?.state, State::Released(_)).then(|| self.finish(id))?
+    }
+
+    /// Deliveries in memory: queued and in flight.
+    pub fn len_hot(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Deliveries sent and not yet done.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Whether nothing at all is owed.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.cold.is_empty()
+    }
+
+    /// Takes every delivery that was never sent or may be sent to somebody else, in order.
+    pub fn drain(&mut self) -> Vec<Delivery> {
+        self.in_flight = 0;
+        self.cursor = 0;
+        let slots = std::mem::take(&mut self.slots);
+        slots.into_iter().filter(|s| matches!(s.state, State::Queued(_) | State::Sent)).map(|s| s.delivery).collect()
+    }
+
+    fn find(&mut self, id: PacketId) -> Option<&mut Slot> {
+        let oldest = self.slots.front()?.delivery.place;
+        let ahead = (u64::from(id.get() - 1) + IDS - oldest % IDS) % IDS;
+        let index = self.slots.binary_search_by_key(&(oldest + ahead), |s| s.delivery.place).ok()?;
+        self.slots.get_mut(index)
+    }
+
+    fn finish(&mut self, id: PacketId) -> Option<Delivery> {
+        let slot = self.find(id)?;
+        slot.state = State::Done;
+        let delivery = slot.delivery.clone();
+        self.in_flight -= 1;
+        self.sweep();
+        Some(delivery)
+    }
+
+    /// Forgets what is done at the front.
+    fn sweep(&mut self) {
+        while self.slots.front().is_some_and(|slot| slot.state == State::Done) {
+            self.slots.pop_front();
+            self.cursor = self.cursor.saturating_sub(1);
+        }
+        if self.slots.is_empty() && self.slots.capacity() > 16 {
+            self.slots = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use outpost_model::{MessageId, NodeId};
+
+    fn delivery(place: u64, qos: QoS) -> Delivery {
+        let message = Message {
+            id: MessageId { node: NodeId(1), seq: place },
+            topic: "t".into(),
+            payload: Bytes::from_static(b"x"),
+            qos,
+            retain: false,
+            properties: None,
+            accepted_wall_ms: 0,
+            expiry_s: None,
+        };
+        Delivery { place, message: Arc::new(message), qos, retain: false, subscription_ids: Vec::new() }
+    }
+
+    fn queue(places: Range<u64>, qos: QoS) -> Outbound {
+        let mut out = Outbound::default();
+        places.for_each(|place| out.push(delivery(place, qos), true));
+        out
+    }
+
+    /// Everything that can be sent now, as (place, dup).
+    fn sent(out: &mut Outbound, receive_max: u16) -> Vec<(u64, bool)> {
+        std::iter::from_fn(|| out.poll_transmit(receive_max, 0))
+            .map(|t| match t {
+                Transmit::Publish { delivery, dup, .. } => (delivery.place, dup),
+                other => panic!("only publishes expected, got {other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_client_sets_how_much_is_in_flight() {
+        let mut out = queue(1..6, QoS::AtLeastOnce);
+        assert_eq!(sent(&mut out, 2), [(1, false), (2, false)]);
+        assert!(out.handle_done(packet_id_of(2), QoS::AtLeastOnce).is_some(), "acknowledgements may come in any order");
+        assert_eq!(sent(&mut out, 2), [(3, false)]);
+        assert!(out.handle_done(packet_id_of(9), QoS::AtLeastOnce).is_none(), "nobody sent this id");
+    }
+
+    #[test]
+    fn what_was_in_flight_comes_again_first_with_the_same_id_and_dup() {
+        let mut out = queue(1..4, QoS::AtLeastOnce);
+        assert_eq!(sent(&mut out, 2).len(), 2);
+        out.restart();
+        assert_eq!(sent(&mut out, 3), [(1, true), (2, true), (3, false)]);
+    }
+
+    #[test]
+    fn a_qos_2_delivery_is_released_before_it_is_done() {
+        let mut out = queue(1..2, QoS::ExactlyOnce);
+        sent(&mut out, 1);
+        let id = packet_id_of(1);
+        assert!(out.handle_done(id, QoS::AtLeastOnce).is_none(), "PUBACK does not fit QoS 2");
+        assert!(out.handle_pubcomp(id).is_none(), "not before PUBREC");
+        assert_eq!(out.handle_pubrec(id), Some(1));
+        out.restart();
+        assert_eq!(out.poll_transmit(1, 0), Some(Transmit::Pubrel(id)), "never the message again");
+        assert!(out.handle_pubcomp(id).is_some());
+        assert!(out.is_empty());
+    }
+
+    #[test]
+    fn packet_ids_wrap_without_meeting() {
+        let mut out = queue(65_530..65_540, QoS::AtLeastOnce);
+        let places = sent(&mut out, 100);
+        assert_eq!(places.len(), 10);
+        for (place, _) in places.iter().rev() {
+            assert_eq!(out.handle_done(packet_id_of(*place), QoS::AtLeastOnce).map(|d| d.place), Some(*place));
+        }
+    }
+
+    #[test]
+    fn a_long_queue_of_a_durable_session_stays_on_disk() {
+        let mut out = queue(1..1_001, QoS::AtLeastOnce);
+        assert_eq!(out.len_hot(), HOT_MAX);
+        assert_eq!(out.wants_load(), None);
+        for (place, _) in sent(&mut out, 1_000) {
+            out.handle_done(packet_id_of(place), QoS::AtLeastOnce).expect("in flight");
+        }
+        let (from, room) = out.wants_load().expect("all in memory is done");
+        assert_eq!((from, room), (HOT_MAX as u64 + 1, HOT_MAX));
+        out.load((from..from + 10).map(|p| (delivery(p, QoS::AtLeastOnce), false)), from + 10, false);
+        assert_eq!(sent(&mut out, 1_000).len(), 10);
+        out.push(delivery(1_001, QoS::AtLeastOnce), true);
+        assert!(sent(&mut out, 1_000).is_empty(), "a newer delivery must not overtake those on disk");
+    }
+
+    #[test]
+    fn an_expired_message_is_not_sent() {
+        let mut out = Outbound::default();
+        let mut short = delivery(1, QoS::AtLeastOnce);
+        Arc::make_mut(&mut short.message).expiry_s = Some(1);
+        out.push(short, false);
+        assert!(matches!(out.poll_transmit(10, 2_000), Some(Transmit::Expired(d)) if d.place == 1));
+        assert!(out.is_empty());
+    }
+}
