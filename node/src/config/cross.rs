@@ -1,0 +1,247 @@
+//! What only shows when keys are read together: open doors without a lock, ports taken twice, files that are not there.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::keys::{Cluster, Config, User};
+use super::source::Tree;
+
+/// A token shorter than this can be guessed.
+pub const TOKEN_CHARS_MIN: usize = 16;
+
+/// Adds what is wrong with `config` as a whole to the issues of `tree`.
+pub(super) fn check(config: &Config, tree: &mut Tree) {
+    let mut checks = Checks { tree };
+    checks.node(config);
+    checks.mqtt(config);
+    checks.http(config);
+    checks.ports(config);
+    if let Some(cluster) = &config.cluster {
+        checks.cluster(cluster);
+    }
+    checks.users(&config.security.user);
+    checks.rules(config);
+}
+
+struct Checks<'a> {
+    tree: &'a mut Tree,
+}
+
+impl Checks<'_> {
+    fn wrong(&mut self, key: &str, message: impl Into<String>, help: impl Into<String>) {
+        let origin = self.tree.origin(key);
+        let help = help.into();
+        self.tree.issue(origin, key, message.into(), (!help.is_empty()).then_some(help));
+    }
+
+    fn node(&mut self, config: &Config) {
+        let name = &config.node.name;
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.len() > 63 || !name.chars().all(plain) {
+            self.wrong(
+                "node.name",
+                format!("{name:?} is no node name"),
+                "1 to 63 letters, digits, - _ . are",
+            );
+        }
+        if config.node.data_dir.exists() && !config.node.data_dir.is_dir() {
+            self.wrong(
+                "node.data_dir",
+                format!("{} is not a directory", config.node.data_dir.display()),
+                "",
+            );
+        }
+    }
+
+    fn mqtt(&mut self, config: &Config) {
+        let mqtt = &config.listen.mqtt;
+        if mqtt.bind.ip().is_loopback() {
+            return;
+        }
+        let open = format!("{} can be reached from other machines", mqtt.bind);
+        if config.security.user.is_empty() && mqtt.anonymous != Some(true) {
+            self.wrong(
+                "listen.mqtt.bind",
+                format!("{open}, and nobody can log in"),
+                "add [[security.user]] with name and password (or set listen.mqtt.anonymous = true)",
+            );
+        }
+        if config.security.acl.is_empty() {
+            self.wrong(
+                "listen.mqtt.bind",
+                format!("{open}, and no rule says what clients may do"),
+                "add [[security.acl]], for example user = \"*\", topic = \"devices/%c/#\"",
+            );
+        }
+    }
+
+    fn http(&mut self, config: &Config) {
+        let http = &config.listen.http;
+        match &http.token_file {
+            None if !http.bind.ip().is_loopback() => self.wrong(
+                "listen.http.bind",
+                format!(
+                    "{} can be reached from other machines, and requests need no token",
+                    http.bind
+                ),
+                "set listen.http.token_file",
+            ),
+            None => {}
+            Some(file) => match first_line(file) {
+                Err(cause) => self.unreadable("listen.http.token_file", file, &cause),
+                Ok(token) if token.chars().count() < TOKEN_CHARS_MIN => self.wrong(
+                    "listen.http.token_file",
+                    format!(
+                        "the token in {} has fewer than {TOKEN_CHARS_MIN} characters",
+                        file.display()
+                    ),
+                    "",
+                ),
+                Ok(_) => {}
+            },
+        }
+    }
+
+    fn ports(&mut self, config: &Config) {
+        let (mqtt, http) = (config.listen.mqtt.bind, config.listen.http.bind);
+        if collide(mqtt, http) {
+            self.wrong(
+                "listen.http.bind",
+                format!("{http} collides with listen.mqtt.bind = {mqtt}"),
+                "choose another port",
+            );
+        }
+    }
+
+    fn cluster(&mut self, cluster: &Cluster) {
+        if cluster.name.is_empty() {
+            self.wrong("cluster.name", "is empty", "");
+        }
+        let files = [
+            ("cluster.ca", &cluster.ca),
+            ("cluster.cert", &cluster.cert),
+            ("cluster.key", &cluster.key),
+        ];
+        for (key, file) in files {
+            match file {
+                None => self.wrong(
+                    key,
+                    "is missing: nodes only talk with certificates",
+                    "`outpost ca init` and `outpost ca issue` make them, or `outpost node join`",
+                ),
+                Some(file) => self.readable(key, file),
+            }
+        }
+        if let Some(file) = &cluster.ca_key {
+            self.readable("cluster.ca_key", file);
+        }
+        if let Some(advertise) = &cluster.advertise {
+            self.host_port("cluster.advertise", advertise);
+        }
+        for seed in &cluster.seeds {
+            self.host_port("cluster.seeds", seed);
+        }
+    }
+
+    fn host_port(&mut self, key: &str, text: &str) {
+        let good = text.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0)
+        });
+        if !good {
+            self.wrong(key, format!("{text:?} is no host:port"), "like \"gateway-1:17447\"");
+        }
+    }
+
+    fn users(&mut self, users: &[User]) {
+        let mut names = BTreeSet::new();
+        for (index, user) in users.iter().enumerate() {
+            let key = |name: &str| format!("security.user[{index}].{name}");
+            if user.name.is_empty() || user.name == "*" {
+                self.wrong(&key("name"), format!("{:?} is no user name", user.name), "");
+            }
+            if !names.insert(&user.name) {
+                self.wrong(&key("name"), format!("{:?} is there twice", user.name), "");
+            }
+            match (&user.password, &user.password_file) {
+                (None, None) => {
+                    self.wrong(&key("password"), "is missing", "give password or password_file")
+                }
+                (Some(_), Some(_)) => self.wrong(
+                    &key("password"),
+                    "stands beside password_file",
+                    "give one of the two",
+                ),
+                (Some(hash), None) => self.hash(&key("password"), hash),
+                (None, Some(file)) => match first_line(file) {
+                    Ok(hash) => self.hash(&key("password_file"), &hash),
+                    Err(cause) => self.unreadable(&key("password_file"), file, &cause),
+                },
+            }
+        }
+    }
+
+    /// Says nothing of the text itself: it may be a password somebody took for the hash.
+    fn hash(&mut self, key: &str, hash: &str) {
+        let parts: Vec<_> = hash.split('$').collect();
+        if !(parts.len() == 6 && parts[0].is_empty() && parts[1].starts_with("argon2")) {
+            self.wrong(
+                key,
+                "is no Argon2 hash in PHC form ($argon2id$v=19$…)",
+                "`outpost passwd` makes one",
+            );
+        }
+    }
+
+    fn rules(&mut self, config: &Config) {
+        for (index, rule) in config.security.acl.iter().enumerate() {
+            if let Err(why) = outpost_model::TopicFilter::new(rule.topic.as_str()) {
+                self.wrong(
+                    &format!("security.acl[{index}].topic"),
+                    format!("the filter {:?} {why}", rule.topic),
+                    "",
+                );
+            }
+            let known =
+                rule.user == "*" || config.security.user.iter().any(|user| user.name == rule.user);
+            if !known {
+                let names = config.security.user.iter().map(|user| user.name.as_str());
+                let help = super::issue::closest(&rule.user, names)
+                    .map(|close| format!("did you mean {close:?}?"));
+                let message = format!("there is no user {:?}", rule.user);
+                self.wrong(
+                    &format!("security.acl[{index}].user"),
+                    message,
+                    help.unwrap_or_default(),
+                );
+            }
+        }
+    }
+
+    fn readable(&mut self, key: &str, file: &Path) {
+        if let Err(cause) = std::fs::File::open(file) {
+            self.unreadable(key, file, &cause);
+        }
+    }
+
+    fn unreadable(&mut self, key: &str, file: &Path, cause: &std::io::Error) {
+        self.wrong(key, format!("cannot read {}: {cause}", file.display()), "");
+    }
+}
+
+/// The first line of a small secret file, without its end.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn first_line(file: &Path) -> std::io::Result<String> {
+    use std::io::Read;
+    let mut text = String::new();
+    std::fs::File::open(file)?.take(4_096).read_to_string(&mut text)?;
+    Ok(text.lines().next().unwrap_or_default().trim_end().to_owned())
+}
+
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port()
+        && a.port() != 0
+        && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}

@@ -1,0 +1,242 @@
+//! Every key of the configuration, with its default, its unit, and what goes wrong at either end.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use super::schema::Rule::{Range, Required};
+use super::schema::{choice, section};
+
+section! {
+    /// One whole configuration. It is checked as one, applied as one, and named by one SHA-256.
+    pub struct Config {
+        /// Who this node is and where it keeps its data.
+        pub node: Node = Node::default();
+        /// Where it listens.
+        pub listen: Listen = Listen::default();
+        /// Its peers. Leave the whole section out for a node on its own.
+        pub cluster: Option<Cluster> = None;
+        /// Bounds. Every queue, table and buffer that a device can fill has one.
+        pub limits: Limits = Limits::default();
+        /// Who may connect, and what they may do.
+        pub security: Security = Security::default();
+        /// What the node says about itself, on standard error.
+        pub log: Log = Log::default();
+    }
+}
+
+section! {
+    /// Who this node is and where it keeps its data.
+    pub struct Node {
+        /// The node's name, unique in its cluster and fixed for ever: its certificate, its messages and its shadows carry
+        /// it. Two nodes of one name corrupt each other's message numbers; a changed name is a new node.
+        pub name: String = "outpost".into();
+        /// Directory of the store. On a memory file system a reboot forgets what was acknowledged; on a slow SD card every
+        /// acknowledgement waits for the card.
+        pub data_dir: PathBuf = PathBuf::from("outpost-data");
+    }
+}
+
+section! {
+    /// Where the node listens.
+    pub struct Listen {
+        /// MQTT 3.1.1 and 5 over TCP.
+        pub mqtt: ListenMqtt = ListenMqtt::default();
+        /// The HTTP API: health, metrics, actors, shadows.
+        pub http: ListenHttp = ListenHttp::default();
+    }
+}
+
+section! {
+    /// MQTT 3.1.1 and 5 over TCP.
+    pub struct ListenMqtt {
+        /// Address and port. Anything but loopback is refused until there are users (or `anonymous = true`) and access rules.
+        pub bind: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 1883));
+        /// Largest packet in bytes, and what CONNACK announces. Too small cuts off firmware-sized messages; too large lets
+        /// each connection claim that much memory.
+        pub packet_max_bytes: u32 = 1 << 20, if Range(1_024, 268_435_455);
+        /// What an acknowledgement promises: `disk` acknowledges after fdatasync; `memory` at once, and a power cut loses
+        /// what was acknowledged.
+        pub durability: Durability = Durability::Disk;
+        /// Whether clients without user name may connect. Left out: only while `bind` is a loopback address. `true` on an
+        /// open address lets everybody in who can reach it, bounded only by the access rules.
+        pub anonymous: Option<bool> = None;
+    }
+}
+
+choice! {
+    /// What an acknowledgement promises.
+    pub enum Durability {
+        /// It is on disk.
+        #[default]
+        Disk = "disk",
+        /// It is in memory.
+        Memory = "memory",
+    }
+}
+
+section! {
+    /// The HTTP API.
+    pub struct ListenHttp {
+        /// Address and port. Anything but loopback is refused until there is a `token_file`.
+        pub bind: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 18080));
+        /// File whose first line is the token that requests must bring as `Authorization: Bearer …`; at least 16 characters.
+        /// Left out: no login, and only loopback addresses are served.
+        pub token_file: Option<PathBuf> = None;
+        /// Largest request body in bytes. Too small refuses shadow updates and publishes; too large lets each of
+        /// `connections_max` clients claim that much memory.
+        pub body_max_bytes: usize = 256 << 10, if Range(1_024, 64 << 20);
+        /// Most connections at a time. Too few starves dashboards that poll; too many take file handles from devices.
+        pub connections_max: usize = 256, if Range(1, 65_536);
+    }
+}
+
+section! {
+    /// The node's peers.
+    pub struct Cluster {
+        /// The cluster's name. A node only talks to nodes of the same name.
+        pub name: String = "outpost".into();
+        /// UDP address and port for QUIC between nodes. On loopback only nodes of the same machine reach it.
+        pub bind: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 17447));
+        /// `host:port` at which peers reach this node, when it is not `bind` (several interfaces, NAT). Wrong: peers hear of
+        /// this node but cannot dial it.
+        pub advertise: Option<String> = None;
+        /// `host:port` of nodes to ask first. One that answers is enough; none means waiting to be called.
+        pub seeds: Vec<String> = Vec::new();
+        /// The cluster's CA certificate (PEM).
+        pub ca: Option<PathBuf> = None;
+        /// This node's certificate (PEM), issued by that CA.
+        pub cert: Option<PathBuf> = None;
+        /// The key of that certificate (PEM); readable by nobody else.
+        pub key: Option<PathBuf> = None;
+        /// The CA's key (PEM), only on nodes at which others may join. Whoever reads it can make nodes.
+        pub ca_key: Option<PathBuf> = None;
+    }
+}
+
+section! {
+    /// Bounds. Every queue, table and buffer that a device can fill has one.
+    pub struct Limits {
+        /// Most MQTT connections at a time. Above the process's file handles, connects fail with EMFILE; too few refuses
+        /// devices.
+        pub connections_max: usize = 16_000, if Range(1, 10_000_000);
+        /// Most connections that have not sent CONNECT yet. Too few refuses a fleet that comes back at once; too many
+        /// lets a stranger hold sockets.
+        pub pending_connect_max: usize = 1_024, if Range(1, 1_000_000);
+        /// Seconds a connection has to send CONNECT. Too short cuts off slow radio links; too long helps slow-loris attacks.
+        pub connect_timeout_s: u16 = 10, if Range(1, 300);
+        /// Most sessions, connected or kept. Full: a new client gets 0x97 (quota exceeded).
+        pub sessions_max: usize = 100_000, if Range(1, 10_000_000);
+        /// Most subscriptions of one session. Full: SUBACK says 0x97.
+        pub subscriptions_max: usize = 1_000, if Range(1, 1_000_000);
+        /// Most messages waiting for one session. Too few loses nothing but pushes back on publishers early (0x97); too many
+        /// lets one absent client fill the disk.
+        pub queue_messages_max: usize = 10_000, if Range(1, 10_000_000);
+        /// Most bytes waiting for one session, whichever of the two is reached first.
+        pub queue_bytes_max: usize = 16 << 20, if Range(1_024, 1 << 40);
+        /// Receive maximum: QoS 1 and 2 messages on their way in one direction of a connection. One means a round trip a
+        /// message; too many means long resends after each reconnect.
+        pub inflight_max: u16 = 64, if Range(1, 65_535);
+        /// Topic aliases a client may use. Each is a topic kept in memory per connection; 0 turns them off.
+        pub topic_alias_max: u16 = 16, if Range(0, 65_535);
+        /// Longest keep-alive in seconds a client may ask for; longer ones and 0 (never) get this one. Too short wakes
+        /// sleeping devices; too long keeps dead connections.
+        pub keep_alive_s_max: u16 = 3_600, if Range(5, 65_535);
+        /// Longest session expiry in seconds. Too short forgets devices on holiday; too long keeps queues of devices
+        /// that will never return.
+        pub session_expiry_s_max: u32 = 7 * 24 * 3_600, if Range(0, 0xffff_ffff);
+        /// Most retained messages. Full: a new topic is refused with 0x97, known ones are still replaced.
+        pub retained_max: usize = 100_000, if Range(0, 10_000_000);
+        /// Bytes waiting to be sent to one connection before the node stops reading for it. Too few costs system calls; too
+        /// many lets slow readers claim memory.
+        pub write_buffer_bytes_max: usize = 1 << 20, if Range(16_384, 256 << 20);
+        /// Bytes accepted and not yet on disk before publishers are slowed down. Too few stalls on every sync; too many is
+        /// memory lost to a slow card.
+        pub store_backlog_bytes_max: usize = 32 << 20, if Range(1 << 20, 4 << 30);
+        /// Most shadows on this node. Full: an update that would create one is rejected with 429.
+        pub shadows_max: usize = 100_000, if Range(1, 10_000_000);
+        /// Largest shadow document in bytes (AWS: 8 KiB by default). Larger ones are rejected with 413.
+        pub shadow_bytes_max: usize = 8_192, if Range(256, 1 << 20);
+    }
+}
+
+section! {
+    /// Who may connect, and what they may do.
+    pub struct Security {
+        /// People and devices that log in by name and password.
+        pub user: Vec<User> = Vec::new();
+        /// Access rules, read from the top; the first that fits decides. None fits: refused, except that a node
+        /// without any rule and on loopback allows everything.
+        pub acl: Vec<Acl> = Vec::new();
+    }
+}
+
+section! {
+    /// Somebody who logs in by name and password.
+    pub struct User {
+        /// The user name in CONNECT.
+        pub name: String = String::new(), if Required;
+        /// Argon2 hash of the password in PHC form, `$argon2id$v=19$…`. Never the password itself.
+        pub password: Option<String> = None;
+        /// File whose first line is that hash. One of the two must be given.
+        pub password_file: Option<PathBuf> = None;
+    }
+}
+
+section! {
+    /// One access rule.
+    pub struct Acl {
+        /// The user name it is about; `*` is everybody, also without a name.
+        pub user: String = "*".into();
+        /// What it is about.
+        pub action: Action = Action::All;
+        /// Topic filter. `%c` stands for the client id, `%u` for the user name. `#` is everything except topics that begin with `$`.
+        pub topic: String = String::new(), if Required;
+        /// What it says.
+        pub effect: Effect = Effect::Allow;
+    }
+}
+
+choice! {
+    /// What a client does.
+    pub enum Action {
+        /// Sends to the topic.
+        Publish = "publish",
+        /// Receives from it.
+        Subscribe = "subscribe",
+        /// Both.
+        #[default]
+        All = "all",
+    }
+}
+
+choice! {
+    /// What a rule says.
+    pub enum Effect {
+        /// It may.
+        #[default]
+        Allow = "allow",
+        /// It must not.
+        Deny = "deny",
+    }
+}
+
+section! {
+    /// What the node says about itself, on standard error.
+    pub struct Log {
+        /// Level, or directives like `info,outpost_cluster=debug`. `RUST_LOG` goes before it. `trace` writes a line a packet.
+        pub level: String = "info".into();
+        /// One line a record: for people, or one JSON object.
+        pub format: LogFormat = LogFormat::Text;
+    }
+}
+
+choice! {
+    /// How a log line is written.
+    pub enum LogFormat {
+        /// For people.
+        #[default]
+        Text = "text",
+        /// One JSON object a line.
+        Json = "json",
+    }
+}

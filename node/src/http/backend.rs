@@ -1,0 +1,159 @@
+//! What the HTTP API asks of the node. The assembly implements it; tests put a small one in memory in its place.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use outpost_model::QoS;
+use serde::{Deserialize, Serialize};
+
+/// A future that may be sent between threads: handlers run on the HTTP thread, the work elsewhere.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The node, as people and scripts see it.
+///
+/// Every future must end by itself: the API puts [`super::REQUEST_TIMEOUT`] on each and answers 504 when one does not.
+pub trait Backend: Send + Sync + 'static {
+    /// Every actor of both weights, parents before their children.
+    fn actors(&self) -> BoxFuture<'_, Vec<ActorInfo>>;
+
+    /// What this node knows of its cluster; `None` when it is on its own. Must not wait.
+    fn cluster(&self) -> Option<serde_json::Value>;
+
+    /// One shadow request, decided as if it had come by MQTT.
+    fn shadow(&self, request: ShadowRequest) -> BoxFuture<'_, ShadowReply>;
+
+    /// Up to `limit` shadows whose thing begins with `prefix` and which come after `after`, ordered by thing, then name
+    /// (the classic, unnamed one first).
+    fn shadow_list(
+        &self,
+        prefix: String,
+        after: Option<ShadowKey>,
+        limit: usize,
+    ) -> BoxFuture<'_, Vec<ShadowKey>>;
+
+    /// Publishes; resolves once the message is as durable as a PUBACK promises.
+    fn publish(&self, message: PublishRequest) -> BoxFuture<'_, Result<(), PublishError>>;
+
+    /// Counters and gauges, nested by subject; [`super::metrics`] says how names become metrics.
+    fn stats(&self) -> BoxFuture<'_, serde_json::Value>;
+
+    /// Whether the node does its work. Must not wait.
+    fn health(&self) -> Health;
+}
+
+/// A thing and the name of one of its shadows; `None` is the classic one.
+pub type ShadowKey = (String, Option<String>);
+
+/// One actor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActorInfo {
+    /// Unique on this node while it runs.
+    pub id: String,
+    /// Who supervises it; nobody for the root.
+    pub parent: Option<String>,
+    /// `ractor` or `cell`.
+    pub kind: String,
+    /// `shard`, `session`, `channel`, `subscriber`, …
+    pub role: String,
+    /// What people call it: the client id, the topic.
+    pub name: String,
+    /// `running`, `restarting`, `quarantined`, `hibernated`, …
+    pub state: String,
+    /// Messages waiting.
+    pub mailbox: usize,
+    /// Room for messages.
+    pub mailbox_max: usize,
+    /// How often it was restarted.
+    pub restarts: u64,
+    /// Why it last failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// What is special about it, in a few words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// What is asked of a shadow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShadowVerb {
+    /// Read it.
+    Get,
+    /// Merge a document into it.
+    Update,
+    /// Take it away.
+    Delete,
+}
+
+/// A request about one shadow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShadowRequest {
+    /// The thing.
+    pub thing: String,
+    /// The shadow's name; `None` is the classic one.
+    pub name: Option<String>,
+    /// What to do.
+    pub verb: ShadowVerb,
+    /// The document of an update.
+    pub payload: Bytes,
+}
+
+/// The answer: what would stand on the `accepted` or `rejected` topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShadowReply {
+    /// 200, or the `code` of the error.
+    pub status: u16,
+    /// JSON.
+    pub body: Bytes,
+}
+
+/// A message to publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishRequest {
+    /// A topic name, checked already.
+    pub topic: String,
+    /// The bytes.
+    pub payload: Bytes,
+    /// What its receivers get at most.
+    pub qos: QoS,
+    /// Keep it for later subscribers.
+    pub retain: bool,
+}
+
+/// Why a message was not published. Nothing of it was sent or kept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// A queue or the disk cannot keep up; try again.
+    #[error("the node is busy: {0}; nothing was published, try again")]
+    Busy(String),
+    /// It will not work by trying again.
+    #[error("refused: {0}; nothing was published")]
+    Refused(String),
+    /// The store stopped.
+    #[error("the node cannot make messages durable: {0}; nothing was acknowledged")]
+    Failed(String),
+}
+
+/// Whether the node does its work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// `ok`, or what is wrong in one word: `store_failed`, `starting`, `stopping`.
+    pub status: String,
+    /// The node's name.
+    pub node: String,
+    /// Version of the program.
+    pub version: String,
+    /// Which configuration is in force.
+    pub config_sha256: String,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// How the store is: `ok`, or its error.
+    pub store: String,
+}
+
+impl Health {
+    /// Whether devices are served as promised.
+    pub fn is_ok(&self) -> bool {
+        self.status == "ok"
+    }
+}
