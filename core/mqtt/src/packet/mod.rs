@@ -4,9 +4,21 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use outpost_model::{MessageProperties, QoS};
 
+pub(crate) mod ack;
+pub(crate) mod auth;
+pub(crate) mod connack;
+pub(crate) mod connect;
+pub(crate) mod disconnect;
+pub(crate) mod publish;
 mod reason;
+pub(crate) mod suback;
+pub(crate) mod subscribe;
 
+pub use publish::{PublishHead, SUBSCRIPTION_IDS_MAX};
 pub use reason::ReasonCode;
+pub use subscribe::FILTERS_MAX;
+
+use crate::error::PacketKind;
 
 /// Which protocol a connection speaks (MQTT 5, §3.1.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +71,29 @@ pub enum Packet {
     Disconnect(Box<Disconnect>),
     /// Extended authentication (5 only).
     Auth(Box<Auth>),
+}
+
+impl Packet {
+    /// Which of the fifteen it is.
+    pub fn kind(&self) -> PacketKind {
+        match self {
+            Self::Connect(_) => PacketKind::Connect,
+            Self::Connack(_) => PacketKind::Connack,
+            Self::Publish(_) => PacketKind::Publish,
+            Self::Puback(_) => PacketKind::Puback,
+            Self::Pubrec(_) => PacketKind::Pubrec,
+            Self::Pubrel(_) => PacketKind::Pubrel,
+            Self::Pubcomp(_) => PacketKind::Pubcomp,
+            Self::Subscribe(_) => PacketKind::Subscribe,
+            Self::Suback(_) => PacketKind::Suback,
+            Self::Unsubscribe(_) => PacketKind::Unsubscribe,
+            Self::Unsuback(_) => PacketKind::Unsuback,
+            Self::Pingreq => PacketKind::Pingreq,
+            Self::Pingresp => PacketKind::Pingresp,
+            Self::Disconnect(_) => PacketKind::Disconnect,
+            Self::Auth(_) => PacketKind::Auth,
+        }
+    }
 }
 
 /// CONNECT (MQTT 5, §3.1).

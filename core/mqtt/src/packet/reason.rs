@@ -53,6 +53,58 @@ pub enum ReasonCode {
 }
 
 impl ReasonCode {
+    /// Every code of the standard, in ascending order.
+    pub const ALL: [Self; 43] = [
+        Self::Success,
+        Self::GrantedQoS1,
+        Self::GrantedQoS2,
+        Self::DisconnectWithWill,
+        Self::NoMatchingSubscribers,
+        Self::NoSubscriptionExisted,
+        Self::ContinueAuthentication,
+        Self::ReAuthenticate,
+        Self::UnspecifiedError,
+        Self::MalformedPacket,
+        Self::ProtocolError,
+        Self::ImplementationSpecificError,
+        Self::UnsupportedProtocolVersion,
+        Self::ClientIdentifierNotValid,
+        Self::BadUserNameOrPassword,
+        Self::NotAuthorized,
+        Self::ServerUnavailable,
+        Self::ServerBusy,
+        Self::Banned,
+        Self::ServerShuttingDown,
+        Self::BadAuthenticationMethod,
+        Self::KeepAliveTimeout,
+        Self::SessionTakenOver,
+        Self::TopicFilterInvalid,
+        Self::TopicNameInvalid,
+        Self::PacketIdentifierInUse,
+        Self::PacketIdentifierNotFound,
+        Self::ReceiveMaximumExceeded,
+        Self::TopicAliasInvalid,
+        Self::PacketTooLarge,
+        Self::MessageRateTooHigh,
+        Self::QuotaExceeded,
+        Self::AdministrativeAction,
+        Self::PayloadFormatInvalid,
+        Self::RetainNotSupported,
+        Self::QoSNotSupported,
+        Self::UseAnotherServer,
+        Self::ServerMoved,
+        Self::SharedSubscriptionsNotSupported,
+        Self::ConnectionRateExceeded,
+        Self::MaximumConnectTime,
+        Self::SubscriptionIdentifiersNotSupported,
+        Self::WildcardSubscriptionsNotSupported,
+    ];
+
+    /// The code of a byte; `None` when the standard gives it no meaning.
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.binary_search_by_key(&byte, |code| *code as u8).ok().map(|place| Self::ALL[place])
+    }
+
     /// Whether it reports a failure.
     pub fn is_error(self) -> bool {
         self as u8 >= 0x80
