@@ -8,12 +8,16 @@
 //! Submitting never waits for the disk. Whoever owes an acknowledgement keeps it until [`Store::synced`] has reached
 //! the number its batch was given. After a failed sync nothing more is acknowledged from that store: it fail-stops.
 
+pub mod disk;
 pub mod memory;
+#[cfg(any(test, feature = "suite"))]
+pub mod suite;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use disk::{DiskStore, OpenError, OpenReport, Options};
 pub use memory::{FaultPlan, MemoryStore};
 
 /// The version of what a store writes. It goes up when an older node could not read it any more.

@@ -254,6 +254,41 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::suite::{self, Bed};
+
+    #[test]
+    fn passes_the_suite() {
+        suite::run(|| {
+            let faults = FaultPlan { backlog_bytes_max: suite::BACKLOG, ..FaultPlan::default() };
+            MemoryBed(Arc::new(MemoryStore::with_faults(1, faults)))
+        });
+    }
+
+    struct MemoryBed(Arc<MemoryStore>);
+
+    impl Bed for MemoryBed {
+        fn store(&self) -> Arc<dyn Store> {
+            self.0.clone()
+        }
+
+        fn sync(&mut self) {
+            self.0.sync_all();
+        }
+
+        fn while_held(&mut self, body: &mut dyn FnMut(&dyn Store)) {
+            body(&*self.0);
+        }
+
+        fn reopen(&mut self) {
+            self.0.sync_all();
+            let next = self.0.crash();
+            next.set_faults(FaultPlan {
+                backlog_bytes_max: suite::BACKLOG,
+                ..FaultPlan::default()
+            });
+            self.0 = Arc::new(next);
+        }
+    }
 
     #[test]
     fn nothing_is_there_before_its_sync() {
