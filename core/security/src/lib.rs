@@ -1,1 +1,7 @@
-//! security
+//! Who somebody is, and what they may do.
+
+pub mod acl;
+pub mod identity;
+pub mod password;
+
+pub use acl::{Acl, AclConfig, Action, Decision, Subject};
