@@ -55,9 +55,11 @@ impl PeerFrame {
     /// The stream this frame belongs on.
     pub fn lane(&self) -> Lane {
         match self {
-            Self::Hello(_) | Self::InterestAll(_) | Self::InterestAdd(_) | Self::InterestRemove(_) | Self::EventAck { .. } => {
-                Lane::Control
-            }
+            Self::Hello(_)
+            | Self::InterestAll(_)
+            | Self::InterestAdd(_)
+            | Self::InterestRemove(_)
+            | Self::EventAck { .. } => Lane::Control,
             Self::Event { .. } => Lane::Events,
             Self::Retained { .. } | Self::Shadow(_) => Lane::Sync,
         }

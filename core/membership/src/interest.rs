@@ -1,0 +1,289 @@
+//! Which filters this node wants, counted, and which filters a peer wants.
+//!
+//! [`LocalInterest`] turns subscriptions coming and going into the few frames a peer needs to hear; [`PeerInterest`]
+//! holds what a peer said. Both are plain tables.
+
+use std::collections::BTreeMap;
+
+use outpost_model::{TopicFilter, TopicTable};
+
+use crate::frame::{Interest, PeerFrame};
+
+/// How many filters a peer may want. Lower: a busy node's subscriptions are refused and its link closed. Higher: a
+/// peer can make this node keep that many times about 200 bytes.
+pub const PEER_FILTERS_MAX: usize = 100_000;
+/// Interest is told in frames of about this size. Lower: more frames after a link comes up. Higher: one frame may reach
+/// the frame limit of the link, and acknowledgements wait behind it.
+pub const INTEREST_FRAME_BYTES: usize = 256 * 1024;
+
+/// What the subscribers of this node want, counted per filter.
+#[derive(Debug, Default)]
+pub struct LocalInterest {
+    wanted: BTreeMap<String, Count>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Count {
+    fleeting: u64,
+    durable: u64,
+}
+
+impl LocalInterest {
+    /// Counts one more subscriber. What peers must hear, if anything changed for them.
+    pub fn add(&mut self, pattern: &str, durable: bool) -> Option<PeerFrame> {
+        let before = self.flag(pattern);
+        let count = self.wanted.entry(pattern.to_owned()).or_default();
+        *(if durable { &mut count.durable } else { &mut count.fleeting }) += 1;
+        self.told(pattern, before)
+    }
+
+    /// Counts one subscriber less; nothing happens when there was none of the kind.
+    pub fn remove(&mut self, pattern: &str, durable: bool) -> Option<PeerFrame> {
+        let before = self.flag(pattern);
+        let count = self.wanted.get_mut(pattern)?;
+        let place = if durable { &mut count.durable } else { &mut count.fleeting };
+        *place = place.saturating_sub(1);
+        if count.durable + count.fleeting == 0 {
+            self.wanted.remove(pattern);
+        }
+        self.told(pattern, before)
+    }
+
+    /// How many different filters are wanted.
+    pub fn len(&self) -> usize {
+        self.wanted.len()
+    }
+
+    /// Whether nothing is wanted.
+    pub fn is_empty(&self) -> bool {
+        self.wanted.is_empty()
+    }
+
+    /// Everything wanted, in order of the filters.
+    pub fn all(&self) -> Vec<Interest> {
+        let one = |(pattern, count): (&String, &Count)| Interest {
+            pattern: pattern.clone(),
+            durable: count.durable > 0,
+        };
+        self.wanted.iter().map(one).collect()
+    }
+
+    /// Everything wanted, as the frames that tell a peer whose link just came up: one [`PeerFrame::InterestAll`], then
+    /// [`PeerFrame::InterestAdd`] as often as [`INTEREST_FRAME_BYTES`] makes necessary.
+    pub fn all_frames(&self) -> Vec<PeerFrame> {
+        let mut parts = vec![Vec::new()];
+        let mut bytes = 0;
+        for interest in self.all() {
+            bytes += interest.pattern.len() + 4;
+            if bytes > INTEREST_FRAME_BYTES {
+                parts.push(Vec::new());
+                bytes = interest.pattern.len() + 4;
+            }
+            parts.last_mut().expect("never empty").push(interest);
+        }
+        let mut parts = parts.into_iter();
+        let first = PeerFrame::InterestAll(parts.next().expect("never empty"));
+        std::iter::once(first).chain(parts.map(PeerFrame::InterestAdd)).collect()
+    }
+
+    fn flag(&self, pattern: &str) -> Option<bool> {
+        self.wanted.get(pattern).map(|count| count.durable > 0)
+    }
+
+    fn told(&self, pattern: &str, before: Option<bool>) -> Option<PeerFrame> {
+        match self.flag(pattern) {
+            after if after == before => None,
+            Some(durable) => Some(PeerFrame::InterestAdd(vec![Interest {
+                pattern: pattern.to_owned(),
+                durable,
+            }])),
+            None => Some(PeerFrame::InterestRemove(vec![pattern.to_owned()])),
+        }
+    }
+}
+
+/// What one peer wants, as it told us.
+#[derive(Debug)]
+pub struct PeerInterest {
+    wanted: BTreeMap<String, bool>,
+    /// The key is the durable flag.
+    table: TopicTable<bool>,
+    filters_max: usize,
+}
+
+/// Why a peer's frame was refused. What had been applied of it stays.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InterestError {
+    /// More filters than agreed.
+    #[error("the peer wants more than {limit} filters; the rest was not taken")]
+    TooMany {
+        /// The limit in force.
+        limit: usize,
+    },
+    /// Not a topic filter, or one with a share group.
+    #[error("the peer wants {0:?}, which is not a topic filter")]
+    BadFilter(String),
+}
+
+impl Default for PeerInterest {
+    fn default() -> Self {
+        Self::new(PEER_FILTERS_MAX)
+    }
+}
+
+impl PeerInterest {
+    /// Wants nothing yet, and never more than `filters_max` filters.
+    pub fn new(filters_max: usize) -> Self {
+        Self { wanted: BTreeMap::new(), table: TopicTable::default(), filters_max }
+    }
+
+    /// Applies one of the three interest frames; every other frame changes nothing.
+    ///
+    /// # Errors
+    /// [`InterestError`] when a filter was refused; close the link then, the two sides no longer agree.
+    pub fn apply(&mut self, frame: &PeerFrame) -> Result<(), InterestError> {
+        match frame {
+            PeerFrame::InterestAll(all) => {
+                *self = Self::new(self.filters_max);
+                all.iter().try_for_each(|interest| self.want(interest))
+            }
+            PeerFrame::InterestAdd(more) => {
+                more.iter().try_for_each(|interest| self.want(interest))
+            }
+            PeerFrame::InterestRemove(gone) => {
+                gone.iter().for_each(|pattern| self.forget(pattern));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the peer wants this topic: `Some(true)` when it must arrive even if the link is down.
+    pub fn wants(&self, topic: &str) -> Option<bool> {
+        let mut found = None;
+        self.table.matches(topic, |durable| found = Some(found.unwrap_or(false) | *durable));
+        found
+    }
+
+    /// Everything the peer wants, in order of the filters; what to keep on disk for the time it is away.
+    pub fn all(&self) -> Vec<Interest> {
+        self.wanted
+            .iter()
+            .map(|(pattern, durable)| Interest { pattern: pattern.clone(), durable: *durable })
+            .collect()
+    }
+
+    /// How many filters it wants.
+    pub fn len(&self) -> usize {
+        self.wanted.len()
+    }
+
+    /// Whether it wants nothing.
+    pub fn is_empty(&self) -> bool {
+        self.wanted.is_empty()
+    }
+
+    fn want(&mut self, interest: &Interest) -> Result<(), InterestError> {
+        let pattern = &interest.pattern;
+        match TopicFilter::new(pattern.as_str()) {
+            Ok(filter) if filter.share_group().is_none() => {}
+            _ => return Err(InterestError::BadFilter(pattern.chars().take(200).collect())),
+        }
+        if !self.wanted.contains_key(pattern) && self.wanted.len() >= self.filters_max {
+            return Err(InterestError::TooMany { limit: self.filters_max });
+        }
+        self.forget(pattern);
+        self.wanted.insert(pattern.clone(), interest.durable);
+        self.table.insert(pattern, interest.durable);
+        Ok(())
+    }
+
+    fn forget(&mut self, pattern: &str) {
+        if let Some(durable) = self.wanted.remove(pattern) {
+            self.table.remove(pattern, &durable);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interest(pattern: &str, durable: bool) -> Interest {
+        Interest { pattern: pattern.to_owned(), durable }
+    }
+
+    #[test]
+    fn peers_hear_only_what_changes_for_them() {
+        let mut local = LocalInterest::default();
+        assert_eq!(
+            local.add("a/#", false),
+            Some(PeerFrame::InterestAdd(vec![interest("a/#", false)]))
+        );
+        assert_eq!(local.add("a/#", false), None);
+        assert_eq!(
+            local.add("a/#", true),
+            Some(PeerFrame::InterestAdd(vec![interest("a/#", true)]))
+        );
+        assert_eq!(local.remove("a/#", false), None);
+        assert_eq!(local.remove("a/#", false), None);
+        assert_eq!(local.all(), [interest("a/#", true)]);
+        assert_eq!(
+            local.remove("a/#", true),
+            Some(PeerFrame::InterestRemove(vec!["a/#".to_owned()]))
+        );
+        assert_eq!(local.remove("a/#", true), None);
+        assert!(local.is_empty());
+    }
+
+    #[test]
+    fn losing_the_last_durable_subscriber_is_told() {
+        let mut local = LocalInterest::default();
+        local.add("a", true);
+        assert_eq!(local.add("a", false), None);
+        assert_eq!(
+            local.remove("a", true),
+            Some(PeerFrame::InterestAdd(vec![interest("a", false)]))
+        );
+    }
+
+    #[test]
+    fn a_peer_ends_up_with_what_we_want_also_in_many_frames() {
+        let mut local = LocalInterest::default();
+        for n in 0..20_000 {
+            local.add(&format!("plant/line-{n}/machine/+/temperature"), n % 3 == 0);
+        }
+        let frames = local.all_frames();
+        assert!(frames.len() > 2, "must be split, is {}", frames.len());
+        let mut peer = PeerInterest::default();
+        peer.apply(&PeerFrame::InterestAll(vec![interest("old", true)])).expect("valid");
+        frames.iter().for_each(|frame| peer.apply(frame).expect("valid"));
+        assert_eq!(peer.all(), local.all());
+        assert_eq!(peer.wants("plant/line-3/machine/9/temperature"), Some(true));
+        assert_eq!(peer.wants("plant/line-4/machine/9/temperature"), Some(false));
+        assert_eq!(peer.wants("old"), None);
+        assert_eq!(LocalInterest::default().all_frames(), [PeerFrame::InterestAll(Vec::new())]);
+    }
+
+    #[test]
+    fn a_peer_that_wants_too_much_or_nonsense_is_refused() {
+        let mut peer = PeerInterest::new(2);
+        let three = vec![interest("a", false), interest("b", true), interest("c", false)];
+        assert_eq!(
+            peer.apply(&PeerFrame::InterestAdd(three)),
+            Err(InterestError::TooMany { limit: 2 })
+        );
+        assert_eq!(peer.len(), 2);
+        peer.apply(&PeerFrame::InterestAdd(vec![interest("a", true)]))
+            .expect("a change needs no place");
+        for bad in ["a/#/b", "", "$share/g/a"] {
+            assert!(
+                peer.apply(&PeerFrame::InterestAdd(vec![interest(bad, true)])).is_err(),
+                "{bad:?}"
+            );
+        }
+        peer.apply(&PeerFrame::InterestRemove(vec!["a".into(), "never".into()]))
+            .expect("removing is always fine");
+        assert_eq!(peer.all(), [interest("b", true)]);
+    }
+}
