@@ -165,7 +165,7 @@ impl Checks<'_> {
             }
             match (&user.password, &user.password_file) {
                 (None, None) => {
-                    self.wrong(&key("password"), "is missing", "give password or password_file")
+                    self.wrong(&key("password"), "is missing", "give password or password_file");
                 }
                 (Some(_), Some(_)) => self.wrong(
                     &key("password"),

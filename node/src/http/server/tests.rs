@@ -1,0 +1,348 @@
+//! The API over a real socket, in front of a small node in memory.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::http::{
+    ActorInfo, BoxFuture, Health, PublishError, PublishRequest, ShadowKey, ShadowReply,
+    ShadowRequest, ShadowVerb,
+};
+
+/// Shadows are kept as their last document; publishes are written down.
+#[derive(Default)]
+struct SmallNode {
+    shadows: Mutex<BTreeMap<ShadowKey, Bytes>>,
+    published: Mutex<Vec<PublishRequest>>,
+    ill: bool,
+}
+
+impl Backend for SmallNode {
+    fn actors(&self) -> BoxFuture<'_, Vec<ActorInfo>> {
+        let actor = |id: &str, parent: Option<&str>, role: &str, state: &str| ActorInfo {
+            id: id.into(),
+            parent: parent.map(Into::into),
+            kind: if role == "shard" { "ractor" } else { "cell" }.into(),
+            role: role.into(),
+            name: id.into(),
+            state: state.into(),
+            mailbox: 0,
+            mailbox_max: 256,
+            restarts: 0,
+            cause: None,
+            detail: None,
+        };
+        let actors = vec![
+            actor("shard-0", None, "shard", "running"),
+            actor("dev-1", Some("shard-0"), "session", "quarantined"),
+        ];
+        Box::pin(async move { actors })
+    }
+
+    fn cluster(&self) -> Option<Value> {
+        None
+    }
+
+    fn shadow(&self, request: ShadowRequest) -> BoxFuture<'_, ShadowReply> {
+        Box::pin(async move {
+            let key = (request.thing, request.name);
+            let mut shadows = self.shadows.lock().expect("no test panics in here");
+            let found = match request.verb {
+                ShadowVerb::Get => shadows.get(&key).cloned(),
+                ShadowVerb::Update => {
+                    shadows.insert(key, request.payload.clone()).or(Some(request.payload))
+                }
+                ShadowVerb::Delete => shadows.remove(&key),
+            };
+            match found {
+                Some(body) => ShadowReply { status: 200, body },
+                None => ShadowReply {
+                    status: 404,
+                    body: Bytes::from_static(b"{\"code\":404,\"message\":\"No shadow exists\"}"),
+                },
+            }
+        })
+    }
+
+    fn shadow_list(
+        &self,
+        prefix: String,
+        after: Option<ShadowKey>,
+        limit: usize,
+    ) -> BoxFuture<'_, Vec<ShadowKey>> {
+        Box::pin(async move {
+            let shadows = self.shadows.lock().expect("no test panics in here");
+            let fits = |key: &&ShadowKey| {
+                key.0.starts_with(&prefix) && after.as_ref().is_none_or(|after| *key > after)
+            };
+            shadows.keys().filter(fits).take(limit).cloned().collect()
+        })
+    }
+
+    fn publish(&self, message: PublishRequest) -> BoxFuture<'_, Result<(), PublishError>> {
+        Box::pin(async move {
+            if message.topic == "busy" {
+                return Err(PublishError::Busy("the queue is full".into()));
+            }
+            self.published.lock().expect("no test panics in here").push(message);
+            Ok(())
+        })
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Value> {
+        Box::pin(async { json!({ "connections": 3 }) })
+    }
+
+    fn health(&self) -> Health {
+        Health {
+            status: if self.ill { "store_failed" } else { "ok" }.into(),
+            node: "edge-1".into(),
+            version: "0.1.0".into(),
+            config_sha256: "00".into(),
+            uptime_s: 1,
+            store: "ok".into(),
+        }
+    }
+}
+
+/// A listener on a free port, and what it asks.
+struct Api {
+    server: HttpServer,
+    node: Arc<SmallNode>,
+}
+
+impl Api {
+    fn new() -> Self {
+        Self::with(SmallNode::default(), ListenHttp::default())
+    }
+
+    fn with(node: SmallNode, mut config: ListenHttp) -> Self {
+        config.bind.set_port(0);
+        let node = Arc::new(node);
+        let server = HttpServer::start(&config, node.clone()).expect("a free port on loopback");
+        Self { server, node }
+    }
+
+    /// Sends one request and returns status and body.
+    fn ask(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String) {
+        let host = if headers.contains("Host:") { "" } else { "Host: 127.0.0.1\r\n" };
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n{headers}Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut socket = TcpStream::connect(self.server.address()).expect("it listens");
+        socket.write_all(head.as_bytes()).expect("sent");
+        // A server that refuses by the length alone may close before it has all of the body.
+        let _ = socket.write_all(body);
+        let mut answer = Vec::new();
+        let _ = socket.read_to_end(&mut answer);
+        let answer = String::from_utf8(answer).expect("JSON or text");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+        (status, body.to_owned())
+    }
+
+    fn get(&self, path: &str) -> (u16, Value) {
+        let (status, body) = self.ask("GET", path, "", b"");
+        (status, serde_json::from_str(&body).unwrap_or(Value::String(body)))
+    }
+}
+
+#[test]
+fn health_is_200_while_well_and_503_when_not() {
+    let (status, body) = Api::new().get("/healthz");
+    assert_eq!((status, &body["status"], &body["node"]), (200, &json!("ok"), &json!("edge-1")));
+    let ill = Api::with(SmallNode { ill: true, ..SmallNode::default() }, ListenHttp::default());
+    assert_eq!(ill.get("/healthz").0, 503);
+}
+
+#[test]
+fn actors_can_be_filtered_and_come_as_a_list() {
+    let api = Api::new();
+    let (status, body) = api.get("/api/v1/actors");
+    assert_eq!((status, body["actors"].as_array().map(Vec::len)), (200, Some(2)));
+    let (_, body) = api.get("/api/v1/actors?state=quarantined");
+    assert_eq!(body["actors"][0]["id"], "dev-1");
+    let (status, body) = api.get("/api/v1/actors?stat=quarantined");
+    assert_eq!(status, 400);
+    assert!(
+        body["message"].as_str().is_some_and(|text| text.contains("unknown field `stat`")),
+        "{body}"
+    );
+}
+
+#[test]
+fn a_node_on_its_own_has_no_cluster() {
+    let (status, body) = Api::new().get("/api/v1/cluster");
+    assert_eq!((status, &body["code"]), (404, &json!(404)));
+}
+
+#[test]
+fn stats_become_metrics() {
+    let api = Api::new();
+    assert_eq!(api.get("/api/v1/stats"), (200, json!({ "connections": 3 })));
+    let (status, page) = api.ask("GET", "/metrics", "", b"");
+    assert_eq!(status, 200);
+    assert!(page.contains("\noutpost_connections 3\n"), "{page}");
+}
+
+#[test]
+fn a_shadow_is_written_read_and_deleted() {
+    let api = Api::new();
+    let document = br#"{"state":{"desired":{"on":true}}}"#;
+    assert_eq!(api.get("/things/lamp/shadow").0, 404);
+    assert_eq!(api.ask("POST", "/things/lamp/shadow", "", document).0, 200);
+    assert_eq!(
+        api.get("/things/lamp/shadow"),
+        (200, json!({ "state": { "desired": { "on": true } } }))
+    );
+    assert_eq!(api.get("/things/lamp/shadow?name=config").0, 404);
+    assert_eq!(api.ask("DELETE", "/things/lamp/shadow", "", b"").0, 200);
+    assert_eq!(api.get("/things/lamp/shadow").0, 404);
+    assert_eq!(api.get("/things/a%2Fb/shadow").0, 400);
+    assert_eq!(api.get("/things/lamp/shadow?name=").0, 400);
+    assert_eq!(api.ask("PUT", "/things/lamp/shadow", "", b"").0, 405);
+}
+
+#[test]
+fn named_shadows_come_in_pages_and_only_of_that_thing() {
+    let api = Api::new();
+    for (thing, name) in [
+        ("lamp", None),
+        ("lamp", Some("a")),
+        ("lamp", Some("b")),
+        ("lamp", Some("c")),
+        ("lamp2", Some("d")),
+    ] {
+        let key = (thing.to_owned(), name.map(str::to_owned));
+        api.node.shadows.lock().expect("free").insert(key, Bytes::new());
+    }
+    let path = "/api/things/shadow/ListNamedShadowsForThing/lamp?pageSize=2";
+    let (status, body) = api.get(path);
+    assert_eq!(
+        (status, &body["results"], &body["nextToken"]),
+        (200, &json!(["a", "b"]), &json!("b"))
+    );
+    let (_, body) = api.get(&format!("{path}&nextToken=b"));
+    assert_eq!((&body["results"], body.get("nextToken")), (&json!(["c"]), None));
+    assert_eq!(api.get("/api/things/shadow/ListNamedShadowsForThing/lamp?pageSize=101").0, 400);
+
+    let (_, body) = api.get("/api/v1/shadows?limit=3");
+    assert_eq!(body["next"], json!({ "thing": "lamp", "name": "b" }));
+    let (_, body) = api.get("/api/v1/shadows?limit=3&after_thing=lamp&after_name=b");
+    assert_eq!(
+        body["shadows"],
+        json!([{ "thing": "lamp", "name": "c" }, { "thing": "lamp2", "name": "d" }])
+    );
+    assert_eq!(body["next"], Value::Null);
+}
+
+#[test]
+fn a_publish_carries_its_body_byte_for_byte() {
+    let api = Api::new();
+    let (status, _) =
+        api.ask("POST", "/api/v1/publish?topic=a/b&qos=1&retain=true", "", b"\x00\xff");
+    assert_eq!(status, 200);
+    let expected = PublishRequest {
+        topic: "a/b".into(),
+        payload: Bytes::from_static(b"\x00\xff"),
+        qos: outpost_model::QoS::AtLeastOnce,
+        retain: true,
+    };
+    assert_eq!(*api.node.published.lock().expect("free"), [expected]);
+}
+
+#[test]
+fn a_publish_that_cannot_be_is_said_why() {
+    let api = Api::new();
+    for (path, code, word) in [
+        ("/api/v1/publish?topic=a/%23", 400, "wildcards"),
+        ("/api/v1/publish?topic=a&qos=3", 400, "qos"),
+        ("/api/v1/publish", 400, "topic"),
+        ("/api/v1/publish?topic=busy", 429, "try again"),
+    ] {
+        let (status, body) = api.ask("POST", path, "", b"x");
+        assert_eq!(status, code, "{path}: {body}");
+        assert!(body.contains(word), "{path}: {body}");
+    }
+    assert!(api.node.published.lock().expect("free").is_empty());
+}
+
+#[test]
+fn a_body_above_the_limit_is_refused_as_json() {
+    let api = Api::with(
+        SmallNode::default(),
+        ListenHttp { body_max_bytes: 1_024, ..ListenHttp::default() },
+    );
+    let (status, body) = api.ask("POST", "/api/v1/publish?topic=a", "", &[b'x'; 1_025]);
+    assert_eq!(status, 413, "{body}");
+    assert!(body.contains("\"code\":413") && body.contains("1024"), "{body}");
+}
+
+#[test]
+fn another_name_for_this_host_is_dns_rebinding_and_refused() {
+    let api = Api::new();
+    assert_eq!(api.ask("GET", "/healthz", "Host: evil.example:18080\r\n", b"").0, 403);
+    assert_eq!(api.ask("GET", "/healthz", "Host: localhost:18080\r\n", b"").0, 200);
+    let from_a_page = "Origin: https://evil.example\r\n";
+    assert_eq!(api.ask("POST", "/api/v1/publish?topic=a", from_a_page, b"x").0, 403);
+    assert!(api.node.published.lock().expect("free").is_empty());
+}
+
+#[test]
+fn with_a_token_file_only_the_token_opens() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let token_file = directory.path().join("token");
+    std::fs::write(&token_file, "0123456789abcdef\n").expect("written");
+    let config = ListenHttp { token_file: Some(token_file.clone()), ..ListenHttp::default() };
+    let api = Api::with(SmallNode::default(), config.clone());
+    assert_eq!(api.ask("GET", "/healthz", "", b"").0, 401);
+    assert_eq!(
+        api.ask("GET", "/healthz", "Authorization: Bearer 0123456789abcdeF\r\n", b"").0,
+        401
+    );
+    assert_eq!(
+        api.ask("GET", "/healthz", "Authorization: Bearer 0123456789abcdef\r\n", b"").0,
+        200
+    );
+
+    std::fs::write(&token_file, "").expect("written");
+    let refused = HttpServer::start(&config, Arc::new(SmallNode::default()));
+    assert!(
+        matches!(refused, Err(HttpError::Token { .. })),
+        "an empty token must not open anything"
+    );
+}
+
+#[test]
+fn an_open_address_without_a_token_is_not_served() {
+    let config =
+        ListenHttp { bind: "0.0.0.0:0".parse().expect("an address"), ..ListenHttp::default() };
+    assert!(matches!(
+        HttpServer::start(&config, Arc::new(SmallNode::default())),
+        Err(HttpError::Open(_))
+    ));
+}
+
+#[test]
+fn a_port_in_use_is_an_error_at_start_and_free_again_after_stop() {
+    let api = Api::new();
+    let config = ListenHttp { bind: api.server.address(), ..ListenHttp::default() };
+    let taken = HttpServer::start(&config, Arc::new(SmallNode::default()));
+    assert!(matches!(taken, Err(HttpError::Bind { .. })));
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(api.server.stop());
+    HttpServer::start(&config, Arc::new(SmallNode::default())).expect("the port is free again");
+}
+
+#[test]
+fn a_path_that_leads_nowhere_says_so_in_json() {
+    let (status, body) = Api::new().get("/api/v2/actors");
+    assert_eq!((status, &body["code"]), (404, &json!(404)));
+}

@@ -1,0 +1,175 @@
+//! Shadows by HTTP: the paths, bodies and codes of the AWS IoT data plane, and a list of all of them.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::web::{Bytes, Data, Path, Query};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::SHADOWS_PAGE_MAX;
+use super::backend::{ShadowRequest, ShadowVerb};
+use super::error::{self, ApiError, Body, BodyMax, within};
+use super::server::Shared;
+
+/// Longest thing name in bytes (AWS IoT: 128).
+pub const THING_BYTES_MAX: usize = 128;
+/// Longest shadow name in bytes (AWS IoT: 64).
+pub const NAME_BYTES_MAX: usize = 64;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NameQuery {
+    name: Option<String>,
+}
+
+/// `GET /things/{thing}/shadow?name=`.
+pub(super) async fn get(
+    backend: Data<Shared>,
+    thing: Path<String>,
+    query: Query<NameQuery>,
+) -> Result<HttpResponse, ApiError> {
+    request(&backend, thing, query, ShadowVerb::Get, Bytes::new()).await
+}
+
+/// `POST /things/{thing}/shadow?name=`; the body is the document, `{"state": {"desired": …}}`.
+pub(super) async fn update(
+    backend: Data<Shared>,
+    thing: Path<String>,
+    query: Query<NameQuery>,
+    max: Data<BodyMax>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    request(&backend, thing, query, ShadowVerb::Update, error::body(body, **max)?).await
+}
+
+/// `DELETE /things/{thing}/shadow?name=`.
+pub(super) async fn delete(
+    backend: Data<Shared>,
+    thing: Path<String>,
+    query: Query<NameQuery>,
+) -> Result<HttpResponse, ApiError> {
+    request(&backend, thing, query, ShadowVerb::Delete, Bytes::new()).await
+}
+
+async fn request(
+    backend: &Shared,
+    thing: Path<String>,
+    query: Query<NameQuery>,
+    verb: ShadowVerb,
+    payload: Bytes,
+) -> Result<HttpResponse, ApiError> {
+    let thing = checked_thing(thing.into_inner())?;
+    let name = query.into_inner().name.map(checked_name).transpose()?;
+    let reply = within(backend.shadow(ShadowRequest { thing, name, verb, payload })).await?;
+    let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    Ok(HttpResponse::build(status).content_type("application/json").body(reply.body))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NamedQuery {
+    #[serde(rename = "pageSize", default = "named_page_default")]
+    page_size: usize,
+    #[serde(rename = "nextToken")]
+    next_token: Option<String>,
+}
+
+/// AWS IoT Greengrass's default page.
+fn named_page_default() -> usize {
+    25
+}
+
+/// `GET /api/things/shadow/ListNamedShadowsForThing/{thing}?pageSize=&nextToken=`.
+pub(super) async fn list_named(
+    backend: Data<Shared>,
+    thing: Path<String>,
+    query: Query<NamedQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let thing = checked_thing(thing.into_inner())?;
+    let size = query.page_size;
+    if !(1..=100).contains(&size) {
+        return Err(ApiError::bad_request(format!("pageSize is 1 to 100, not {size}")));
+    }
+    let after_name = query.next_token.clone().map(checked_name).transpose()?;
+    let after = Some((thing.clone(), after_name));
+    let found = within(backend.shadow_list(thing.clone(), after, size + 1)).await?;
+    let mut names: Vec<String> =
+        found.into_iter().take_while(|(of, _)| *of == thing).filter_map(|(_, name)| name).collect();
+    let more = names.len() > size;
+    names.truncate(size);
+    let mut body = json!({ "results": names, "timestamp": now_s() });
+    if let (true, Some(last)) = (more, names.last()) {
+        body["nextToken"] = json!(last);
+    }
+    Ok(HttpResponse::Ok().json(body))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    #[serde(default)]
+    prefix: String,
+    after_thing: Option<String>,
+    after_name: Option<String>,
+    #[serde(default = "list_page_default")]
+    limit: usize,
+}
+
+fn list_page_default() -> usize {
+    100
+}
+
+/// `GET /api/v1/shadows?prefix=&limit=&after_thing=&after_name=`.
+pub(super) async fn list(
+    backend: Data<Shared>,
+    query: Query<ListQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let ListQuery { prefix, after_thing, after_name, limit } = query.into_inner();
+    if !(1..=SHADOWS_PAGE_MAX).contains(&limit) {
+        return Err(ApiError::bad_request(format!(
+            "limit is 1 to {SHADOWS_PAGE_MAX}, not {limit}"
+        )));
+    }
+    let after = match (after_thing, after_name) {
+        (Some(thing), name) => Some((thing, name)),
+        (None, None) => None,
+        (None, Some(_)) => return Err(ApiError::bad_request("after_name needs after_thing")),
+    };
+    let mut found = within(backend.shadow_list(prefix, after, limit + 1)).await?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let entry = |(thing, name): &(String, Option<String>)| json!({ "thing": thing, "name": name });
+    let next = if more { found.last().map(entry) } else { None };
+    let shadows: Vec<_> = found.iter().map(entry).collect();
+    Ok(HttpResponse::Ok().json(json!({ "shadows": shadows, "next": next })))
+}
+
+fn checked_thing(thing: String) -> Result<String, ApiError> {
+    if fits(&thing, THING_BYTES_MAX, "") {
+        return Ok(thing);
+    }
+    Err(ApiError::bad_request(format!(
+        "a thing name is 1 to {THING_BYTES_MAX} of a-z A-Z 0-9 : _ -, not {thing:?}"
+    )))
+}
+
+fn checked_name(name: String) -> Result<String, ApiError> {
+    if fits(&name, NAME_BYTES_MAX, "$") {
+        return Ok(name);
+    }
+    Err(ApiError::bad_request(format!(
+        "a shadow name is 1 to {NAME_BYTES_MAX} of $ a-z A-Z 0-9 : _ -, not {name:?}"
+    )))
+}
+
+fn fits(text: &str, bytes_max: usize, more: &str) -> bool {
+    let allowed =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | '_' | '-') || more.contains(c);
+    !text.is_empty() && text.len() <= bytes_max && text.chars().all(allowed)
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
