@@ -2,6 +2,7 @@
 
 pub mod codec;
 pub mod error;
+pub mod exercise;
 pub mod packet;
 mod properties;
 pub mod session;
