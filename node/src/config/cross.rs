@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use outpost_security::acl::Who;
+
 use super::keys::{Cluster, Config, User};
 use super::source::Tree;
 
@@ -71,7 +73,7 @@ impl Checks<'_> {
             self.wrong(
                 "listen.mqtt.bind",
                 format!("{open}, and no rule says what clients may do"),
-                "add [[security.acl]], for example user = \"*\", topic = \"devices/%c/#\"",
+                "add [[security.acl]], for example effect = \"allow\", filter = \"devices/%c/#\"",
             );
         }
     }
@@ -136,8 +138,12 @@ impl Checks<'_> {
         if let Some(file) = &cluster.ca_key {
             self.readable("cluster.ca_key", file);
         }
-        if let Some(advertise) = &cluster.advertise {
-            self.host_port("cluster.advertise", advertise);
+        if cluster.bind.ip().is_unspecified() && cluster.advertise.is_none() {
+            self.wrong(
+                "cluster.bind",
+                format!("{} tells peers no address to dial", cluster.bind),
+                "set cluster.advertise",
+            );
         }
         for seed in &cluster.seeds {
             self.host_port("cluster.seeds", seed);
@@ -157,7 +163,8 @@ impl Checks<'_> {
         let mut names = BTreeSet::new();
         for (index, user) in users.iter().enumerate() {
             let key = |name: &str| format!("security.user[{index}].{name}");
-            if user.name.is_empty() || user.name == "*" {
+            let missing = self.tree.issues.iter().any(|issue| issue.key == key("name"));
+            if user.name.is_empty() && !missing {
                 self.wrong(&key("name"), format!("{:?} is no user name", user.name), "");
             }
             if !names.insert(&user.name) {
@@ -194,24 +201,43 @@ impl Checks<'_> {
     }
 
     fn rules(&mut self, config: &Config) {
+        let users = || config.security.user.iter();
         for (index, rule) in config.security.acl.iter().enumerate() {
-            if let Err(why) = outpost_model::TopicFilter::new(rule.topic.as_str()) {
-                self.wrong(
-                    &format!("security.acl[{index}].topic"),
-                    format!("the filter {:?} {why}", rule.topic),
-                    "",
-                );
+            let key = |name: &str| format!("security.acl[{index}].{name}");
+            match outpost_model::TopicFilter::new(rule.filter.as_str()) {
+                Err(why) => {
+                    self.wrong(&key("filter"), format!("the filter {:?} {why}", rule.filter), "")
+                }
+                Ok(filter) if filter.share_group().is_some() => {
+                    self.wrong(
+                        &key("filter"),
+                        "a rule is about topics",
+                        "write it without $share/<group>/",
+                    );
+                }
+                Ok(_) => {}
             }
-            let known =
-                rule.user == "*" || config.security.user.iter().any(|user| user.name == rule.user);
-            if !known {
-                let names = config.security.user.iter().map(|user| user.name.as_str());
-                let help = super::issue::closest(&rule.user, names)
-                    .map(|close| format!("did you mean {close:?}?"));
-                let message = format!("there is no user {:?}", rule.user);
+            let Some(who) = who(&rule.who) else {
+                let help = "known are everyone, anonymous, user:NAME, client:ID, role:NAME";
+                self.wrong(&key("who"), format!("{:?} fits nobody", rule.who), help);
+                continue;
+            };
+            let (kind, name, known): (_, _, Vec<&str>) = match &who {
+                Who::User(name) => ("user", name, users().map(|user| user.name.as_str()).collect()),
+                Who::Role(name) => (
+                    "role",
+                    name,
+                    users().flat_map(|user| &user.roles).map(String::as_str).collect(),
+                ),
+                _ => continue,
+            };
+            // A pattern may be meant for names that come from certificates; so may any name, once there is a cluster CA.
+            if !name.contains('*') && !known.contains(&name.as_str()) && config.cluster.is_none() {
+                let help = super::issue::closest(name, known)
+                    .map(|close| format!("did you mean \"{kind}:{close}\"?"));
                 self.wrong(
-                    &format!("security.acl[{index}].user"),
-                    message,
+                    &key("who"),
+                    format!("there is no {kind} {name:?}"),
                     help.unwrap_or_default(),
                 );
             }
@@ -226,6 +252,19 @@ impl Checks<'_> {
 
     fn unreadable(&mut self, key: &str, file: &Path, cause: &std::io::Error) {
         self.wrong(key, format!("cannot read {}: {cause}", file.display()), "");
+    }
+}
+
+/// Reads `user:ann`; `None` when it fits nobody.
+pub(super) fn who(text: &str) -> Option<Who> {
+    let name = |name: &str| (!name.is_empty()).then(|| name.to_owned());
+    match text.split_once(':') {
+        None if text == "everyone" => Some(Who::Everyone),
+        None if text == "anonymous" => Some(Who::Anonymous),
+        Some(("user", user)) => name(user).map(Who::User),
+        Some(("client", id)) => name(id).map(Who::Client),
+        Some(("role", role)) => name(role).map(Who::Role),
+        _ => None,
     }
 }
 

@@ -97,9 +97,9 @@ section! {
         pub name: String = "outpost".into();
         /// UDP address and port for QUIC between nodes. On loopback only nodes of the same machine reach it.
         pub bind: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 17447));
-        /// `host:port` at which peers reach this node, when it is not `bind` (several interfaces, NAT). Wrong: peers hear of
-        /// this node but cannot dial it.
-        pub advertise: Option<String> = None;
+        /// Address and port at which peers reach this node, when it is not `bind`: `bind` is 0.0.0.0, NAT. Wrong: peers hear
+        /// of this node but cannot dial it.
+        pub advertise: Option<SocketAddr> = None;
         /// `host:port` of nodes to ask first. One that answers is enough; none means waiting to be called.
         pub seeds: Vec<String> = Vec::new();
         /// The cluster's CA certificate (PEM).
@@ -164,8 +164,8 @@ section! {
     pub struct Security {
         /// People and devices that log in by name and password.
         pub user: Vec<User> = Vec::new();
-        /// Access rules, read from the top; the first that fits decides. None fits: refused, except that a node
-        /// without any rule and on loopback allows everything.
+        /// Access rules; of those that fit, the most specific filter decides, and deny before allow. None fits: refused.
+        /// Without any rule a node on loopback allows everything, and any other address is refused.
         pub acl: Vec<Acl> = Vec::new();
     }
 }
@@ -179,43 +179,46 @@ section! {
         pub password: Option<String> = None;
         /// File whose first line is that hash. One of the two must be given.
         pub password_file: Option<PathBuf> = None;
+        /// Roles that access rules can name as `role:NAME`.
+        pub roles: Vec<String> = Vec::new();
     }
 }
 
 section! {
     /// One access rule.
     pub struct Acl {
-        /// The user name it is about; `*` is everybody, also without a name.
-        pub user: String = "*".into();
-        /// What it is about.
-        pub action: Action = Action::All;
-        /// Topic filter. `%c` stands for the client id, `%u` for the user name. `#` is everything except topics that begin with `$`.
-        pub topic: String = String::new(), if Required;
-        /// What it says.
-        pub effect: Effect = Effect::Allow;
+        /// Whether it allows or denies.
+        pub effect: Effect = Effect::Allow, if Required;
+        /// Whom it is about: `everyone` (who has a name), `anonymous`, `user:NAME`, `client:ID` or `role:NAME`. In names `*` stands for
+        /// any run of characters.
+        pub who: String = "everyone".into();
+        /// What it is about: `read` is subscribing and receiving, `write` is publishing.
+        pub access: Access = Access::ReadWrite;
+        /// Topic filter. `%c` stands for the client id, `%u` for the user name.
+        pub filter: String = String::new(), if Required;
     }
 }
 
 choice! {
-    /// What a client does.
-    pub enum Action {
-        /// Sends to the topic.
-        Publish = "publish",
-        /// Receives from it.
-        Subscribe = "subscribe",
+    /// What a rule is about.
+    pub enum Access {
+        /// Subscribing and receiving.
+        Read = "read",
+        /// Publishing.
+        Write = "write",
         /// Both.
         #[default]
-        All = "all",
+        ReadWrite = "readwrite",
     }
 }
 
 choice! {
     /// What a rule says.
     pub enum Effect {
-        /// It may.
+        /// Permits.
         #[default]
         Allow = "allow",
-        /// It must not.
+        /// Forbids.
         Deny = "deny",
     }
 }

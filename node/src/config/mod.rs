@@ -11,6 +11,7 @@ mod issue;
 mod keys;
 mod reference;
 mod schema;
+mod security;
 mod source;
 
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use sha2::{Digest, Sha256};
 pub use cross::{TOKEN_CHARS_MIN, first_line};
 pub use issue::{ConfigError, Issue, Origin, closest};
 pub use keys::{
-    Acl, Action, Cluster, Config, Durability, Effect, Limits, Listen, ListenHttp, ListenMqtt, Log,
+    Access, Acl, Cluster, Config, Durability, Effect, Limits, Listen, ListenHttp, ListenMqtt, Log,
     LogFormat, Node, Security, User,
 };
 pub use reference::reference;
@@ -82,18 +83,23 @@ impl Config {
         }
         tree.read_env(sources.env.iter().cloned(), &fields);
         sources.set.iter().for_each(|assignment| tree.read_set(assignment, &fields));
-        match Self::deserialize(toml::Value::Table(tree.values.clone())) {
+        let config = match Self::deserialize(toml::Value::Table(tree.values.clone())) {
             Ok(config) => {
                 cross::check(&config, &mut tree);
-                if tree.issues.is_empty() { Ok(config) } else { Err(ConfigError(tree.issues)) }
+                Some(config)
             }
             Err(error) => {
                 // The walk has seen every value, so this only happens beside issues it has named already.
                 if tree.issues.is_empty() {
                     tree.issue(Origin::Default, "", error.message().to_owned(), None);
                 }
-                Err(ConfigError(tree.issues))
+                None
             }
+        };
+        tree.issues.sort_by(|a, b| a.origin.cmp(&b.origin));
+        match config {
+            Some(config) if tree.issues.is_empty() => Ok(config),
+            _ => Err(ConfigError(tree.issues)),
         }
     }
 

@@ -123,11 +123,11 @@ fn an_open_mqtt_port_needs_users_and_rules() {
             "bad.toml:2:8: listen.mqtt.bind: 0.0.0.0:1883 can be reached from other machines, and nobody can log in; \
              add [[security.user]] with name and password (or set listen.mqtt.anonymous = true)",
             "bad.toml:2:8: listen.mqtt.bind: 0.0.0.0:1883 can be reached from other machines, and no rule says what clients \
-             may do; add [[security.acl]], for example user = \"*\", topic = \"devices/%c/#\"",
+             may do; add [[security.acl]], for example effect = \"allow\", filter = \"devices/%c/#\"",
         ],
     );
     check(
-        "[listen.mqtt]\nbind = \"0.0.0.0:1883\"\nanonymous = true\n[[security.acl]]\ntopic = \"devices/%c/#\"\n",
+        "[listen.mqtt]\nbind = \"0.0.0.0:1883\"\nanonymous = true\n[[security.acl]]\neffect = \"allow\"\nwho = \"anonymous\"\nfilter = \"devices/#\"\n",
         &[],
     );
 }
@@ -170,9 +170,9 @@ fn a_cluster_needs_certificates_that_can_be_read() {
     assert_eq!(
         found,
         [
-            "bad.toml:2:6: cluster.ca: cannot read /nowhere/ca.pem: No such file or directory (os error 2)",
             "bad.toml:1:1: cluster.cert: is missing: nodes only talk with certificates; `outpost ca init` and `outpost ca issue` make them, or `outpost node join`",
             "bad.toml:1:1: cluster.key: is missing: nodes only talk with certificates; `outpost ca init` and `outpost ca issue` make them, or `outpost node join`",
+            "bad.toml:2:6: cluster.ca: cannot read /nowhere/ca.pem: No such file or directory (os error 2)",
             "bad.toml:3:9: cluster.seeds: \"gateway\" is no host:port; like \"gateway-1:17447\"",
         ]
     );
@@ -182,14 +182,14 @@ fn a_cluster_needs_certificates_that_can_be_read() {
 fn users_and_rules_are_checked_one_by_one() {
     check(
         "[[security.user]]\nname = \"ann\"\npassword = \"hunter2\"\n\n[[security.user]]\npassword_file = \"/nowhere/bob\"\n\n\
-         [[security.acl]]\nuser = \"anne\"\ntopic = \"a/#/b\"\n",
+         [[security.acl]]\nwho = \"user:anne\"\neffect = \"alow\"\nfilter = \"a/#/b\"\n",
         &[
-            "bad.toml:5:1: security.user[1].name: is missing",
             "bad.toml:3:12: security.user[0].password: is no Argon2 hash in PHC form ($argon2id$v=19$…); `outpost passwd` makes one",
-            "bad.toml:5:1: security.user[1].name: \"\" is no user name",
+            "bad.toml:5:1: security.user[1].name: is missing",
             "bad.toml:6:17: security.user[1].password_file: cannot read /nowhere/bob: No such file or directory (os error 2)",
-            "bad.toml:10:9: security.acl[0].topic: the filter \"a/#/b\" has a wildcard that does not fill its level, or a # before the end",
-            "bad.toml:9:8: security.acl[0].user: there is no user \"anne\"; did you mean \"ann\"?",
+            "bad.toml:9:7: security.acl[0].who: there is no user \"anne\"; did you mean \"user:ann\"?",
+            "bad.toml:10:10: security.acl[0].effect: expected \"allow\" or \"deny\", found \"alow\"; did you mean \"allow\"?",
+            "bad.toml:11:10: security.acl[0].filter: the filter \"a/#/b\" has a wildcard that does not fill its level, or a # before the end",
         ],
     );
 }
@@ -210,8 +210,8 @@ fn environment_and_set_are_checked_like_files() {
         [
             "environment variable OUTPOST_LISTEN__HTTP__BIND: listen.http.bind: expected an IP address with a port, like \"127.0.0.1:1883\", found \"nowhere\"",
             "environment variable OUTPOST_SECURITY__USER: security.user: unknown key; lists of tables can only stand in a file",
-            "--set listen.mqtt.bnd=x: listen.mqtt.bnd: unknown key; did you mean \"bind\"?",
             "--set limits.inflight_max=0: limits.inflight_max: 0 is out of range; allowed is 1 to 65535",
+            "--set listen.mqtt.bnd=x: listen.mqtt.bnd: unknown key; did you mean \"bind\"?",
             "--set x: is not an assignment; write --set key=value",
         ]
     );

@@ -1,0 +1,74 @@
+//! The access rules in the words of `outpost_security`.
+
+use outpost_security::acl::{self, AclConfig, Rule};
+
+use super::cross::who;
+use super::keys::{Access, Config, Effect, User};
+
+impl Config {
+    /// Whether clients without a user name may connect.
+    pub fn anonymous(&self) -> bool {
+        self.listen.mqtt.anonymous.unwrap_or(self.listen.mqtt.bind.ip().is_loopback())
+    }
+
+    /// The access rules; `None` when everything is allowed, which only a node on loopback without any rule does.
+    pub fn acl(&self) -> Option<AclConfig> {
+        if self.security.acl.is_empty() && self.listen.mqtt.bind.ip().is_loopback() {
+            return None;
+        }
+        let rules = self.security.acl.iter().filter_map(|rule| {
+            Some(Rule {
+                effect: match rule.effect {
+                    Effect::Allow => acl::Effect::Allow,
+                    Effect::Deny => acl::Effect::Deny,
+                },
+                // A checked configuration has no other; an unchecked one only loses what fits nobody.
+                who: who(&rule.who)?,
+                access: match rule.access {
+                    Access::Read => acl::Access::Read,
+                    Access::Write => acl::Access::Write,
+                    Access::ReadWrite => acl::Access::ReadWrite,
+                },
+                filter: rule.filter.clone(),
+            })
+        });
+        Some(AclConfig { anonymous: self.anonymous(), rules: rules.collect() })
+    }
+}
+
+impl User {
+    /// The Argon2 hash, from wherever it stands.
+    ///
+    /// # Errors
+    /// When `password_file` cannot be read.
+    pub fn password_hash(&self) -> std::io::Result<String> {
+        match (&self.password, &self.password_file) {
+            (Some(hash), _) => Ok(hash.clone()),
+            (None, Some(file)) => super::first_line(file),
+            (None, None) => Err(std::io::Error::new(
+                std::io::ErrorKind::NotFound,
+                "neither password nor password_file is set",
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Acl, Config};
+
+    #[test]
+    fn without_rules_only_loopback_allows_everything() {
+        let mut config = Config::default();
+        assert!(config.anonymous() && config.acl().is_none());
+        config.listen.mqtt.bind.set_ip([0, 0, 0, 0].into());
+        assert!(!config.anonymous());
+        assert_eq!(config.acl().map(|acl| acl.rules.len()), Some(0), "no rule allows nothing");
+        config.security.acl.push(Acl {
+            who: "user:ann".into(),
+            filter: "a/#".into(),
+            ..Acl::default()
+        });
+        assert_eq!(config.acl().map(|acl| acl.rules.len()), Some(1));
+    }
+}
