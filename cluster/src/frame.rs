@@ -1,0 +1,374 @@
+//! The bytes of a [`PeerFrame`]: an envelope, and a body in bincode 2's standard format as wincode writes it.
+//!
+//! ```text
+//!   major u8 | type u8 | version u16 LE | length u32 LE | body (length bytes)
+//! ```
+//! A new field means a new version of its type, and both are read for one release. A new major number means that the
+//! two sides cannot talk. A type or version nobody here knows is skipped and counted, so that a newer peer may say more.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use outpost_membership::{Hello, Interest, PeerFrame, RetainedEntry};
+use outpost_model::{Hlc, Message, MessageId, MessageProperties, NodeId, QoS, TopicFilter, topic};
+use wincode::config::Configuration;
+use wincode::{SchemaRead, SchemaWrite};
+
+/// First byte of each frame.
+pub const MAJOR: u8 = 1;
+/// Bytes before the body.
+pub const HEADER_BYTES: usize = 8;
+/// A body is at most this long. Lower: large messages and shadows do not reach the other nodes. Higher: a peer can make
+/// this node hold that much per lane.
+pub const BODY_BYTES_MAX: usize = 4 << 20;
+/// More user properties than this are refused, as MQTT clients hardly ever send ten.
+pub const USER_PROPERTIES_MAX: usize = 1024;
+
+const VERSION: u16 = 1;
+const CONFIG: WireConfig = Configuration::default().with_varint_encoding();
+type WireConfig = Configuration<
+    true,
+    { 4 << 20 },
+    wincode::len::BincodeLen,
+    wincode::int_encoding::LittleEndian,
+    wincode::int_encoding::VarInt,
+>;
+
+/// Why bytes are no frame, or a frame no bytes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// Another protocol.
+    #[error("the frame has major version {0}, this node speaks {MAJOR}")]
+    Major(u8),
+    /// Longer than [`BODY_BYTES_MAX`].
+    #[error("the frame has {0} bytes, more than {BODY_BYTES_MAX}")]
+    TooLarge(usize),
+    /// The body does not follow the format.
+    #[error("the body of a frame of type {kind} cannot be read: {why}")]
+    Body {
+        /// Its type.
+        kind: u8,
+        /// What the decoder says.
+        why: String,
+    },
+    /// The body is well formed and says something that cannot be.
+    #[error("a frame of type {kind} has an invalid {field}")]
+    Invalid {
+        /// Its type.
+        kind: u8,
+        /// Which field.
+        field: &'static str,
+    },
+}
+
+/// The envelope of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Which frame.
+    pub kind: u8,
+    /// Which form of its body.
+    pub version: u16,
+    /// Length of the body.
+    pub length: usize,
+}
+
+const HELLO: u8 = 1;
+const INTEREST_ALL: u8 = 2;
+const INTEREST_ADD: u8 = 3;
+const INTEREST_REMOVE: u8 = 4;
+const EVENT: u8 = 5;
+const EVENT_ACK: u8 = 6;
+const RETAINED: u8 = 7;
+const SHADOW: u8 = 8;
+
+#[derive(SchemaWrite, SchemaRead)]
+struct HelloBody {
+    store_id: u64,
+    your_store_id: u64,
+    events_seen: u64,
+    retained_seen: u64,
+}
+
+#[derive(SchemaWrite, SchemaRead)]
+struct InterestBody<'a> {
+    pattern: &'a str,
+    durable: bool,
+}
+
+#[derive(SchemaWrite, SchemaRead)]
+struct EventBody<'a> {
+    seq: u64,
+    message: MessageBody<'a>,
+}
+
+#[derive(SchemaWrite, SchemaRead)]
+struct RetainedBody<'a> {
+    feed_seq: u64,
+    topic: &'a str,
+    stamp: u64,
+    node: u64,
+    message: Option<MessageBody<'a>>,
+}
+
+#[derive(SchemaWrite, SchemaRead)]
+struct MessageBody<'a> {
+    node: u64,
+    seq: u64,
+    topic: &'a str,
+    payload: &'a [u8],
+    qos: u8,
+    retain: bool,
+    accepted_wall_ms: u64,
+    expiry_s: Option<u32>,
+    properties: Option<PropertiesBody<'a>>,
+}
+
+#[derive(SchemaWrite, SchemaRead)]
+struct PropertiesBody<'a> {
+    payload_is_utf8: Option<bool>,
+    content_type: Option<&'a str>,
+    response_topic: Option<&'a str>,
+    correlation_data: Option<&'a [u8]>,
+    user: Vec<(&'a str, &'a str)>,
+}
+
+/// Writes a frame with its envelope.
+///
+/// # Errors
+/// [`FrameError::TooLarge`] when the body exceeds [`BODY_BYTES_MAX`].
+pub fn encode(frame: &PeerFrame) -> Result<Bytes, FrameError> {
+    match frame {
+        PeerFrame::Hello(hello) => {
+            let &Hello { store_id, your_store_id, events_seen, retained_seen } = hello;
+            written(HELLO, &HelloBody { store_id, your_store_id, events_seen, retained_seen })
+        }
+        PeerFrame::InterestAll(all) => written(INTEREST_ALL, &interest_bodies(all)),
+        PeerFrame::InterestAdd(more) => written(INTEREST_ADD, &interest_bodies(more)),
+        PeerFrame::InterestRemove(gone) => {
+            written(INTEREST_REMOVE, &gone.iter().map(String::as_str).collect::<Vec<&str>>())
+        }
+        PeerFrame::Event { seq, message } => {
+            written(EVENT, &EventBody { seq: *seq, message: message_body(message) })
+        }
+        PeerFrame::EventAck { seq } => written(EVENT_ACK, seq),
+        PeerFrame::Retained { feed_seq, entry } => {
+            let message = entry.message.as_deref().map(message_body);
+            let (stamp, node) = (entry.stamp.0, entry.node.0);
+            written(
+                RETAINED,
+                &RetainedBody { feed_seq: *feed_seq, topic: &entry.topic, stamp, node, message },
+            )
+        }
+        PeerFrame::Shadow(bytes) => raw(SHADOW, bytes),
+    }
+}
+
+/// Reads an envelope.
+///
+/// # Errors
+/// Another major version, or a body longer than the limit: nothing after it can be read.
+pub fn decode_header(bytes: [u8; HEADER_BYTES]) -> Result<Header, FrameError> {
+    let [major, kind, v0, v1, length @ ..] = bytes;
+    let length = u32::from_le_bytes(length) as usize;
+    if major != MAJOR {
+        return Err(FrameError::Major(major));
+    }
+    if length > BODY_BYTES_MAX {
+        return Err(FrameError::TooLarge(length));
+    }
+    Ok(Header { kind, version: u16::from_le_bytes([v0, v1]), length })
+}
+
+/// Reads a body. `None` when type or version are newer than this node. The payload shares the body's bytes.
+///
+/// # Errors
+/// [`FrameError`] when the body is not what the envelope says, or holds a topic, filter or value that cannot be.
+pub fn decode_body(header: Header, body: &Bytes) -> Result<Option<PeerFrame>, FrameError> {
+    let kind = header.kind;
+    if header.version != VERSION {
+        return Ok(None);
+    }
+    Ok(Some(match kind {
+        HELLO => {
+            let HelloBody { store_id, your_store_id, events_seen, retained_seen } =
+                read(kind, body)?;
+            PeerFrame::Hello(Hello { store_id, your_store_id, events_seen, retained_seen })
+        }
+        INTEREST_ALL => PeerFrame::InterestAll(interests(kind, read(kind, body)?)?),
+        INTEREST_ADD => PeerFrame::InterestAdd(interests(kind, read(kind, body)?)?),
+        INTEREST_REMOVE => {
+            let gone: Vec<&str> = read(kind, body)?;
+            PeerFrame::InterestRemove(gone.into_iter().map(str::to_owned).collect())
+        }
+        EVENT => {
+            let EventBody { seq, message: written } = read(kind, body)?;
+            PeerFrame::Event { seq, message: Arc::new(message(kind, body, written)?) }
+        }
+        EVENT_ACK => PeerFrame::EventAck { seq: read(kind, body)? },
+        RETAINED => retained(kind, body)?,
+        SHADOW => PeerFrame::Shadow(body.clone()),
+        _ => return Ok(None),
+    }))
+}
+
+/// Writes a value without envelope, for exchanges that have their own.
+pub(crate) fn write_plain<T: SchemaWrite<WireConfig, Src = T>>(
+    value: &T,
+) -> Result<Vec<u8>, FrameError> {
+    wincode::config::serialize(value, CONFIG)
+        .map_err(|error| FrameError::Body { kind: 0, why: error.to_string() })
+}
+
+/// Reads what [`write_plain`] wrote, and nothing may follow it.
+pub(crate) fn read_plain<'a, T: SchemaRead<'a, WireConfig, Dst = T>>(
+    bytes: &'a [u8],
+) -> Result<T, FrameError> {
+    read(0, bytes)
+}
+
+fn written<T: SchemaWrite<WireConfig, Src = T>>(kind: u8, body: &T) -> Result<Bytes, FrameError> {
+    let failed = |error: wincode::WriteError| FrameError::Body { kind, why: error.to_string() };
+    let size = wincode::config::serialized_size(body, CONFIG).map_err(failed)? as usize;
+    let mut bytes = header_bytes(kind, size)?;
+    wincode::config::serialize_into(&mut bytes, body, CONFIG).map_err(failed)?;
+    Ok(bytes.into())
+}
+
+fn raw(kind: u8, body: &[u8]) -> Result<Bytes, FrameError> {
+    let mut bytes = header_bytes(kind, body.len())?;
+    bytes.extend_from_slice(body);
+    Ok(bytes.into())
+}
+
+fn header_bytes(kind: u8, length: usize) -> Result<Vec<u8>, FrameError> {
+    if length > BODY_BYTES_MAX {
+        return Err(FrameError::TooLarge(length));
+    }
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + length);
+    bytes.extend_from_slice(&[MAJOR, kind]);
+    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&(length as u32).to_le_bytes());
+    Ok(bytes)
+}
+
+fn interest_bodies(all: &[Interest]) -> Vec<InterestBody<'_>> {
+    all.iter()
+        .map(|interest| InterestBody { pattern: &interest.pattern, durable: interest.durable })
+        .collect()
+}
+
+fn message_body(message: &Message) -> MessageBody<'_> {
+    let properties = message.properties.as_deref().map(|p| PropertiesBody {
+        payload_is_utf8: p.payload_is_utf8,
+        content_type: p.content_type.as_deref(),
+        response_topic: p.response_topic.as_deref(),
+        correlation_data: p.correlation_data.as_deref(),
+        user: p.user.iter().map(|(key, value)| (&**key, &**value)).collect(),
+    });
+    MessageBody {
+        node: message.id.node.0,
+        seq: message.id.seq,
+        topic: &message.topic,
+        payload: &message.payload,
+        qos: message.qos as u8,
+        retain: message.retain,
+        accepted_wall_ms: message.accepted_wall_ms,
+        expiry_s: message.expiry_s,
+        properties,
+    }
+}
+
+fn read<'a, T: SchemaRead<'a, WireConfig, Dst = T>>(
+    kind: u8,
+    body: &'a [u8],
+) -> Result<T, FrameError> {
+    wincode::config::deserialize_exact(body, CONFIG)
+        .map_err(|error| FrameError::Body { kind, why: error.to_string() })
+}
+
+fn interests(kind: u8, bodies: Vec<InterestBody<'_>>) -> Result<Vec<Interest>, FrameError> {
+    let one = |body: InterestBody<'_>| match TopicFilter::new(body.pattern) {
+        Ok(filter) if filter.share_group().is_none() => {
+            Ok(Interest { pattern: body.pattern.to_owned(), durable: body.durable })
+        }
+        _ => Err(FrameError::Invalid { kind, field: "filter" }),
+    };
+    bodies.into_iter().map(one).collect()
+}
+
+fn retained(kind: u8, body: &Bytes) -> Result<PeerFrame, FrameError> {
+    let RetainedBody { feed_seq, topic: name, stamp, node, message: written } = read(kind, body)?;
+    topic::check_name(name).map_err(|_| FrameError::Invalid { kind, field: "topic" })?;
+    let message = written.map(|written| message(kind, body, written)).transpose()?;
+    if message.as_ref().is_some_and(|message| message.topic != name) {
+        return Err(FrameError::Invalid { kind, field: "topic of the message" });
+    }
+    let (stamp, node) = (Hlc(stamp), NodeId(node));
+    Ok(PeerFrame::Retained {
+        feed_seq,
+        entry: RetainedEntry {
+            topic: name.to_owned(),
+            stamp,
+            node,
+            message: message.map(Arc::new),
+        },
+    })
+}
+
+fn message(kind: u8, body: &Bytes, written: MessageBody<'_>) -> Result<Message, FrameError> {
+    let invalid = |field| FrameError::Invalid { kind, field };
+    topic::check_name(written.topic).map_err(|_| invalid("topic"))?;
+    if written.topic.len() > usize::from(u16::MAX) {
+        return Err(invalid("topic"));
+    }
+    let properties = written.properties.map(|p| properties(kind, body, p)).transpose()?;
+    Ok(Message {
+        id: MessageId { node: NodeId(written.node), seq: written.seq },
+        topic: shared(body, written.topic),
+        payload: body.slice_ref(written.payload),
+        qos: QoS::from_bits(written.qos).ok_or_else(|| invalid("quality of service"))?,
+        retain: written.retain,
+        properties: properties.map(Box::new),
+        accepted_wall_ms: written.accepted_wall_ms,
+        expiry_s: written.expiry_s,
+    })
+}
+
+fn properties(
+    kind: u8,
+    body: &Bytes,
+    written: PropertiesBody<'_>,
+) -> Result<MessageProperties, FrameError> {
+    let invalid = |field| FrameError::Invalid { kind, field };
+    if written.user.len() > USER_PROPERTIES_MAX {
+        return Err(invalid("number of user properties"));
+    }
+    if written.response_topic.is_some_and(|topic| topic::check_name(topic).is_err()) {
+        return Err(invalid("response topic"));
+    }
+    let mqtt_string = |text: &str| text.len() <= usize::from(u16::MAX);
+    let strings_fit = written.content_type.is_none_or(mqtt_string)
+        && written.response_topic.is_none_or(mqtt_string)
+        && written.user.iter().all(|(key, value)| mqtt_string(key) && mqtt_string(value))
+        && written.correlation_data.is_none_or(|data| data.len() <= usize::from(u16::MAX));
+    if !strings_fit {
+        return Err(invalid("length of a property"));
+    }
+    Ok(MessageProperties {
+        payload_is_utf8: written.payload_is_utf8,
+        content_type: written.content_type.map(|text| shared(body, text)),
+        response_topic: written.response_topic.map(|text| shared(body, text)),
+        correlation_data: written.correlation_data.map(|data| body.slice_ref(data)),
+        user: written
+            .user
+            .iter()
+            .map(|(key, value)| (shared(body, key), shared(body, value)))
+            .collect(),
+    })
+}
+
+/// A text that shares the bytes of the body it stands in.
+fn shared(body: &Bytes, text: &str) -> ByteString {
+    ByteString::try_from(body.slice_ref(text.as_bytes())).expect("it was a str")
+}
