@@ -25,6 +25,7 @@
 //!   become busy, and closing gives up on the thread after [`CLOSE_PATIENCE`].
 
 pub mod journal;
+mod manifest;
 mod open;
 mod writer;
 

@@ -14,7 +14,7 @@ use std::{
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode};
 
-use super::{Engine, Options, journal};
+use super::{Engine, Options, journal, manifest};
 use crate::{FORMAT, FORMAT_KEY, STORE_ID_KEY, Space};
 
 /// Why a store was not opened.
@@ -201,6 +201,11 @@ fn open_data(
 ) -> Result<(Engine, u64), Problem> {
     let data = path.join(DATA);
     check_marker(path, &data)?;
+    match manifest::examine(&data) {
+        Ok(None) => {}
+        Ok(Some(why)) => return Err(Problem::Damage(why)),
+        Err(error) => return Err(classify(path, error.into())),
+    }
     cut_journals(path, &data, options, report)?;
     let opened = catch_unwind(AssertUnwindSafe(|| open_engine(&data, options, report)));
     let (engine, was_there) = match opened {
