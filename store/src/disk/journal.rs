@@ -62,6 +62,7 @@ pub fn examine(path: &Path) -> io::Result<Extent> {
 
 /// Searched from the end, for all behind it are reserved zeros.
 fn written_end(file: &mut File) -> io::Result<u64> {
+    let zeros = vec![0; READ_BYTES];
     let mut chunk = vec![0; READ_BYTES];
     let mut end = file.metadata()?.len();
     while end > 0 {
@@ -69,10 +70,12 @@ fn written_end(file: &mut File) -> io::Result<u64> {
         let chunk = &mut chunk[..(end - start) as usize];
         file.seek(SeekFrom::Start(start))?;
         file.read_exact(chunk)?;
-        if let Some(last) = chunk.iter().rposition(|byte| *byte != 0) {
-            return Ok(start + last as u64 + 1);
+        if chunk == &zeros[..chunk.len()] {
+            end = start; // the usual case, and comparing whole slices is fast
+            continue;
         }
-        end = start;
+        let last = chunk.iter().rposition(|byte| *byte != 0).expect("it differs from zeros");
+        return Ok(start + last as u64 + 1);
     }
     Ok(0)
 }
