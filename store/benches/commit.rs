@@ -3,6 +3,17 @@
 //! The floor is one file that is appended to and synced (fdatasync), batch by batch. Expected before the first run:
 //! with one submitter near the floor; with 64 in flight twenty times the batches of one, since they share syncs.
 //!
+//! Found, at 7b5b2ee on a virtual machine (2 cores of an AMD EPYC, virtio disk, ext4) that was busy building:
+//! ```text
+//!                   batches/s    syncs/s  written/batch µs CPU/batch
+//! append + sync           335        335           4291           89
+//! 1 in flight             348        348           4366          172
+//! 16 in flight           4973        388            730           23
+//! 64 in flight          14951        316            551           13
+//! ```
+//! One submitter pays what the disk asks for and nothing more; 64 get 43 times as much, at an eighth of the bytes.
+//! The process was 7.5 MB resident after it.
+//!
 //! `cargo bench -p outpost-store --bench commit [-- <folder>]`; the folder decides which disk is measured.
 
 use std::{

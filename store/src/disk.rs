@@ -23,6 +23,9 @@
 //! - After a commit the engine holds the writer while flushes are far behind, in a loop that does not look for the
 //!   poison. Should its workers die at that moment the writer stays there: no false acknowledgement leaves, submits
 //!   become busy, and closing gives up on the thread after [`CLOSE_PATIENCE`].
+//! - Tables are checked block by block when they are read, not at the start. A damaged block fails the read of its
+//!   rows; a compaction that meets one poisons the engine, and will again after each start, until the block is
+//!   rewritten or someone moves `data/` away. This store does not do that by itself yet.
 
 pub mod journal;
 mod manifest;
