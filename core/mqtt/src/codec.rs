@@ -27,7 +27,7 @@ pub struct Decoder {
 struct Header {
     first: u8,
     kind: PacketKind,
-    header_len: usize,
+    fixed_len: usize,
     body_len: usize,
 }
 
@@ -60,8 +60,8 @@ impl Decoder {
     /// first bytes is told before the rest has come.
     pub fn decode(&mut self, input: &mut &[u8]) -> Result<Option<Packet>, DecodeError> {
         let Some(header) = self.header(input)? else { return Ok(None) };
-        let end = header.header_len + header.body_len;
-        let Some(body) = input.get(header.header_len..end) else { return Ok(None) };
+        let end = header.fixed_len + header.body_len;
+        let Some(body) = input.get(header.fixed_len..end) else { return Ok(None) };
         let packet = self.decode_body(header, body)?;
         if let Packet::Connect(connect) = &packet {
             self.version = Some(connect.version);
@@ -73,7 +73,7 @@ impl Decoder {
     /// How many bytes the packet at the front has in all, once its fixed header is there. `None` also when it will be
     /// refused anyway: nobody should make room for it.
     pub fn need(&self, input: &[u8]) -> Option<usize> {
-        self.header(input).ok().flatten().map(|header| header.header_len + header.body_len)
+        self.header(input).ok().flatten().map(|header| header.fixed_len + header.body_len)
     }
 
     fn header(&self, input: &[u8]) -> Result<Option<Header>, DecodeError> {
@@ -91,12 +91,12 @@ impl Decoder {
                 });
             }
         };
-        let header_len = 1 + length_len;
-        let size = header_len as u32 + body_len;
+        let fixed_len = 1 + length_len;
+        let size = fixed_len as u32 + body_len;
         if size > self.packet_max {
             return Err(DecodeError::TooLarge { size, limit: self.packet_max });
         }
-        Ok(Some(Header { first, kind, header_len, body_len: body_len as usize }))
+        Ok(Some(Header { first, kind, fixed_len, body_len: body_len as usize }))
     }
 
     /// Whether a packet of this kind may come now (Table 2-1, MQTT-3.1.0-1, MQTT-3.1.0-2).
@@ -277,7 +277,7 @@ fn encode_leaving(packet: &Packet, version: Version, leave: Leave, out: &mut Vec
         }
         Packet::Subscribe(packet) => subscribe::encode_subscribe(packet, version, out),
         Packet::Suback(packet) | Packet::Unsuback(packet) => {
-            suback::encode(packet, kind, version, leave, out)
+            suback::encode(packet, kind, version, leave, out);
         }
         Packet::Unsubscribe(packet) => subscribe::encode_unsubscribe(packet, version, out),
         Packet::Disconnect(packet) => disconnect::encode(packet, version, leave, out),

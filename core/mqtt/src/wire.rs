@@ -131,21 +131,32 @@ impl<'a> Reader<'a> {
     /// UTF-8 Encoded String (§1.5.4), free text.
     pub fn string(&mut self, field: &'static str) -> Result<ByteString, DecodeError> {
         let text = self.text(field)?;
-        Ok(self.keep_text(text))
+        if text.as_bytes().contains(&0) {
+            Err(self.malformed(field, "holds U+0000 (MQTT-1.5.4-2)"))
+        } else {
+            Ok(text)
+        }
     }
 
     /// UTF-8 Encoded String that names something: a client, a user, a topic. Control characters are refused in these,
     /// which §1.5.4 leaves open ("MAY treat the packet as a Malformed Packet"): names end in logs and on terminals.
     pub fn name(&mut self, field: &'static str) -> Result<ByteString, DecodeError> {
-        let text = self.name_str(field)?;
-        Ok(self.keep_text(text))
+        let text = self.text(field)?;
+        if !has_control(&text) {
+            return Ok(text);
+        }
+        let nul = text.as_bytes().contains(&0);
+        Err(self.malformed(
+            field,
+            if nul { "holds U+0000 (MQTT-1.5.4-2)" } else { "holds a control character (§1.5.4)" },
+        ))
     }
 
     /// A topic name, checked (§4.7).
     pub fn topic_name(&mut self, field: &'static str) -> Result<ByteString, DecodeError> {
-        let text = self.name_str(field)?;
-        match check_name(text) {
-            Ok(()) => Ok(self.keep_text(text)),
+        let name = self.name(field)?;
+        match check_name(&name) {
+            Ok(()) => Ok(name),
             Err(TopicError::TooDeep) => Err(DecodeError::TopicName {
                 packet: self.packet,
                 field,
@@ -196,29 +207,12 @@ impl<'a> Reader<'a> {
         self.take(usize::from(length), field)
     }
 
-    /// [MQTT-1.5.4-1] no surrogates and nothing ill-formed, [MQTT-1.5.4-2] no U+0000. U+FEFF stays what it is
-    /// ([MQTT-1.5.4-3]), and non-characters such as U+FFFE pass, which §1.5.4 leaves open.
-    fn text(&mut self, field: &'static str) -> Result<&'a str, DecodeError> {
+    /// [MQTT-1.5.4-1] no surrogates and nothing ill-formed. U+FEFF stays what it is ([MQTT-1.5.4-3]), and non-characters
+    /// such as U+FFFE pass, which §1.5.4 leaves open. That U+0000 is not in it ([MQTT-1.5.4-2]) the callers check.
+    fn text(&mut self, field: &'static str) -> Result<ByteString, DecodeError> {
         let bytes = self.field(field)?;
-        let text = std::str::from_utf8(bytes)
-            .map_err(|_| self.malformed(field, "is not UTF-8 (MQTT-1.5.4-1)"))?;
-        if bytes.contains(&0) {
-            Err(self.malformed(field, "holds U+0000 (MQTT-1.5.4-2)"))
-        } else {
-            Ok(text)
-        }
-    }
-
-    fn name_str(&mut self, field: &'static str) -> Result<&'a str, DecodeError> {
-        let text = self.text(field)?;
-        let bytes = text.as_bytes();
-        let c0 = bytes.iter().any(|b| *b < 0x20 || *b == 0x7F);
-        // U+0080 to U+009F are C2 80 to C2 9F.
-        let c1 = || bytes.windows(2).any(|pair| pair[0] == 0xC2 && pair[1] < 0xA0);
-        if c0 || (!text.is_ascii() && c1()) {
-            return Err(self.malformed(field, "holds a control character (§1.5.4)"));
-        }
-        Ok(text)
+        ByteString::try_from(self.keep(bytes))
+            .map_err(|_| self.malformed(field, "is not UTF-8 (MQTT-1.5.4-1)"))
     }
 
     fn keep(&self, bytes: &[u8]) -> Bytes {
@@ -227,10 +221,18 @@ impl<'a> Reader<'a> {
             _ => Bytes::copy_from_slice(bytes),
         }
     }
+}
 
-    fn keep_text(&self, text: &str) -> ByteString {
-        ByteString::try_from(self.keep(text.as_bytes())).expect("it was checked to be UTF-8")
-    }
+/// Whether UTF-8 text holds one of U+0000 to U+001F and U+007F to U+009F.
+#[expect(clippy::needless_bitwise_bool, reason = "branching on each byte is what is to be avoided")]
+fn has_control(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    // Most names are ASCII: one pass that never branches on a byte.
+    let (c0, ascii) = bytes.iter().fold((false, true), |(c0, ascii), b| {
+        (c0 | (*b < 0x20) | (*b == 0x7F), ascii & b.is_ascii())
+    });
+    // U+0080 to U+009F are C2 80 to C2 9F.
+    c0 || (!ascii && bytes.windows(2).any(|pair| pair[0] == 0xC2 && pair[1] < 0xA0))
 }
 
 /// Writes a variable byte integer (§1.5.5).

@@ -28,6 +28,10 @@ fn accepted(decoder: &Decoder, bytes: &str) -> Packet {
     packet.expect("a whole packet")
 }
 
+fn digits(text: &str) -> String {
+    text.bytes().map(|b| format!("{b:02X}")).collect::<Vec<_>>().concat()
+}
+
 fn fresh() -> Decoder {
     Decoder::new(1 << 20)
 }
@@ -338,7 +342,7 @@ fn subscribe_3_8() {
             refused(&server, &packet(&format!("{:04X} {filter} 00", filter.len() / 2)), MALFORMED); // MQTT-4.7.1
         }
         for share in ["$share", "$share/g", "$share/g/", "$share//t", "$share/+/t", "$share/#/t"] {
-            let filter: String = share.bytes().map(|b| format!("{b:02X}")).collect();
+            let filter = digits(share);
             refused(&server, &packet(&format!("{:04X} {filter} 00", share.len())), MALFORMED); // MQTT-4.8.2
         }
         accepted(&server, &packet("0001 23 00 0001 2B 01 0003 2B2F23 02"));

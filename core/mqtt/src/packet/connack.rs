@@ -106,7 +106,7 @@ fn decode_properties(connack: &mut Connack, r: &mut Reader<'_>) -> Result<(), De
             P::ReasonString => connack.reason_string = properties.string(p)?,
             P::WildcardAvailable => connack.wildcard_available = properties.bool(p)?,
             P::SubscriptionIdsAvailable => {
-                connack.subscription_ids_available = properties.bool(p)?
+                connack.subscription_ids_available = properties.bool(p)?;
             }
             P::SharedAvailable => connack.shared_available = properties.bool(p)?,
             P::ServerKeepAlive => connack.server_keep_alive_s = properties.u16(p)?,
