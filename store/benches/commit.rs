@@ -63,7 +63,7 @@ fn floor(folder: &Path) {
 
 fn store(folder: &Path, in_flight: u64) {
     let store = DiskStore::open(folder, Options::default()).expect("a fresh directory");
-    let (told, news) = mpsc::channel();
+    let (told, news) = mpsc::sync_channel(in_flight as usize + 1);
     store.listen(std::sync::Arc::new(move |event| {
         let _ = told.send(event); // nobody listens when the run is over
     }));

@@ -430,12 +430,12 @@ mod tests {
         fn while_held(&mut self, body: &mut dyn FnMut(&dyn Store)) {
             // A listener runs on the writer's thread, so one that does not return holds it.
             let store = self.store.as_ref().expect("open");
-            let (arrived, arrival) = std::sync::mpsc::channel();
+            let (arrived, arrival) = std::sync::mpsc::sync_channel(1);
             let gate = Arc::new(Mutex::new(()));
             let held = gate.lock();
             let inner = gate.clone();
             store.listen(Arc::new(move |_| {
-                let _ = arrived.send(()); // only the first is waited for
+                let _ = arrived.try_send(()); // only the first is waited for
                 drop(inner.lock());
             }));
             store.submit(Batch::new()).expect("an idle store takes a batch");

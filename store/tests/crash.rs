@@ -73,7 +73,7 @@ fn child() {
         .expect("the parent says how large");
     let store = open(Path::new(&folder));
     let start = newest(&store);
-    let (told, news) = mpsc::channel();
+    let (told, news) = mpsc::sync_channel(IN_FLIGHT as usize + 1);
     store.listen(Arc::new(move |event| {
         match &event {
             StoreEvent::Synced(lsn) => say(&format!("acked {}", start + lsn.0)),
