@@ -14,7 +14,8 @@ use bytestring::ByteString;
 use outpost_model::{Now, QoS};
 
 use crate::packet::{
-    Ack, Connack, Connect, Disconnect, Packet, PacketId, Publish, ReasonCode, Subscribe, Suback, Unsubscribe, Version,
+    Ack, Connack, Connect, Disconnect, Packet, PacketId, Publish, ReasonCode, Suback, Subscribe,
+    Unsubscribe, Version,
 };
 use crate::window::{Delivery, Outbound, Transmit};
 
@@ -70,8 +71,8 @@ pub enum Effect {
     Subscribe(Subscribe),
     /// Unsubscribe; answer with [`Session::handle_unsubscribed`].
     Unsubscribe(Unsubscribe),
-    /// Write down that the client owns the QoS 2 delivery of this place.
-    Released(u64),
+    /// Write down that the client owns this QoS 2 delivery.
+    Released(Delivery),
     /// The delivery of this place is done; it can be taken from disk.
     Done {
         /// What was owed.
@@ -141,7 +142,13 @@ impl Session {
     }
 
     /// A client connected. `connack` carries what only the node knows: session present, assigned client id, expiry.
-    pub fn handle_connect(&mut self, connect: &Connect, mut connack: Connack, limits: &SessionLimits, fx: &mut Vec<Effect>) {
+    pub fn handle_connect(
+        &mut self,
+        connect: &Connect,
+        mut connack: Connack,
+        limits: &SessionLimits,
+        fx: &mut Vec<Effect>,
+    ) {
         let five = connect.version == Version::V5;
         self.link = Some(Box::new(Link {
             version: connect.version,
@@ -152,7 +159,8 @@ impl Session {
         if five {
             connack.receive_max = Some(limits.receive_max);
             connack.packet_max = Some(limits.packet_bytes_max);
-            connack.topic_alias_max = (limits.topic_alias_max > 0).then_some(limits.topic_alias_max);
+            connack.topic_alias_max =
+                (limits.topic_alias_max > 0).then_some(limits.topic_alias_max);
             connack.server_keep_alive_s = keep_alive_override(connect.keep_alive_s, limits);
         }
         fx.push(Effect::SendDurable(Packet::Connack(Box::new(connack))));
@@ -165,7 +173,13 @@ impl Session {
     }
 
     /// A packet from the client, after CONNECT.
-    pub fn handle_packet(&mut self, packet: Packet, limits: &SessionLimits, now: Now, fx: &mut Vec<Effect>) {
+    pub fn handle_packet(
+        &mut self,
+        packet: Packet,
+        limits: &SessionLimits,
+        now: Now,
+        fx: &mut Vec<Effect>,
+    ) {
         match packet {
             Packet::Publish(publish) => self.handle_publish(publish, limits, fx),
             Packet::Puback(ack) => self.handle_puback(&ack, fx),
@@ -179,9 +193,14 @@ impl Session {
                 will: disconnect.reason != ReasonCode::Success,
                 session_expiry_s: disconnect.session_expiry_s,
             }),
-            Packet::Connect(_) => fx.push(Effect::Fail(ReasonCode::ProtocolError, "a second CONNECT (MQTT-3.1.0-2)")),
+            Packet::Connect(_) => {
+                fx.push(Effect::Fail(ReasonCode::ProtocolError, "a second CONNECT (MQTT-3.1.0-2)"))
+            }
             Packet::Auth(_) => {
-                fx.push(Effect::Fail(ReasonCode::ProtocolError, "AUTH without an authentication method (MQTT-4.12.0-1)"));
+                fx.push(Effect::Fail(
+                    ReasonCode::ProtocolError,
+                    "AUTH without an authentication method (MQTT-4.12.0-1)",
+                ));
             }
             Packet::Connack(_) | Packet::Suback(_) | Packet::Unsuback(_) | Packet::Pingresp => {
                 fx.push(Effect::Fail(ReasonCode::ProtocolError, "a packet only a server may send"));
@@ -191,7 +210,13 @@ impl Session {
     }
 
     /// A delivery for this client; `durable` when its row is written and it may be left to the disk.
-    pub fn handle_delivery(&mut self, delivery: Delivery, durable: bool, now: Now, fx: &mut Vec<Effect>) {
+    pub fn handle_delivery(
+        &mut self,
+        delivery: Delivery,
+        durable: bool,
+        now: Now,
+        fx: &mut Vec<Effect>,
+    ) {
         if delivery.qos == QoS::AtMostOnce {
             if self.link.is_some() {
                 fx.push(Effect::Deliver { delivery, id: None, dup: false });
@@ -204,7 +229,14 @@ impl Session {
 
     /// A message this client published with QoS 1 or 2 has been accepted and is durable, or was refused.
     /// `same_link` says that the connection it came in on is still the present one.
-    pub fn handle_accepted(&mut self, id: PacketId, qos: QoS, reason: ReasonCode, same_link: bool, fx: &mut Vec<Effect>) {
+    pub fn handle_accepted(
+        &mut self,
+        id: PacketId,
+        qos: QoS,
+        reason: ReasonCode,
+        same_link: bool,
+        fx: &mut Vec<Effect>,
+    ) {
         match qos {
             QoS::AtMostOnce => {}
             QoS::AtLeastOnce => {
@@ -229,13 +261,23 @@ impl Session {
     }
 
     /// The answer to SUBSCRIBE.
-    pub fn handle_subscribed(&mut self, packet_id: PacketId, reasons: Vec<ReasonCode>, fx: &mut Vec<Effect>) {
+    pub fn handle_subscribed(
+        &mut self,
+        packet_id: PacketId,
+        reasons: Vec<ReasonCode>,
+        fx: &mut Vec<Effect>,
+    ) {
         let suback = Suback { packet_id, reasons, reason_string: None, user: Vec::new() };
         fx.push(Effect::SendDurable(Packet::Suback(suback)));
     }
 
     /// The answer to UNSUBSCRIBE.
-    pub fn handle_unsubscribed(&mut self, packet_id: PacketId, reasons: Vec<ReasonCode>, fx: &mut Vec<Effect>) {
+    pub fn handle_unsubscribed(
+        &mut self,
+        packet_id: PacketId,
+        reasons: Vec<ReasonCode>,
+        fx: &mut Vec<Effect>,
+    ) {
         let unsuback = Suback { packet_id, reasons, reason_string: None, user: Vec::new() };
         fx.push(Effect::SendDurable(Packet::Unsuback(unsuback)));
     }
@@ -245,8 +287,12 @@ impl Session {
         let Some(link) = self.link.as_ref() else { return };
         while let Some(next) = self.outbound.poll_transmit(link.receive_max, now.wall_ms) {
             fx.push(match next {
-                Transmit::Publish { delivery, id, dup } => Effect::Deliver { delivery, id: Some(id), dup },
-                Transmit::Pubrel(id) => Effect::Send(Packet::Pubrel(Ack::new(id, ReasonCode::Success))),
+                Transmit::Publish { delivery, id, dup } => {
+                    Effect::Deliver { delivery, id: Some(id), dup }
+                }
+                Transmit::Pubrel(id) => {
+                    Effect::Send(Packet::Pubrel(Ack::new(id, ReasonCode::Success)))
+                }
                 Transmit::Expired(delivery) => Effect::Done { delivery, end: End::Expired },
             });
         }
@@ -255,7 +301,19 @@ impl Session {
         }
     }
 
-    fn handle_publish(&mut self, mut publish: Box<Publish>, limits: &SessionLimits, fx: &mut Vec<Effect>) {
+    /// A delivery could not be written to the client: it is done.
+    pub fn skip(&mut self, id: PacketId, qos: QoS, end: End, fx: &mut Vec<Effect>) {
+        if let Some(delivery) = self.outbound.handle_done(id, qos) {
+            fx.push(Effect::Done { delivery, end });
+        }
+    }
+
+    fn handle_publish(
+        &mut self,
+        mut publish: Box<Publish>,
+        limits: &SessionLimits,
+        fx: &mut Vec<Effect>,
+    ) {
         let Some(link) = self.link.as_mut() else { return };
         if let Err((reason, text)) = resolve_alias(link, &mut publish, limits) {
             fx.push(Effect::Fail(reason, text));
@@ -277,8 +335,14 @@ impl Session {
             },
             _ => {}
         }
-        if publish.qos > QoS::AtMostOnce && taken >= usize::from(limits.receive_max) && link.version == Version::V5 {
-            fx.push(Effect::Fail(ReasonCode::ReceiveMaximumExceeded, "more publishes unacknowledged than the CONNACK allowed"));
+        if publish.qos > QoS::AtMostOnce
+            && taken >= usize::from(limits.receive_max)
+            && link.version == Version::V5
+        {
+            fx.push(Effect::Fail(
+                ReasonCode::ReceiveMaximumExceeded,
+                "more publishes unacknowledged than the CONNACK allowed",
+            ));
             return;
         }
         fx.push(Effect::Publish(publish));
@@ -298,9 +362,12 @@ impl Session {
             }
             return;
         }
-        if let Some(place) = self.outbound.handle_pubrec(ack.packet_id) {
-            fx.push(Effect::Released(place));
-            fx.push(Effect::SendDurable(Packet::Pubrel(Ack::new(ack.packet_id, ReasonCode::Success))));
+        if let Some(delivery) = self.outbound.handle_pubrec(ack.packet_id) {
+            fx.push(Effect::Released(delivery));
+            fx.push(Effect::SendDurable(Packet::Pubrel(Ack::new(
+                ack.packet_id,
+                ReasonCode::Success,
+            ))));
         } else {
             fx.push(Effect::Send(Packet::Pubrel(Ack::new(ack.packet_id, self.not_found()))));
         }
@@ -311,12 +378,21 @@ impl Session {
             Some(true) => {
                 self.received.remove(&ack.packet_id);
                 fx.push(Effect::Forgotten(ack.packet_id));
-                fx.push(Effect::SendDurable(Packet::Pubcomp(Ack::new(ack.packet_id, ReasonCode::Success))));
+                fx.push(Effect::SendDurable(Packet::Pubcomp(Ack::new(
+                    ack.packet_id,
+                    ReasonCode::Success,
+                ))));
             }
             Some(false) => {
-                fx.push(Effect::Fail(ReasonCode::ProtocolError, "PUBREL before PUBREC was sent (MQTT-4.3.3-4)"));
+                fx.push(Effect::Fail(
+                    ReasonCode::ProtocolError,
+                    "PUBREL before PUBREC was sent (MQTT-4.3.3-4)",
+                ));
             }
-            None => fx.push(Effect::SendDurable(Packet::Pubcomp(Ack::new(ack.packet_id, self.not_found())))),
+            None => fx.push(Effect::SendDurable(Packet::Pubcomp(Ack::new(
+                ack.packet_id,
+                self.not_found(),
+            )))),
         }
     }
 
@@ -349,18 +425,30 @@ pub fn disconnect(reason: ReasonCode, text: &'static str) -> Packet {
     }))
 }
 
-fn resolve_alias(link: &mut Link, publish: &mut Publish, limits: &SessionLimits) -> Result<(), (ReasonCode, &'static str)> {
+fn resolve_alias(
+    link: &mut Link,
+    publish: &mut Publish,
+    limits: &SessionLimits,
+) -> Result<(), (ReasonCode, &'static str)> {
     let Some(alias) = publish.topic_alias.take() else {
         return Ok(());
     };
     if alias == 0 || alias > limits.topic_alias_max {
-        return Err((ReasonCode::TopicAliasInvalid, "a topic alias above the maximum of the CONNACK (MQTT-3.3.2-9)"));
+        return Err((
+            ReasonCode::TopicAliasInvalid,
+            "a topic alias above the maximum of the CONNACK (MQTT-3.3.2-9)",
+        ));
     }
     let index = usize::from(alias) - 1;
     if publish.topic.is_empty() {
         match link.aliases.get(index) {
             Some(topic) if !topic.is_empty() => publish.topic = topic.clone(),
-            _ => return Err((ReasonCode::ProtocolError, "a topic alias that was never set (MQTT-3.3.4)")),
+            _ => {
+                return Err((
+                    ReasonCode::ProtocolError,
+                    "a topic alias that was never set (MQTT-3.3.4)",
+                ));
+            }
         }
     } else {
         if link.aliases.len() <= index {

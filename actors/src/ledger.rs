@@ -1,0 +1,96 @@
+//! The ledger of messages: what came in, and what became of it, by reason.
+
+/// Why a message did not reach somebody it was meant for. Each drop is counted under exactly one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(usize)]
+pub enum Drop {
+    /// Its message expiry came first.
+    Expired,
+    /// The receiver refused it with a reason code.
+    Refused,
+    /// QoS 0 and the client does not read fast enough.
+    SlowClient,
+    /// QoS 0 and the peer's link is full.
+    SlowPeer,
+    /// It is larger than the receiver takes.
+    TooLarge,
+    /// The session ended with it still queued.
+    SessionEnded,
+    /// The actor it had to pass is quarantined.
+    Quarantined,
+    /// The actor it had to pass failed while handling it.
+    Crashed,
+    /// The persistent session's QoS 0 subscriber or the peer is away.
+    Offline,
+    /// The publisher may not publish there.
+    Denied,
+}
+
+impl Drop {
+    /// All reasons, in the order of the counters.
+    pub const ALL: [Self; 10] = [
+        Self::Expired,
+        Self::Refused,
+        Self::SlowClient,
+        Self::SlowPeer,
+        Self::TooLarge,
+        Self::SessionEnded,
+        Self::Quarantined,
+        Self::Crashed,
+        Self::Offline,
+        Self::Denied,
+    ];
+
+    /// The value of the metric's `reason` label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Refused => "refused",
+            Self::SlowClient => "slow_client",
+            Self::SlowPeer => "slow_peer",
+            Self::TooLarge => "too_large",
+            Self::SessionEnded => "session_ended",
+            Self::Quarantined => "quarantined",
+            Self::Crashed => "crashed",
+            Self::Offline => "offline",
+            Self::Denied => "denied",
+        }
+    }
+}
+
+/// Counters of one shard since it started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Messages accepted from clients, peers and the node itself.
+    pub accepted: u64,
+    /// Messages refused to their publisher: quota, rights, store.
+    pub refused: u64,
+    /// Messages nobody wanted.
+    pub unwanted: u64,
+    /// Deliveries owed: one for each message and receiver.
+    pub owed: u64,
+    /// Deliveries completed: QoS 0 written out, QoS 1 and 2 acknowledged.
+    pub delivered: u64,
+    /// Deliveries given up, by [`Drop`].
+    pub dropped: [u64; Drop::ALL.len()],
+    /// Packets that broke the protocol.
+    pub protocol_errors: u64,
+    /// Connections refused at CONNECT.
+    pub refused_connects: u64,
+    /// Connections accepted.
+    pub connections: u64,
+    /// Cells that panicked.
+    pub panics: u64,
+}
+
+impl Ledger {
+    /// Counts deliveries given up.
+    pub fn drop(&mut self, why: Drop, count: u64) {
+        self.dropped[why as usize] += count;
+    }
+
+    /// All deliveries given up.
+    pub fn dropped_all(&self) -> u64 {
+        self.dropped.iter().sum()
+    }
+}

@@ -1,0 +1,133 @@
+//! Bytes on their way to one client: small ones gathered, large payloads by reference. Owns no memory while empty.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes};
+
+/// Payloads from this size on are not copied.
+const BY_REFERENCE_BYTES: usize = 2 * 1024;
+
+/// A buffer that grew beyond this is given back when it is empty.
+const KEEP_BYTES: usize = 4 * 1024;
+
+/// How many slices one vectored write takes.
+pub const SLICES_MAX: usize = 16;
+
+/// Output of one connection, in order.
+#[derive(Debug, Default)]
+pub struct OutBuffer {
+    front: VecDeque<Bytes>,
+    tail: Vec<u8>,
+    /// Bytes of `tail` already written.
+    written: usize,
+    len: usize,
+}
+
+impl OutBuffer {
+    /// Bytes waiting.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends a copy.
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.put_with(|tail| tail.extend_from_slice(bytes));
+    }
+
+    /// Appends what `write` appends.
+    pub fn put_with<R>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        let before = self.tail.len();
+        let result = write(&mut self.tail);
+        self.len += self.tail.len() - before;
+        result
+    }
+
+    /// Appends a payload, by reference when it is large.
+    pub fn put_payload(&mut self, payload: &Bytes) {
+        if payload.len() < BY_REFERENCE_BYTES {
+            return self.put(payload);
+        }
+        if self.tail.len() > self.written {
+            let tail = Bytes::from(std::mem::take(&mut self.tail));
+            self.front.push_back(tail.slice(self.written..));
+            self.written = 0;
+        }
+        self.len += payload.len();
+        self.front.push_back(payload.clone());
+    }
+
+    /// The next bytes to write, as slices for one vectored write.
+    pub fn slices<'a>(&'a self, into: &mut Vec<IoSlice<'a>>) {
+        into.extend(self.front.iter().take(SLICES_MAX - 1).map(|chunk| IoSlice::new(chunk)));
+        if self.front.len() < SLICES_MAX && self.tail.len() > self.written {
+            into.push(IoSlice::new(&self.tail[self.written..]));
+        }
+    }
+
+    /// Forgets the first `count` bytes: they are written.
+    pub fn advance(&mut self, mut count: usize) {
+        self.len -= count;
+        while count > 0 {
+            let Some(chunk) = self.front.front_mut() else {
+                self.written += count;
+                break;
+            };
+            let part = count.min(chunk.len());
+            chunk.advance(part);
+            count -= part;
+            if chunk.is_empty() {
+                self.front.pop_front();
+            }
+        }
+        if self.len == 0 {
+            self.tail.clear();
+            self.written = 0;
+            if self.tail.capacity() > KEEP_BYTES {
+                self.tail = Vec::new();
+                self.front = VecDeque::new();
+            }
+        }
+    }
+
+    /// Takes everything out at once; for tests and the simulator.
+    pub fn take(&mut self) -> Vec<u8> {
+        let mut all = Vec::with_capacity(self.len);
+        self.front.iter().for_each(|chunk| all.extend_from_slice(chunk));
+        all.extend_from_slice(&self.tail[self.written..]);
+        *self = Self::default();
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_is_kept_across_small_and_large() {
+        let mut out = OutBuffer::default();
+        let large = Bytes::from(vec![7; 3_000]);
+        out.put(b"ab");
+        out.put_payload(&large);
+        out.put(b"cd");
+        assert_eq!(out.len(), 3_004);
+        out.advance(1);
+        out.advance(3_000);
+        assert_eq!(out.len(), 3);
+        assert_eq!(out.take(), [7, b'c', b'd']);
+    }
+
+    #[test]
+    fn an_empty_buffer_owns_nothing_large() {
+        let mut out = OutBuffer::default();
+        (0..100).for_each(|_| out.put(&[0; 1_000]));
+        out.advance(100_000);
+        assert!(out.is_empty() && out.tail.capacity() <= KEEP_BYTES);
+    }
+}

@@ -1,0 +1,99 @@
+//! What the floor of actors needs from above: who may come in and do what.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+
+/// Where a connection came from; known before its first byte.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// Name of the listener, for metrics and rules.
+    pub listener: Arc<str>,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// Name from a verified client certificate.
+    pub certificate: Option<Arc<str>>,
+}
+
+/// Who a client is, once admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// MQTT client id.
+    pub client_id: ByteString,
+    /// User name it proved (by password or certificate); absent for an anonymous client.
+    pub user: Option<Arc<str>>,
+}
+
+/// What a client wants to do with a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Publish to a topic name; wills too.
+    Publish,
+    /// Subscribe to a topic filter.
+    Subscribe,
+}
+
+/// What CONNECT said about who it is.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// User name.
+    pub username: Option<ByteString>,
+    /// Password.
+    pub password: Option<Bytes>,
+}
+
+/// The answer to a CONNECT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// Come in, as this user.
+    Admit(Option<Arc<str>>),
+    /// No: the user name or the password is wrong.
+    BadCredentials,
+    /// No: the client is known and not wanted.
+    NotAuthorized,
+    /// The check is slow (a password hash): ask [`Gate::check_slowly`] on another thread.
+    Slow,
+}
+
+/// Decides who comes in and who may do what. The node plugs in its configuration.
+pub trait Gate: Send + Sync + fmt::Debug {
+    /// May this client connect? Quick.
+    fn admit(&self, origin: &Origin, client_id: &str, credentials: &Credentials) -> Admission;
+
+    /// The slow half of [`Gate::admit`]; never called on a shard. Never answers `Slow`.
+    fn check_slowly(
+        &self,
+        origin: &Origin,
+        client_id: &str,
+        credentials: &Credentials,
+    ) -> Admission;
+
+    /// May this client do this?
+    fn allows(&self, who: &Identity, action: Action, topic: &str) -> bool;
+}
+
+/// A gate that is open to all: for a node that listens on loopback only, and for tests.
+#[derive(Debug, Default)]
+pub struct OpenGate;
+
+impl Gate for OpenGate {
+    fn admit(&self, _: &Origin, _: &str, credentials: &Credentials) -> Admission {
+        Admission::Admit(credentials.username.as_ref().map(|name| Arc::from(&**name)))
+    }
+
+    fn check_slowly(
+        &self,
+        origin: &Origin,
+        client_id: &str,
+        credentials: &Credentials,
+    ) -> Admission {
+        self.admit(origin, client_id, credentials)
+    }
+
+    fn allows(&self, _: &Identity, _: Action, _: &str) -> bool {
+        true
+    }
+}

@@ -1,0 +1,230 @@
+//! Channels and subscribers: the cells between those who publish and those who receive.
+//!
+//! A channel is the runtime of one topic: it is made when the topic is first published to, knows by reference who
+//! receives, and goes when it is long unused. A subscriber is one filter of one session.
+
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use hashbrown::HashMap;
+use outpost_model::{Message, NodeId, QoS};
+
+use super::{Cell, Fx, Route, Shard};
+use crate::cell::CellId;
+
+/// Who receives what is published on a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Recipient {
+    /// A session of this shard, all its matching subscriptions taken together.
+    Session {
+        subscriber: CellId,
+        session: u32,
+        qos: QoS,
+        no_local: bool,
+        retain_as_published: bool,
+        ids: Vec<u32>,
+    },
+    /// One member of a share group.
+    Group(u32),
+    /// Another node.
+    Peer { peer: NodeId, durable: bool },
+    /// A subscription of the node itself.
+    Local(u32),
+}
+
+/// The cell of a topic.
+#[derive(Debug, Default)]
+pub(super) struct Channel {
+    pub(super) published: u64,
+}
+
+/// The cell of a subscription.
+#[derive(Debug)]
+pub(super) struct Subscriber {
+    session: u32,
+    pub(super) forwarded: u64,
+}
+
+/// What the shard keeps of a channel: it survives the cell.
+#[derive(Debug)]
+pub(super) struct ChannelEntry {
+    pub(super) cell: CellId,
+    epoch: u64,
+    recipients: Arc<[Recipient]>,
+    pub(super) used_ms: u64,
+}
+
+impl Channel {
+    pub(super) fn handle_publish(
+        &mut self,
+        message: &Arc<Message>,
+        from: Option<u32>,
+        recipients: &[Recipient],
+        fx: &mut Vec<Fx>,
+    ) {
+        self.published += 1;
+        for recipient in recipients {
+            let message = Arc::clone(message);
+            match recipient {
+                Recipient::Session { session, no_local: true, .. } if Some(*session) == from => {}
+                Recipient::Session { subscriber, qos, retain_as_published, ids, .. } => {
+                    fx.push(Fx::Forward {
+                        to: *subscriber,
+                        qos: (*qos).min(message.qos),
+                        retain: *retain_as_published && message.retain,
+                        ids: ids.clone(),
+                        message,
+                    })
+                }
+                Recipient::Group(group) => fx.push(Fx::Group { group: *group, message }),
+                Recipient::Peer { peer, durable } => {
+                    fx.push(Fx::Peer { peer: *peer, durable: *durable, message })
+                }
+                Recipient::Local(subscription) => {
+                    fx.push(Fx::Local { subscription: *subscription, message })
+                }
+            }
+        }
+    }
+}
+
+impl Subscriber {
+    pub(super) fn new(session: u32) -> Self {
+        Self { session, forwarded: 0 }
+    }
+
+    pub(super) fn handle_forward(
+        &mut self,
+        message: Arc<Message>,
+        qos: QoS,
+        retain: bool,
+        ids: Vec<u32>,
+        fx: &mut Vec<Fx>,
+    ) {
+        self.forwarded += 1;
+        fx.push(Fx::Enqueue { session: self.session, message, qos, retain, ids });
+    }
+}
+
+/// Which cell belongs to whom; what the shard needs to restart or name one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Owner {
+    Session(u32),
+    Channel(ByteString),
+    Subscriber { session: u32, filter: ByteString },
+}
+
+impl Shard {
+    /// The channel of a topic and who receives there, both made if need be.
+    pub(super) fn channel(
+        &mut self,
+        topic: &ByteString,
+        from_peer: bool,
+    ) -> (CellId, Arc<[Recipient]>) {
+        let now_ms = self.now.mono_ms;
+        if let Some(entry) = self.channels.get_mut(&**topic) {
+            entry.used_ms = now_ms;
+            if entry.epoch == self.table_epoch {
+                return (entry.cell, Self::without_peers(&entry.recipients, from_peer));
+            }
+        }
+        let recipients: Arc<[Recipient]> = self.find_recipients(topic).into();
+        if let Some(entry) = self.channels.get_mut(&**topic) {
+            (entry.epoch, entry.recipients) = (self.table_epoch, Arc::clone(&recipients));
+            return (entry.cell, Self::without_peers(&recipients, from_peer));
+        }
+        if self.channels.len() >= self.config.channels_max {
+            self.retire_channels();
+        }
+        // Copied: a channel must not keep the packet of its first message alive.
+        let topic = ByteString::from(topic.to_string());
+        let cell =
+            self.cells.spawn(Owner::Channel(topic.clone()), Cell::Channel(Channel::default()));
+        let entry = ChannelEntry {
+            cell,
+            epoch: self.table_epoch,
+            recipients: Arc::clone(&recipients),
+            used_ms: now_ms,
+        };
+        self.channels.insert(topic, entry);
+        (cell, Self::without_peers(&recipients, from_peer))
+    }
+
+    /// What came from a peer is never forwarded to a peer.
+    fn without_peers(recipients: &Arc<[Recipient]>, from_peer: bool) -> Arc<[Recipient]> {
+        let is_peer = |r: &Recipient| matches!(r, Recipient::Peer { .. });
+        if from_peer && recipients.iter().any(is_peer) {
+            return recipients.iter().filter(|r| !is_peer(r)).cloned().collect();
+        }
+        Arc::clone(recipients)
+    }
+
+    fn find_recipients(&self, topic: &str) -> Vec<Recipient> {
+        let mut found: Vec<Recipient> = Vec::new();
+        let mut of_session: HashMap<u32, usize> = HashMap::new();
+        self.table.matches(topic, |route| match *route {
+            Route::Group(group) => found.push(Recipient::Group(group)),
+            Route::Local(subscription) => found.push(Recipient::Local(subscription)),
+            Route::Subscriber(cell) => self.merge_recipient(cell, &mut found, &mut of_session),
+        });
+        for (peer, state) in &self.peers {
+            if let Some(durable) = state.interest.wants(topic) {
+                found.push(Recipient::Peer { peer: *peer, durable });
+            }
+        }
+        found
+    }
+
+    /// A session with several matching subscriptions gets one copy, with the highest QoS granted (MQTT-3.3.5-1) and
+    /// all subscription identifiers (MQTT-3.3.4-4).
+    fn merge_recipient(
+        &self,
+        cell: CellId,
+        found: &mut Vec<Recipient>,
+        of_session: &mut HashMap<u32, usize>,
+    ) {
+        let Some(Owner::Subscriber { session: owner, filter }) = self.cells.owner(cell) else {
+            return;
+        };
+        let Some(subscription) =
+            self.sessions.get(*owner as usize).and_then(|s| s.subscriptions.get(filter))
+        else {
+            return;
+        };
+        let options = subscription.options;
+        if let Some(place) = of_session.get(owner) {
+            let Recipient::Session { qos, no_local, retain_as_published, ids, .. } =
+                &mut found[*place]
+            else {
+                return;
+            };
+            *qos = (*qos).max(options.qos);
+            *no_local &= options.no_local;
+            *retain_as_published |= options.retain_as_published;
+            ids.extend(subscription.id);
+            return;
+        }
+        of_session.insert(*owner, found.len());
+        found.push(Recipient::Session {
+            subscriber: cell,
+            session: *owner,
+            qos: options.qos,
+            no_local: options.no_local,
+            retain_as_published: options.retain_as_published,
+            ids: subscription.id.into_iter().collect(),
+        });
+    }
+
+    /// Room for new channels: the eighth that was unused for longest goes.
+    fn retire_channels(&mut self) {
+        let mut ages: Vec<(u64, ByteString)> =
+            self.channels.iter().map(|(t, e)| (e.used_ms, t.clone())).collect();
+        let count = (ages.len() / 8).max(1);
+        ages.select_nth_unstable(count - 1);
+        for (_, topic) in ages.into_iter().take(count) {
+            if let Some(entry) = self.channels.remove(&topic) {
+                self.cells.stop(entry.cell);
+            }
+        }
+    }
+}

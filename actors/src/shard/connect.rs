@@ -1,0 +1,188 @@
+//! CONNECT: who is it, may it come in, is there a session already (MQTT 5, §3.1.4, §4.9 of 3.1.1 alike).
+
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use outpost_mqtt::error::DecodeError;
+use outpost_mqtt::packet::{Connack, Connect, Packet, ReasonCode, Version};
+use outpost_mqtt::session::keep_alive_override;
+
+use super::connection::Phase;
+use super::{CellMsg, ConnId, Event, LogLevel, Shard};
+use crate::ports::{Action, Admission, Credentials, Identity};
+
+impl Shard {
+    pub(super) fn connect(&mut self, conn: ConnId, mut connect: Box<Connect>) {
+        let Some(connection) = self.connection_mut(conn) else { return };
+        connection.version = connect.version;
+        connection.packet_max = connect.packet_max.unwrap_or(u32::MAX);
+        if connect.auth_method.is_some() {
+            return self.refuse(conn, ReasonCode::BadAuthenticationMethod);
+        }
+        if connect.client_id.is_empty() {
+            if connect.version != Version::V5 && !connect.clean_start {
+                return self.refuse(conn, ReasonCode::ClientIdentifierNotValid); // MQTT-3.1.3-8 of 3.1.1
+            }
+            connect.client_id = self.new_client_id();
+            if let Some(connection) = self.connection_mut(conn) {
+                connection.assigned = true;
+            }
+        } else if connect.client_id.len() > super::NAME_BYTES_MAX {
+            return self.refuse(conn, ReasonCode::ClientIdentifierNotValid);
+        } else {
+            // Copied: the id must not keep the packet it came in alive.
+            connect.client_id = ByteString::from(connect.client_id.to_string());
+        }
+        let Some(connection) = self.connection(conn) else { return };
+        let credentials =
+            Credentials { username: connect.username.clone(), password: connect.password.clone() };
+        let (origin, client_id) = (connection.origin.clone(), connect.client_id.clone());
+        let admission = self.gate.admit(&origin, &client_id, &credentials);
+        let Some(connection) = self.connection_mut(conn) else { return };
+        connection.connect = Some(connect);
+        connection.phase = Phase::Authenticating;
+        if admission == Admission::Slow {
+            self.events.push_back(Event::Authenticate { conn, origin, client_id, credentials });
+        } else {
+            self.admit(conn, admission);
+        }
+    }
+
+    /// The answer to an [`Event::Authenticate`].
+    pub fn admitted(&mut self, conn: ConnId, admission: Admission, now: outpost_model::Now) {
+        self.now = now;
+        self.admit(conn, admission);
+        self.settle();
+        self.resume(conn);
+    }
+
+    fn admit(&mut self, conn: ConnId, admission: Admission) {
+        let Some(connection) = self.connection_mut(conn) else { return };
+        if connection.phase != Phase::Authenticating {
+            return;
+        }
+        let Some(connect) = connection.connect.take() else { return };
+        match admission {
+            Admission::Admit(user) => self.enter(conn, connect, user),
+            Admission::BadCredentials => self.refuse(conn, ReasonCode::BadUserNameOrPassword),
+            Admission::NotAuthorized | Admission::Slow => {
+                self.refuse(conn, ReasonCode::NotAuthorized)
+            }
+        }
+    }
+
+    /// The client is admitted: takes over, resumes or makes its session.
+    fn enter(&mut self, conn: ConnId, connect: Box<Connect>, user: Option<Arc<str>>) {
+        let who = Identity { client_id: connect.client_id.clone(), user };
+        if let Some(will) = &connect.will
+            && !self.gate.allows(&who, Action::Publish, &will.topic)
+        {
+            return self.refuse(conn, ReasonCode::NotAuthorized);
+        }
+        let mut existing = self.clients.get(&*who.client_id).copied();
+        if let Some(session) = existing {
+            let slot = &self.sessions[session as usize];
+            if slot.user != who.user {
+                let remote = self.connection(conn).map(|c| c.origin.remote);
+                let client_id = who.client_id;
+                self.log(LogLevel::Warn, format!("{remote:?} asked for the session of client {client_id:?}, which belongs to another user; refused"));
+                return self.refuse(conn, ReasonCode::NotAuthorized);
+            }
+            if let Some(old) = slot.conn {
+                self.close(
+                    old,
+                    ReasonCode::SessionTakenOver,
+                    "another connection uses this client id",
+                );
+                self.settle();
+                existing = self.clients.get(&*who.client_id).copied();
+            }
+        }
+        if let (Some(session), true) = (existing, connect.clean_start) {
+            self.end_session(session);
+            existing = None;
+        }
+        let session = match existing {
+            Some(session) if self.is_session_down(session) => {
+                return self.refuse(conn, ReasonCode::ServerBusy);
+            }
+            Some(session) => session,
+            None if self.sessions.len() >= self.config.sessions_max => {
+                return self.refuse(conn, ReasonCode::QuotaExceeded);
+            }
+            None => self.new_session(&who),
+        };
+        self.welcome(conn, session, connect, existing.is_some());
+    }
+
+    fn welcome(
+        &mut self,
+        conn: ConnId,
+        session: u32,
+        connect: Box<Connect>,
+        session_present: bool,
+    ) {
+        let expiry_max = self.config.session.session_expiry_s_max;
+        let asked_s = match connect.version {
+            Version::V5 => connect.session_expiry_s.unwrap_or(0),
+            _ if connect.clean_start => 0,
+            _ => u32::MAX,
+        };
+        let expiry_s = asked_s.min(expiry_max);
+        let keep_alive_s = keep_alive_override(connect.keep_alive_s, &self.config.session)
+            .unwrap_or(connect.keep_alive_s);
+        let now_ms = self.now.mono_ms;
+        let Some(connection) = self.connection_mut(conn) else { return };
+        connection.phase = Phase::Open(session);
+        connection.keep_alive_ms = u64::from(keep_alive_s) * 1000;
+        let keep_alive_ms = connection.keep_alive_ms;
+        let assigned = std::mem::take(&mut connection.assigned);
+        self.connection_wheel.cancel(conn.index);
+        if keep_alive_ms > 0 {
+            self.connection_wheel.set(conn.index, now_ms + keep_alive_ms * 3 / 2);
+        }
+        let slot = &mut self.sessions[session as usize];
+        slot.conn = Some(conn);
+        slot.will.clone_from(&connect.will);
+        (slot.will_due_ms, slot.expires_ms) = (None, None);
+        self.session_wheel.cancel(session);
+        self.set_expiry(session, expiry_s);
+        self.write_session(session, None);
+        let slot = &self.sessions[session as usize];
+        let connack = Connack {
+            session_present,
+            session_expiry_s: (connect.version == Version::V5 && expiry_s != asked_s)
+                .then_some(expiry_s),
+            assigned_client_id: (assigned && connect.version == Version::V5)
+                .then(|| slot.client_id.clone()),
+            ..Connack::default()
+        };
+        let cell = slot.cell;
+        self.send(cell, CellMsg::Connect(connect, Box::new(connack)));
+    }
+
+    /// CONNACK with a refusal, then the end.
+    pub(super) fn refuse(&mut self, conn: ConnId, reason: ReasonCode) {
+        self.ledger.refused_connects += 1;
+        let connack = Connack { reason, ..Connack::default() };
+        self.send_packet(conn, &Packet::Connack(Box::new(connack)));
+        self.end(conn);
+    }
+
+    /// The first bytes were no CONNECT, or a bad one: answered where the standard has an answer (MQTT-3.1.4-1).
+    pub(super) fn refuse_connect_bytes(&mut self, conn: ConnId, error: &DecodeError) {
+        let Some(connection) = self.connection(conn) else { return };
+        let remote = connection.origin.remote;
+        if matches!(error, DecodeError::UnsupportedVersion { .. }) {
+            self.refuse(conn, error.reason());
+        } else {
+            self.end(conn);
+        }
+        self.log(LogLevel::Info, format!("refused the connection from {remote}: {error}"));
+    }
+
+    fn new_client_id(&mut self) -> ByteString {
+        let id = self.next_message_id();
+        format!("auto-{:08x}-{:x}", id.node.0 >> 32, id.seq).into()
+    }
+}

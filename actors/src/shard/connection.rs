@@ -1,0 +1,350 @@
+//! Connections as the shard sees them: bytes in, packets to sessions, packets out. The socket is the driver's.
+
+use outpost_model::QoS;
+use outpost_mqtt::codec::{Decoder, encode_within};
+use outpost_mqtt::packet::{Connect, Packet, PacketId, Publish, PublishHead, ReasonCode, Version};
+use outpost_mqtt::session::{End, disconnect};
+use outpost_mqtt::window::Delivery;
+
+use super::{CellMsg, ConnId, Event, Shard};
+use crate::ledger::Drop;
+use crate::out_buffer::OutBuffer;
+use crate::ports::Origin;
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Waiting for CONNECT.
+    Opening,
+    /// CONNECT is here, its credentials are being checked.
+    Authenticating,
+    /// Belongs to this session.
+    Open(u32),
+    /// Writing its last bytes.
+    Closing,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    generation: u32,
+    pub(super) origin: Origin,
+    pub(super) decoder: Decoder,
+    pub(super) phase: Phase,
+    pub(super) version: Version,
+    pub(super) packet_max: u32,
+    /// 0 = never times out.
+    pub(super) keep_alive_ms: u64,
+    pub(super) connect: Option<Box<Connect>>,
+    /// The client id is the server's choice.
+    pub(super) assigned: bool,
+    /// A publish a 3.1.1 client has to wait with: a receiver's queue is full.
+    pub(super) blocked: Option<Box<Publish>>,
+    out: OutBuffer,
+    flush_asked: bool,
+    /// The driver was told not to read.
+    paused: bool,
+}
+
+/// What became of the bytes handed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// So many are used up; keep the others and hand them in again with what follows them.
+    pub used: usize,
+    /// Do not read from the connection until [`Event::Resume`].
+    pub paused: bool,
+}
+
+impl Shard {
+    /// A connection came. `None` when there are too many; close it then.
+    pub fn accept(&mut self, origin: Origin, now: outpost_model::Now) -> Option<ConnId> {
+        self.now = now;
+        if self.connections.len() >= self.config.connections_max {
+            return None;
+        }
+        self.ledger.connections += 1;
+        self.connection_generation = self.connection_generation.wrapping_add(1);
+        let generation = self.connection_generation;
+        let index = self.connections.insert(Connection {
+            generation,
+            origin,
+            decoder: Decoder::new(self.config.session.packet_bytes_max),
+            phase: Phase::Opening,
+            version: Version::V4,
+            packet_max: u32::MAX,
+            keep_alive_ms: 0,
+            connect: None,
+            assigned: false,
+            blocked: None,
+            out: OutBuffer::default(),
+            flush_asked: false,
+            paused: false,
+        }) as u32;
+        self.connection_wheel.set(index, now.mono_ms + self.config.connect_timeout_ms);
+        Some(ConnId { index, generation })
+    }
+
+    /// Bytes from a connection.
+    pub fn receive(&mut self, conn: ConnId, input: &[u8], now: outpost_model::Now) -> Received {
+        self.now = now;
+        let mut rest = input;
+        loop {
+            if self.must_pause(conn) {
+                return Received { used: input.len() - rest.len(), paused: true };
+            }
+            let Some(connection) = self.connection_mut(conn) else {
+                return Received { used: input.len(), paused: false };
+            };
+            match connection.decoder.decode(&mut rest) {
+                Ok(Some(packet)) => {
+                    self.touch(conn);
+                    self.packet(conn, packet);
+                    self.settle();
+                }
+                Ok(None) => return Received { used: input.len() - rest.len(), paused: false },
+                Err(error) => {
+                    self.ledger.protocol_errors += 1;
+                    self.refuse_bytes(conn, &error);
+                    return Received { used: input.len(), paused: false };
+                }
+            }
+        }
+    }
+
+    /// The bytes waiting for a connection; the driver writes them and calls [`OutBuffer::advance`].
+    pub fn out_buffer(&mut self, conn: ConnId) -> Option<&mut OutBuffer> {
+        let connection = self.connection_mut(conn)?;
+        connection.flush_asked = false;
+        Some(&mut connection.out)
+    }
+
+    /// The driver has written to a connection: it may be read from again.
+    pub fn written(&mut self, conn: ConnId) {
+        let limit = self.config.out_bytes_max / 2;
+        let Some(connection) = self.connection_mut(conn) else { return };
+        if connection.paused
+            && connection.blocked.is_none()
+            && connection.out.len() <= limit
+            && !self.journal.is_busy()
+        {
+            self.resume(conn);
+        }
+    }
+
+    /// The connection broke or was closed.
+    pub fn connection_lost(&mut self, conn: ConnId, now: outpost_model::Now) {
+        self.now = now;
+        self.forget_connection(conn);
+        self.settle();
+    }
+
+    pub(super) fn connection(&self, conn: ConnId) -> Option<&Connection> {
+        self.connections.get(conn.index as usize).filter(|c| c.generation == conn.generation)
+    }
+
+    pub(super) fn connection_mut(&mut self, conn: ConnId) -> Option<&mut Connection> {
+        self.connections.get_mut(conn.index as usize).filter(|c| c.generation == conn.generation)
+    }
+
+    fn packet(&mut self, conn: ConnId, packet: Packet) {
+        let Some(connection) = self.connection(conn) else { return };
+        match (connection.phase, packet) {
+            (Phase::Opening, Packet::Connect(connect)) => self.connect(conn, connect),
+            (Phase::Open(session), packet) => {
+                if let Some(slot) = self.sessions.get(session as usize) {
+                    self.send(slot.cell, CellMsg::Packet(packet));
+                }
+            }
+            (Phase::Opening | Phase::Authenticating, _) => {
+                self.close(conn, ReasonCode::ProtocolError, "a packet before CONNACK");
+            }
+            (Phase::Closing, _) => {}
+        }
+    }
+
+    /// Whether nothing more should be read from a connection for now.
+    fn must_pause(&mut self, conn: ConnId) -> bool {
+        let (busy, limit) = (self.journal.is_busy(), self.config.out_bytes_max);
+        let Some(connection) = self.connection_mut(conn) else { return false };
+        let waits = connection.phase == Phase::Authenticating;
+        connection.paused =
+            busy || waits || connection.blocked.is_some() || connection.out.len() > limit;
+        connection.paused
+    }
+
+    pub(super) fn resume(&mut self, conn: ConnId) {
+        if let Some(connection) = self.connection_mut(conn)
+            && connection.paused
+        {
+            connection.paused = false;
+            self.events.push_back(Event::Resume(conn));
+        }
+    }
+
+    pub(super) fn resume_all(&mut self) {
+        let all: Vec<ConnId> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| c.paused && c.blocked.is_none())
+            .map(|(index, c)| ConnId { index: index as u32, generation: c.generation })
+            .collect();
+        all.into_iter().for_each(|conn| self.resume(conn));
+    }
+
+    fn touch(&mut self, conn: ConnId) {
+        let now_ms = self.now.mono_ms;
+        if let Some(connection) = self.connection(conn)
+            && connection.keep_alive_ms > 0
+        {
+            // One and a half times the keep alive (MQTT-3.1.2-22).
+            let deadline_ms = now_ms + connection.keep_alive_ms * 3 / 2;
+            self.connection_wheel.set(conn.index, deadline_ms);
+        }
+    }
+
+    pub(super) fn connection_timeout(&mut self, index: u32) {
+        let Some(connection) = self.connections.get(index as usize) else { return };
+        let conn = ConnId { index, generation: connection.generation };
+        match connection.phase {
+            Phase::Open(_) => self.close(
+                conn,
+                ReasonCode::KeepAliveTimeout,
+                "nothing heard for 1.5 times the keep alive",
+            ),
+            Phase::Opening | Phase::Authenticating => self.close(conn, ReasonCode::Success, ""),
+            Phase::Closing => {
+                self.events.push_back(Event::Close(conn));
+                self.forget_connection(conn);
+            }
+        }
+    }
+
+    fn refuse_bytes(&mut self, conn: ConnId, error: &outpost_mqtt::error::DecodeError) {
+        let Some(connection) = self.connection(conn) else { return };
+        let remote = connection.origin.remote;
+        match connection.phase {
+            Phase::Open(_) => {
+                self.log(
+                    super::LogLevel::Info,
+                    format!("closing the connection from {remote}: {error}"),
+                );
+                self.close(conn, error.reason(), "");
+            }
+            _ => self.refuse_connect_bytes(conn, error),
+        }
+    }
+
+    /// Encodes a packet for a client.
+    pub(super) fn send_packet(&mut self, conn: ConnId, packet: &Packet) {
+        let Some(connection) = self.connection_mut(conn) else { return };
+        if connection.phase == Phase::Closing {
+            return;
+        }
+        let (version, packet_max) = (connection.version, connection.packet_max);
+        let written =
+            connection.out.put_with(|out| encode_within(packet, version, packet_max, out));
+        self.flush(conn);
+        if written.is_err() && !matches!(packet, Packet::Disconnect(_)) {
+            self.close(conn, ReasonCode::Success, "");
+        }
+    }
+
+    /// Writes a message for a client.
+    pub(super) fn deliver(
+        &mut self,
+        session: u32,
+        delivery: Delivery,
+        id: Option<PacketId>,
+        dup: bool,
+    ) {
+        let wall_ms = self.now.wall_ms;
+        let Some(conn) = self.sessions.get(session as usize).and_then(|s| s.conn) else { return };
+        let Some(connection) = self.connection_mut(conn) else { return };
+        let message = &delivery.message;
+        let head = PublishHead {
+            dup,
+            qos: delivery.qos,
+            retain: delivery.retain,
+            topic: &message.topic,
+            packet_id: id,
+            topic_alias: None,
+            expiry_s: message.expiry_left_s(wall_ms),
+            subscription_ids: &delivery.subscription_ids,
+            properties: message.properties.as_deref(),
+            payload_len: message.payload.len(),
+        };
+        let (version, packet_max) = (connection.version, connection.packet_max);
+        let fits = connection.out.put_with(|out| head.encode(version, packet_max, out)).is_ok();
+        if fits {
+            connection.out.put_payload(&message.payload);
+            self.flush(conn);
+        }
+        match (id, fits) {
+            (None, true) => self.ledger.delivered += 1,
+            (None, false) => self.ledger.drop(Drop::TooLarge, 1),
+            (Some(_), true) => {}
+            // To be treated as if it had been sent and acknowledged (MQTT-3.1.2-25).
+            (Some(id), false) => self.skip_too_large(session, id, delivery.qos),
+        }
+    }
+
+    fn skip_too_large(&mut self, session: u32, id: PacketId, qos: QoS) {
+        let Some(slot) = self.sessions.get(session as usize) else { return };
+        let cell = slot.cell;
+        self.send(cell, CellMsg::Skip(id, qos, End::TooLarge));
+    }
+
+    fn flush(&mut self, conn: ConnId) {
+        if let Some(connection) = self.connection_mut(conn)
+            && !connection.flush_asked
+        {
+            connection.flush_asked = true;
+            self.events.push_back(Event::Flush(conn));
+        }
+    }
+
+    /// Bytes waiting for a client.
+    pub(super) fn out_len(&self, conn: ConnId) -> usize {
+        self.connection(conn).map_or(0, |c| c.out.len())
+    }
+
+    /// Ends a connection from this side; a client of version 5 is told why.
+    pub(super) fn close(&mut self, conn: ConnId, reason: ReasonCode, text: &'static str) {
+        let Some(connection) = self.connection(conn) else { return };
+        if connection.phase == Phase::Closing {
+            return;
+        }
+        let is_open = matches!(connection.phase, Phase::Open(_));
+        if is_open && connection.version == Version::V5 && reason != ReasonCode::Success {
+            self.send_packet(conn, &disconnect(reason, text));
+        }
+        self.end(conn);
+    }
+
+    /// Lets go of a connection: its session hears of it, its last bytes are written, then the driver closes it.
+    pub(super) fn end(&mut self, conn: ConnId) {
+        let Some(connection) = self.connection_mut(conn) else { return };
+        let phase = std::mem::replace(&mut connection.phase, Phase::Closing);
+        connection.blocked = None;
+        if phase == Phase::Closing {
+            return;
+        }
+        let linger_ms = self.now.mono_ms + self.config.connect_timeout_ms;
+        self.connection_wheel.set(conn.index, linger_ms);
+        self.events.push_back(Event::Close(conn));
+        if let Phase::Open(session) = phase {
+            self.session_left(session, conn);
+        }
+    }
+
+    fn forget_connection(&mut self, conn: ConnId) {
+        let Some(connection) = self.connection(conn) else { return };
+        let phase = connection.phase;
+        self.connections.remove(conn.index as usize);
+        self.connection_wheel.cancel(conn.index);
+        self.blocked.retain(|blocked| *blocked != conn);
+        if let Phase::Open(session) = phase {
+            self.session_left(session, conn);
+        }
+    }
+}

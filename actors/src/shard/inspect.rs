@@ -1,0 +1,158 @@
+//! What people may see of a shard: its actors and its figures.
+
+use outpost_flow::Health;
+
+use super::channel::Owner;
+use super::{Cell, Shard};
+use crate::cell::{CellId, MAILBOX_MAX};
+use crate::ledger::Ledger;
+
+/// One actor, of either weight, as `outpost actors` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActorInfo {
+    /// Unique within the node.
+    pub id: String,
+    /// The supervisor.
+    pub parent: Option<String>,
+    /// `ractor` or `cell`.
+    pub weight: &'static str,
+    /// What it is: shard, session, channel, subscriber, …
+    pub role: &'static str,
+    /// Which one.
+    pub name: String,
+    /// `running`, `hibernated`, `restarting` or `quarantined`.
+    pub state: &'static str,
+    /// Messages waiting.
+    pub mailbox: usize,
+    /// How many can wait.
+    pub mailbox_max: usize,
+    /// How often it was restarted.
+    pub restarts: u64,
+    /// Why it failed last.
+    pub cause: Option<String>,
+    /// More, in words.
+    pub detail: String,
+}
+
+/// Figures of a shard at this moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShardStats {
+    /// Counters since the start.
+    pub ledger: Ledger,
+    /// Connections open.
+    pub connections: usize,
+    /// Sessions, connected or not.
+    pub sessions: usize,
+    /// Sessions with a client.
+    pub sessions_connected: usize,
+    /// Subscriptions.
+    pub subscriptions: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Topics with a retained message.
+    pub retained: usize,
+    /// QoS 1 and 2 deliveries owed.
+    pub queued: u64,
+    /// Sessions whose queue is full.
+    pub queues_full: u32,
+    /// Message bodies on disk.
+    pub bodies: usize,
+    /// Messages owed to peers.
+    pub outbox: usize,
+    /// Events that came from peers, and how many of them were copies.
+    pub peer_events_in: u64,
+    /// Copies among them.
+    pub peer_duplicates_in: u64,
+    /// Events sent to peers.
+    pub peer_events_out: u64,
+    /// Why the store does not take anything any more.
+    pub store_failed: Option<String>,
+}
+
+impl Shard {
+    /// All cells, below the shard's own entry `parent`; at most `limit`, those in trouble first.
+    pub fn actors(&self, parent: &str, limit: usize) -> Vec<ActorInfo> {
+        let mut all: Vec<ActorInfo> = self.cells.iter().map(|id| self.actor(parent, id)).collect();
+        all.sort_by_key(|actor| {
+            (actor.state != "quarantined", actor.state != "restarting", actor.restarts == 0)
+        });
+        all.truncate(limit);
+        all
+    }
+
+    fn actor(&self, parent: &str, id: CellId) -> ActorInfo {
+        let (role, name) = self.name_of(id);
+        let (health, restarts, waiting) = self.cells.inspect(id).unwrap_or((Health::Running, 0, 0));
+        let state = match health {
+            Health::Running if self.is_hibernated(id) => "hibernated",
+            Health::Running => "running",
+            Health::Restarting { .. } => "restarting",
+            Health::Quarantined { .. } => "quarantined",
+        };
+        ActorInfo {
+            id: format!("{parent}/{role}/{}", id.index()),
+            parent: Some(self.parent_of(parent, id)),
+            weight: "cell",
+            role,
+            name,
+            state,
+            mailbox: usize::from(waiting),
+            mailbox_max: usize::from(MAILBOX_MAX),
+            restarts,
+            cause: self.cells.last_cause(id).map(ToOwned::to_owned),
+            detail: self.detail(id),
+        }
+    }
+
+    fn parent_of(&self, shard: &str, id: CellId) -> String {
+        match self.cells.owner(id) {
+            Some(Owner::Subscriber { session, .. }) => match self.sessions.get(*session as usize) {
+                Some(slot) => format!("{shard}/session/{}", slot.cell.index()),
+                None => shard.to_owned(),
+            },
+            _ => shard.to_owned(),
+        }
+    }
+
+    fn is_hibernated(&self, id: CellId) -> bool {
+        matches!(self.cells.owner(id), Some(Owner::Session(session))
+            if self.sessions.get(*session as usize).is_some_and(|s| s.conn.is_none()))
+    }
+
+    fn detail(&self, id: CellId) -> String {
+        match (self.cells.owner(id), self.cells.body(id)) {
+            (Some(Owner::Session(session)), _) => {
+                self.sessions.get(*session as usize).map_or_else(String::new, |slot| {
+                    format!("queued {}{}", slot.queued, if slot.full { ", full" } else { "" })
+                })
+            }
+            (_, Some(Cell::Channel(channel))) => format!("published {}", channel.published),
+            (_, Some(Cell::Subscriber(subscriber))) => {
+                format!("forwarded {}", subscriber.forwarded)
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// Figures at this moment.
+    pub fn stats(&self) -> ShardStats {
+        let peers = self.peers.values();
+        ShardStats {
+            ledger: self.ledger.clone(),
+            connections: self.connections.len(),
+            sessions: self.sessions.len(),
+            sessions_connected: self.sessions.iter().filter(|(_, s)| s.conn.is_some()).count(),
+            subscriptions: self.sessions.iter().map(|(_, s)| s.subscriptions.len()).sum(),
+            channels: self.channels.len(),
+            retained: self.retained.len(),
+            queued: self.sessions.iter().map(|(_, s)| u64::from(s.queued)).sum(),
+            queues_full: self.full_sessions,
+            bodies: self.journal.bodies(),
+            outbox: peers.clone().map(super::peers::Peer::owed).sum(),
+            peer_events_in: peers.clone().map(|p| p.events_in).sum(),
+            peer_duplicates_in: peers.clone().map(|p| p.duplicates_in).sum(),
+            peer_events_out: peers.map(|p| p.events_out).sum(),
+            store_failed: self.journal.failed().map(ToOwned::to_owned),
+        }
+    }
+}

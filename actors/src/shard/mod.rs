@@ -1,0 +1,508 @@
+//! A shard: the cells of one data thread, the topics they meet at, and what they owe the disk. No IO, no clock.
+//!
+//! ```text
+//!  bytes ─receive─▶ connection ─▶ session cell ─▶ channel cell ─▶ subscriber cells ─▶ session cells ─▶ out buffers
+//!                                     │                └──▶ peers (subscribers on other nodes)
+//!                                     └─▶ journal (one batch a turn) ─▶ store … synced ─▶ acknowledgements
+//! ```
+//! The thread that drives it (`node`, or the simulator) hands in bytes, time and what the disk says, calls
+//! [`Shard::end_turn`], and then carries out what [`Shard::poll_event`] asks for.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use hashbrown::HashMap;
+use outpost_flow::{RestartPolicy, Wheel};
+use outpost_membership::PeerFrame;
+use outpost_model::{
+    Hlc, HlcClock, Message, MessageId, MessageProperties, NodeId, Now, QoS, TopicTable,
+};
+use outpost_mqtt::packet::{Connack, Connect, Packet, PacketId, Publish, ReasonCode};
+use outpost_mqtt::session::{Effect, End, SessionLimits};
+use outpost_mqtt::window::Delivery;
+use outpost_store::{Lsn, Store};
+use slab::Slab;
+
+use crate::cell::{CellId, Cells};
+use crate::ledger::Ledger;
+use crate::ports::{Credentials, Gate, Origin};
+
+mod channel;
+mod connect;
+mod connection;
+mod inspect;
+mod journal;
+mod peers;
+mod recover;
+mod retained;
+mod route;
+mod run;
+mod sessions;
+mod subscribe;
+
+pub use inspect::{ActorInfo, ShardStats};
+
+use channel::{Channel, ChannelEntry, Owner, Recipient, Subscriber};
+use connection::Connection;
+use journal::Journal;
+use peers::Peer;
+use retained::Retained;
+use sessions::SessionSlot;
+use subscribe::Group;
+
+/// Longest client id, topic filter and retained topic, bytes: together with a prefix they are keys of the store.
+pub const NAME_BYTES_MAX: usize = 65_000;
+
+/// How a shard behaves. Each limit has a line in `docs/reference/limits.md`.
+#[derive(Debug, Clone)]
+pub struct ShardConfig {
+    /// This node.
+    pub node: NodeId,
+    /// Names this node's store; peers keep their cursors by it.
+    pub store_id: u64,
+    /// Acknowledge only what is on disk. `false` trades that for latency, for all clients of the shard.
+    pub durable: bool,
+    /// What each client may do.
+    pub session: SessionLimits,
+    /// Connections at once; more are refused politely.
+    pub connections_max: usize,
+    /// Sessions, connected or not; more are refused with 0x97.
+    pub sessions_max: usize,
+    /// Subscriptions of one session.
+    pub subscriptions_max: usize,
+    /// QoS 1 and 2 deliveries one session may be owed. Full: publishers are refused (5) or held back (3.1.1).
+    pub queue_messages_max: u32,
+    /// Bytes of them.
+    pub queue_bytes_max: u64,
+    /// Bytes waiting to be written to one client before QoS 0 to it is dropped and its packets are no longer read.
+    pub out_bytes_max: usize,
+    /// Milliseconds from accepting a connection to its CONNECT.
+    pub connect_timeout_ms: u64,
+    /// Retained messages.
+    pub retained_max: usize,
+    /// Topics with a channel at once; the longest unused goes first.
+    pub channels_max: usize,
+    /// Messages one peer may be owed while its link is down.
+    pub outbox_messages_max: usize,
+    /// Restart policy of cells.
+    pub restart: RestartPolicy,
+}
+
+impl ShardConfig {
+    /// Defaults for a node.
+    pub fn new(node: NodeId, store_id: u64) -> Self {
+        Self {
+            node,
+            store_id,
+            durable: true,
+            session: SessionLimits::default(),
+            connections_max: 16_000,
+            sessions_max: 100_000,
+            subscriptions_max: 1_000,
+            queue_messages_max: 100_000,
+            queue_bytes_max: 64 * 1024 * 1024,
+            out_bytes_max: 4 * 1024 * 1024,
+            connect_timeout_ms: 5_000,
+            retained_max: 100_000,
+            channels_max: 65_536,
+            outbox_messages_max: 1_000_000,
+            restart: RestartPolicy::default(),
+        }
+    }
+}
+
+/// A connection of a shard. Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId {
+    index: u32,
+    generation: u32,
+}
+
+/// What the driver has to do.
+#[derive(Debug)]
+pub enum Event {
+    /// Bytes wait in the out buffer of this connection.
+    Flush(ConnId),
+    /// Close it once its out buffer is written.
+    Close(ConnId),
+    /// Read from it again.
+    Resume(ConnId),
+    /// Check credentials on another thread, then [`Shard::admitted`].
+    Authenticate {
+        /// Who waits.
+        conn: ConnId,
+        /// Where it comes from.
+        origin: Origin,
+        /// Its client id.
+        client_id: ByteString,
+        /// What it said.
+        credentials: Credentials,
+    },
+    /// Send to a peer.
+    Peer(NodeId, PeerFrame),
+    /// Somebody published on a shadow's topic; answer with [`Shard::complete`] when `job` is not 0.
+    Shadow {
+        /// Topic of the request.
+        topic: ByteString,
+        /// The request.
+        payload: Bytes,
+        /// Names the answer that is waited for.
+        job: u64,
+    },
+    /// A message [`Shard::publish`]ed with this job number is durable, or was refused.
+    Published(u64, ReasonCode),
+    /// A message for one of the node's own subscriptions.
+    Local(u32, Arc<Message>),
+    /// Something for the log: what, about whom.
+    Log(LogLevel, String),
+}
+
+/// How loud.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Ordinary life.
+    Info,
+    /// Worth waking someone for.
+    Warn,
+}
+
+/// Before each turn of a cell the probe is shown its role and name, and may panic in its place. For tests only.
+pub type Probe = Arc<dyn Fn(&str, &str) + Send + Sync>;
+
+/// A message from one cell, or the shard, to a cell.
+#[derive(Debug)]
+enum CellMsg {
+    /// To a session: its client connected.
+    Connect(Box<Connect>, Box<Connack>),
+    /// To a session: its client is gone.
+    LinkLost,
+    /// To a session: from its client.
+    Packet(Packet),
+    /// To a session: a message for its client; `true` when its row is written.
+    Deliver(Delivery, bool),
+    /// To a session: what it published is settled.
+    Accepted { id: PacketId, qos: QoS, reason: ReasonCode, same_link: bool },
+    /// To a session: this delivery could not be written; it ends so.
+    Skip(PacketId, QoS, End),
+    /// To a session: answer to SUBSCRIBE or (`true`) UNSUBSCRIBE.
+    Subscribed(PacketId, Vec<ReasonCode>, bool),
+    /// To a session: deliveries from disk.
+    Loaded { rows: Vec<(Delivery, bool)>, next: u64, dup: bool },
+    /// To a channel: a message for its topic.
+    Publish { message: Arc<Message>, from: Option<u32>, recipients: Arc<[Recipient]> },
+    /// To a subscriber: a message that matches.
+    Forward { message: Arc<Message>, qos: QoS, retain: bool, ids: Vec<u32> },
+}
+
+/// The state machines.
+#[derive(Debug)]
+enum Cell {
+    Session(Box<outpost_mqtt::session::Session>),
+    Channel(Channel),
+    Subscriber(Subscriber),
+}
+
+/// What a turn of a cell asks for.
+#[derive(Debug)]
+enum Fx {
+    Session(Effect),
+    Forward { to: CellId, message: Arc<Message>, qos: QoS, retain: bool, ids: Vec<u32> },
+    Group { group: u32, message: Arc<Message> },
+    Peer { peer: NodeId, durable: bool, message: Arc<Message> },
+    Local { subscription: u32, message: Arc<Message> },
+    Enqueue { session: u32, message: Arc<Message>, qos: QoS, retain: bool, ids: Vec<u32> },
+}
+
+/// What waits for the disk.
+#[derive(Debug)]
+enum Hold {
+    Packet {
+        session: u32,
+        number: u64,
+        conn: ConnId,
+        packet: Packet,
+    },
+    Settle(Ticket, ReasonCode),
+    Peer(NodeId, PeerFrame),
+    Outbox {
+        peer: NodeId,
+        seq: u64,
+    },
+    Retained {
+        peer: NodeId,
+        feed_seq: u64,
+    },
+    /// Rows of this session's queue below `upto` are visible to reads now.
+    Load {
+        session: u32,
+        number: u64,
+        from: u64,
+        count: usize,
+        upto: u64,
+    },
+    /// The rows of an ended session can be cleared away.
+    Sweep {
+        number: u64,
+    },
+}
+
+/// Who waits to hear that a message is safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ticket {
+    None,
+    Client { session: u32, number: u64, conn: ConnId, id: PacketId, qos: QoS },
+    Node(u64),
+}
+
+/// Who stands in the topic table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Route {
+    Subscriber(CellId),
+    Group(u32),
+    Local(u32),
+}
+
+/// One shard. See the module.
+pub struct Shard {
+    config: ShardConfig,
+    gate: Arc<dyn Gate>,
+    probe: Option<Probe>,
+    now: Now,
+    cells: Cells<Cell, CellMsg, Owner>,
+    fx: Vec<Fx>,
+    session_fx: Vec<Effect>,
+    connections: Slab<Connection>,
+    connection_generation: u32,
+    connection_wheel: Wheel,
+    clients: HashMap<ByteString, u32>,
+    sessions: Slab<SessionSlot>,
+    session_wheel: Wheel,
+    session_number: u64,
+    cell_wheel: Wheel,
+    table: TopicTable<Route>,
+    table_epoch: u64,
+    channels: HashMap<ByteString, ChannelEntry>,
+    groups: BTreeMap<u32, Group>,
+    group_ids: HashMap<(String, String), u32>,
+    group_next: u32,
+    retained: Retained,
+    peers: BTreeMap<NodeId, Peer>,
+    interest: outpost_membership::interest::LocalInterest,
+    journal: Journal<Hold>,
+    tickets: Vec<(Ticket, MessageId)>,
+    shadow_jobs: BTreeMap<u64, Ticket>,
+    shadow_job: u64,
+    crashed_messages: Vec<MessageId>,
+    full_sessions: u32,
+    full_peers: u32,
+    blocked: Vec<ConnId>,
+    retry_blocked: bool,
+    clock: HlcClock,
+    message_seq: u64,
+    message_seq_reserved: u64,
+    events: VecDeque<Event>,
+    ledger: Ledger,
+}
+
+impl fmt::Debug for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shard")
+            .field("sessions", &self.sessions.len())
+            .field("ledger", &self.ledger)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shard {
+    /// A shard on a store, with everything the store remembers.
+    ///
+    /// # Errors
+    /// [`outpost_store::ReadError`] when the store cannot be read. Rows that cannot be decoded are left out and logged.
+    pub fn open(
+        config: ShardConfig,
+        gate: Arc<dyn Gate>,
+        store: Arc<dyn Store>,
+        now: Now,
+    ) -> Result<Self, outpost_store::ReadError> {
+        let lazy = !config.durable;
+        let mut shard = Self {
+            cells: Cells::new(config.restart.clone()),
+            config,
+            gate,
+            probe: None,
+            now,
+            fx: Vec::new(),
+            session_fx: Vec::new(),
+            connections: Slab::new(),
+            connection_generation: 0,
+            connection_wheel: Wheel::new(100, now.mono_ms),
+            clients: HashMap::new(),
+            sessions: Slab::new(),
+            session_wheel: Wheel::new(100, now.mono_ms),
+            session_number: 0,
+            cell_wheel: Wheel::new(50, now.mono_ms),
+            table: TopicTable::default(),
+            table_epoch: 0,
+            channels: HashMap::new(),
+            groups: BTreeMap::new(),
+            group_ids: HashMap::new(),
+            group_next: 0,
+            retained: Retained::default(),
+            peers: BTreeMap::new(),
+            interest: outpost_membership::interest::LocalInterest::default(),
+            journal: Journal::new(store, lazy),
+            tickets: Vec::new(),
+            shadow_jobs: BTreeMap::new(),
+            shadow_job: 0,
+            crashed_messages: Vec::new(),
+            full_sessions: 0,
+            full_peers: 0,
+            blocked: Vec::new(),
+            retry_blocked: false,
+            clock: HlcClock::new(Hlc::default()),
+            message_seq: 0,
+            message_seq_reserved: 0,
+            events: VecDeque::new(),
+            ledger: Ledger::default(),
+        };
+        shard.recover()?;
+        Ok(shard)
+    }
+
+    /// Installs a probe; see [`Probe`].
+    pub fn set_probe(&mut self, probe: Probe) {
+        self.probe = Some(probe);
+    }
+
+    /// Publishes a message of the node itself (HTTP, hardware, shadows). With a `job` other than 0 an
+    /// [`Event::Published`] tells when it is durable.
+    pub fn publish(&mut self, local: LocalPublish, job: u64, now: Now) {
+        self.now = now;
+        let ticket = if job == 0 { Ticket::None } else { Ticket::Node(job) };
+        let publish = Publish {
+            dup: false,
+            qos: local.qos,
+            retain: local.retain,
+            topic: local.topic,
+            packet_id: None,
+            payload: local.payload,
+            topic_alias: None,
+            expiry_s: None,
+            subscription_ids: Vec::new(),
+            properties: local.properties,
+        };
+        if let Err((_, reason)) = self.route(publish, None, ticket) {
+            self.ledger.refused += 1;
+            self.settle_ticket(ticket, reason);
+        }
+        self.settle();
+    }
+
+    /// The store has synced up to `lsn`.
+    pub fn synced(&mut self, lsn: Lsn, now: Now) {
+        self.now = now;
+        let free = self.journal.handle_synced(lsn);
+        self.release(free);
+        self.settle();
+    }
+
+    /// The store stopped for good.
+    pub fn store_failed(&mut self, cause: String, now: Now) {
+        self.now = now;
+        self.log(
+            LogLevel::Warn,
+            format!("the store failed: {cause}; nothing is acknowledged any more, QoS 0 goes on"),
+        );
+        self.journal.fail(cause);
+    }
+
+    /// Ends the turn: what was written in it goes to the store as one batch.
+    pub fn end_turn(&mut self, now: Now) {
+        self.now = now;
+        self.settle();
+        let was_busy = self.journal.is_busy();
+        let free = self.journal.commit();
+        self.release(free);
+        self.settle();
+        if was_busy && !self.journal.is_busy() {
+            self.resume_all();
+        }
+        if std::mem::take(&mut self.retry_blocked) {
+            self.retry_stalled_events();
+            self.retry_blocked_publishers();
+            self.settle();
+        }
+    }
+
+    /// Timers: keep-alive, expiry, wills, restarts.
+    pub fn tick(&mut self, now: Now) {
+        self.now = now;
+        let mut due = Vec::new();
+        self.connection_wheel.poll_expired(now.mono_ms, &mut due);
+        for index in due.drain(..) {
+            self.connection_timeout(index);
+        }
+        self.session_wheel.poll_expired(now.mono_ms, &mut due);
+        for index in due.drain(..) {
+            self.session_timeout(index);
+        }
+        self.cell_wheel.poll_expired(now.mono_ms, &mut due);
+        for index in due {
+            self.cell_timeout(index);
+        }
+        self.settle();
+    }
+
+    /// When [`Shard::tick`] has something to do, milliseconds of the monotonic clock.
+    pub fn next_tick_ms(&self) -> Option<u64> {
+        [&self.connection_wheel, &self.session_wheel, &self.cell_wheel]
+            .iter()
+            .filter_map(|w| w.poll_timeout())
+            .min()
+    }
+
+    /// What the driver has to do next.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The shadow hub has settled a request that came as [`Event::Shadow`].
+    pub fn complete(&mut self, job: u64, reason: ReasonCode, now: Now) {
+        self.now = now;
+        if let Some(ticket) = self.shadow_jobs.remove(&job) {
+            if self.journal.is_settled() {
+                self.settle_ticket(ticket, reason);
+            } else {
+                self.hold_ticket(ticket, reason);
+            }
+            self.settle();
+        }
+    }
+
+    /// The counters.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    fn log(&mut self, level: LogLevel, text: String) {
+        self.events.push_back(Event::Log(level, text));
+    }
+}
+
+/// A message the node itself publishes.
+#[derive(Debug, Clone)]
+pub struct LocalPublish {
+    /// Topic name; must be valid.
+    pub topic: ByteString,
+    /// Payload.
+    pub payload: Bytes,
+    /// Quality of service.
+    pub qos: QoS,
+    /// Retain it.
+    pub retain: bool,
+    /// Properties.
+    pub properties: Option<Box<MessageProperties>>,
+}

@@ -1,0 +1,266 @@
+//! From a PUBLISH to everybody who wants it, and back to its publisher once it is safe.
+
+use std::sync::Arc;
+
+use outpost_model::{Message, MessageId, QoS, topic};
+use outpost_mqtt::packet::{Publish, ReasonCode, Version};
+
+use super::channel::Recipient;
+use super::{CellMsg, ConnId, Event, Hold, Shard, Ticket};
+use crate::ledger::Drop;
+use crate::ports::Action;
+
+/// Message numbers are reserved on disk in blocks of this size.
+const MESSAGE_BLOCK: u64 = 1 << 20;
+
+/// Shadow requests under way at once; more are refused with 0x97.
+const SHADOW_JOBS_MAX: usize = 10_000;
+
+impl Shard {
+    /// A client published.
+    pub(super) fn route_from_client(&mut self, session: u32, publish: Publish) {
+        let Some(slot) = self.sessions.get(session as usize) else { return };
+        let Some(conn) = slot.conn else { return };
+        let version = self.connection(conn).map_or(Version::V4, |c| c.version);
+        let ticket = match publish.packet_id {
+            Some(id) => Ticket::Client { session, number: slot.number, conn, id, qos: publish.qos },
+            None => Ticket::None,
+        };
+        if !self.gate.allows(&slot.identity(), Action::Publish, &publish.topic) {
+            self.ledger.drop(Drop::Denied, 1);
+            return self.refuse_publish(conn, ticket, ReasonCode::NotAuthorized);
+        }
+        if let Err(topic::TopicError::WildcardInName | topic::TopicError::Empty) =
+            topic::check_name(&publish.topic)
+        {
+            return self.close(
+                conn,
+                ReasonCode::TopicNameInvalid,
+                "a topic name with wildcards or without characters",
+            );
+        }
+        match self.route(publish, Some(session), ticket) {
+            Ok(()) => {}
+            Err((publish, ReasonCode::QuotaExceeded)) if version != Version::V5 => {
+                // No way to say no: the client waits, unread, until there is room.
+                if let Some(connection) = self.connection_mut(conn) {
+                    connection.blocked = Some(publish);
+                    self.blocked.push(conn);
+                }
+            }
+            Err((_, reason)) => {
+                self.ledger.refused += 1;
+                self.refuse_publish(conn, ticket, reason);
+            }
+        }
+    }
+
+    /// Version 5 is told; 3.1.1 has no word for it, so the connection ends unacknowledged.
+    fn refuse_publish(&mut self, conn: ConnId, ticket: Ticket, reason: ReasonCode) {
+        match ticket {
+            Ticket::None => {}
+            ticket if self.connection(conn).is_some_and(|c| c.version == Version::V5) => {
+                self.settle_ticket(ticket, reason)
+            }
+            _ => self.close(conn, reason, ""),
+        }
+    }
+
+    /// Accepts a message and sends it on its way.
+    ///
+    /// # Errors
+    /// The message and why it was not accepted; nothing happened then.
+    pub(super) fn route(
+        &mut self,
+        publish: Publish,
+        from: Option<u32>,
+        ticket: Ticket,
+    ) -> Result<(), (Box<Publish>, ReasonCode)> {
+        let (cell, recipients) = self.channel(&publish.topic, false);
+        if let Some(reason) = self.cannot_take(&publish, &recipients) {
+            return Err((Box::new(publish), reason));
+        }
+        let shadow = is_shadow_request(&publish.topic);
+        if shadow && self.shadow_jobs.len() >= SHADOW_JOBS_MAX {
+            return Err((Box::new(publish), ReasonCode::QuotaExceeded));
+        }
+        let message = Arc::new(Message {
+            id: self.next_message_id(),
+            topic: publish.topic,
+            payload: publish.payload,
+            qos: publish.qos,
+            retain: publish.retain,
+            properties: publish.properties,
+            accepted_wall_ms: self.now.wall_ms,
+            expiry_s: publish.expiry_s,
+        });
+        self.ledger.accepted += 1;
+        if message.retain {
+            self.retain(&message);
+        }
+        if shadow {
+            self.shadow_request(&message, ticket);
+        } else {
+            self.tickets.push((ticket, message.id));
+        }
+        if recipients.is_empty() {
+            self.ledger.unwanted += u64::from(!shadow && !message.retain);
+        } else {
+            self.send(cell, CellMsg::Publish { message, from, recipients });
+        }
+        Ok(())
+    }
+
+    fn shadow_request(&mut self, message: &Arc<Message>, ticket: Ticket) {
+        let mut job = 0;
+        if ticket != Ticket::None {
+            self.shadow_job += 1;
+            job = self.shadow_job;
+            self.shadow_jobs.insert(job, ticket);
+        }
+        let (topic, payload) = (message.topic.clone(), message.payload.clone());
+        self.events.push_back(Event::Shadow { topic, payload, job });
+    }
+
+    /// Why a message cannot be accepted now. QoS 0 always can: what is slow then drops it, counted.
+    fn cannot_take(&self, publish: &Publish, recipients: &[Recipient]) -> Option<ReasonCode> {
+        if publish.retain && !publish.payload.is_empty() && !self.has_retained_room(&publish.topic)
+        {
+            return Some(ReasonCode::QuotaExceeded);
+        }
+        if publish.qos == QoS::AtMostOnce {
+            return None;
+        }
+        if self.config.durable && self.journal.failed().is_some() {
+            return Some(ReasonCode::ImplementationSpecificError);
+        }
+        let anyone_full = self.full_sessions > 0 || self.full_peers > 0;
+        (anyone_full && recipients.iter().any(|r| self.is_full(r)))
+            .then_some(ReasonCode::QuotaExceeded)
+    }
+
+    pub(super) fn is_full(&self, recipient: &Recipient) -> bool {
+        match recipient {
+            Recipient::Session { session, qos, .. } => {
+                *qos > QoS::AtMostOnce
+                    && self.sessions.get(*session as usize).is_some_and(|s| s.full)
+            }
+            Recipient::Peer { peer, durable: true } => self.peers.get(peer).is_some_and(|p| p.full),
+            Recipient::Group(group) => self.is_group_full(*group),
+            Recipient::Peer { durable: false, .. } | Recipient::Local(_) => false,
+        }
+    }
+
+    /// Tries again what 3.1.1 clients had to wait with.
+    pub(super) fn retry_blocked_publishers(&mut self) {
+        for conn in std::mem::take(&mut self.blocked) {
+            let Some(connection) = self.connection_mut(conn) else { continue };
+            let super::connection::Phase::Open(session) = connection.phase else { continue };
+            let Some(publish) = connection.blocked.take() else { continue };
+            self.route_from_client(session, *publish);
+            self.settle();
+            if self.connection(conn).is_some_and(|c| c.blocked.is_none()) {
+                self.resume(conn);
+            }
+        }
+    }
+
+    /// Whether the answer to a message must wait for the disk.
+    pub(super) fn must_wait(&self, ticket: Ticket, id: MessageId) -> bool {
+        if self.journal.is_needed(id) || self.retained.was_written(id) {
+            return true;
+        }
+        match ticket {
+            Ticket::Client { session, qos, .. } => {
+                // A QoS 2 id of a durable session is written down; answers keep their order behind held ones.
+                let slot = self.sessions.get(session as usize);
+                slot.is_some_and(|s| s.held > 0 || (s.durable && qos == QoS::ExactlyOnce))
+            }
+            Ticket::Node(_) | Ticket::None => false,
+        }
+    }
+
+    pub(super) fn hold_ticket(&mut self, ticket: Ticket, reason: ReasonCode) {
+        if let Ticket::Client { session, .. } = ticket
+            && let Some(slot) = self.sessions.get_mut(session as usize)
+        {
+            slot.held += 1;
+        }
+        self.journal.hold(Hold::Settle(ticket, reason));
+    }
+
+    /// Tells whoever waits that a message is safe, or refused.
+    pub(super) fn settle_ticket(&mut self, ticket: Ticket, reason: ReasonCode) {
+        match ticket {
+            Ticket::None => {}
+            Ticket::Node(job) => self.events.push_back(Event::Published(job, reason)),
+            Ticket::Client { session, number, conn, id, qos } => {
+                let Some(slot) = self.sessions.get(session as usize).filter(|s| s.number == number)
+                else {
+                    return;
+                };
+                let (cell, same_link) = (slot.cell, slot.conn == Some(conn));
+                let speaks_5 = self.connection(conn).is_some_and(|c| c.version == Version::V5);
+                if reason.is_error() && same_link && !speaks_5 {
+                    return self.close(conn, reason, "");
+                }
+                self.send(cell, CellMsg::Accepted { id, qos, reason, same_link });
+            }
+        }
+    }
+
+    /// What the disk has set free.
+    pub(super) fn release(&mut self, free: Vec<Hold>) {
+        for hold in free {
+            match hold {
+                Hold::Packet { session, number, conn, packet } => {
+                    self.unhold(session, number);
+                    self.send_packet(conn, &packet);
+                }
+                Hold::Settle(ticket, reason) => {
+                    if let Ticket::Client { session, number, .. } = ticket {
+                        self.unhold(session, number);
+                    }
+                    self.settle_ticket(ticket, reason);
+                }
+                Hold::Peer(peer, frame) => self.events.push_back(Event::Peer(peer, frame)),
+                Hold::Outbox { peer, seq } => self.outbox_durable(peer, seq),
+                Hold::Retained { peer, feed_seq } => self.retained_durable(peer, feed_seq),
+                Hold::Load { session, number, from, count, upto } => {
+                    self.load(session, number, from, count, upto)
+                }
+                Hold::Sweep { number } => self.sweep(number),
+            }
+        }
+    }
+
+    fn unhold(&mut self, session: u32, number: u64) {
+        if let Some(slot) = self.sessions.get_mut(session as usize)
+            && slot.number == number
+        {
+            slot.held = slot.held.saturating_sub(1);
+        }
+    }
+
+    /// A number no message of this node has had or will have. Blocks are reserved in the same order as everything else
+    /// is written, so whatever is durable has a number below a durable reservation.
+    pub(super) fn next_message_id(&mut self) -> MessageId {
+        self.message_seq += 1;
+        if self.message_seq >= self.message_seq_reserved {
+            self.message_seq_reserved = self.message_seq + MESSAGE_BLOCK;
+            let reserved = self.message_seq_reserved.to_be_bytes().to_vec();
+            self.journal.put(
+                outpost_store::Space::Meta,
+                super::recover::MESSAGE_BLOCK_KEY,
+                reserved.into(),
+            );
+        }
+        MessageId { node: self.config.node, seq: self.message_seq }
+    }
+}
+
+/// A request to the shadow service: `$aws/things/<thing>/shadow[/name/<name>]/{get,update,delete}`. The hub parses it.
+fn is_shadow_request(topic: &str) -> bool {
+    topic.starts_with("$aws/things/")
+        && ["/get", "/update", "/delete"].iter().any(|verb| topic.ends_with(verb))
+}

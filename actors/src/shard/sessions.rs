@@ -1,0 +1,537 @@
+//! Sessions from the outside: what their shard keeps of them, so that it outlives the cell, the connection or the process.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use outpost_model::{Message, QoS};
+use outpost_mqtt::packet::{Packet, PacketId, Publish, SubscribeOptions, Will};
+use outpost_mqtt::session::{End, Session};
+use outpost_mqtt::window::{Delivery, Outbound};
+use outpost_store::Space;
+
+use super::channel::Owner;
+use super::{Cell, CellMsg, ConnId, Hold, LogLevel, Shard, Ticket};
+use crate::cell::CellId;
+use crate::ledger::Drop;
+use crate::ports::{Action, Identity};
+use crate::record::{self, DeliveryRecord, SessionRecord};
+
+/// Rows cleared away at once after a session ended.
+const SWEEP_ROWS: usize = 512;
+
+/// One subscription of a session.
+#[derive(Debug, Clone)]
+pub(super) struct Subscription {
+    pub(super) cell: CellId,
+    pub(super) options: SubscribeOptions,
+    pub(super) id: Option<u32>,
+}
+
+/// What the shard knows of a session.
+#[derive(Debug)]
+pub(super) struct SessionSlot {
+    pub(super) client_id: ByteString,
+    pub(super) user: Option<Arc<str>>,
+    /// Names it on disk; never reused.
+    pub(super) number: u64,
+    pub(super) cell: CellId,
+    pub(super) conn: Option<ConnId>,
+    /// It outlives its connection, and a crash.
+    pub(super) durable: bool,
+    pub(super) expiry_s: u32,
+    /// Place of the next QoS 1 or 2 delivery.
+    pub(super) next_place: u64,
+    pub(super) queued: u32,
+    pub(super) queued_bytes: u64,
+    pub(super) full: bool,
+    /// Packets to its client that wait for the disk; later ones must not overtake them.
+    pub(super) held: u32,
+    pub(super) subscriptions: BTreeMap<ByteString, Subscription>,
+    pub(super) will: Option<Box<Will>>,
+    pub(super) will_due_ms: Option<u64>,
+    pub(super) expires_ms: Option<u64>,
+    /// A load from disk is under way.
+    pub(super) loading: bool,
+    /// Places below this were there when the node started and may have been sent before.
+    pub(super) recovered_below: u64,
+}
+
+impl SessionSlot {
+    pub(super) fn identity(&self) -> Identity {
+        Identity { client_id: self.client_id.clone(), user: self.user.clone() }
+    }
+}
+
+/// Key of a delivery's row.
+pub(super) fn queue_key(number: u64, place: u64) -> Vec<u8> {
+    [&number.to_be_bytes()[..], &[0], &place.to_be_bytes()].concat()
+}
+
+/// Key of a received QoS 2 id's row.
+fn received_key(number: u64, id: PacketId) -> Vec<u8> {
+    [&number.to_be_bytes()[..], &[1], &id.get().to_be_bytes()].concat()
+}
+
+impl Shard {
+    pub(super) fn new_session(&mut self, who: &Identity) -> u32 {
+        self.session_number += 1;
+        let number = self.session_number;
+        let entry = self.sessions.vacant_entry();
+        let session = entry.key() as u32;
+        let cell = self.cells.spawn(Owner::Session(session), Cell::Session(Box::default()));
+        entry.insert(SessionSlot {
+            client_id: who.client_id.clone(),
+            user: who.user.clone(),
+            number,
+            cell,
+            conn: None,
+            durable: false,
+            expiry_s: 0,
+            next_place: 1,
+            queued: 0,
+            queued_bytes: 0,
+            full: false,
+            held: 0,
+            subscriptions: BTreeMap::new(),
+            will: None,
+            will_due_ms: None,
+            expires_ms: None,
+            loading: false,
+            recovered_below: 0,
+        });
+        self.clients.insert(who.client_id.clone(), session);
+        session
+    }
+
+    /// Sets how long the session outlives its connection. What once was on disk stays there until the session ends.
+    pub(super) fn set_expiry(&mut self, session: u32, expiry_s: u32) {
+        let slot = &mut self.sessions[session as usize];
+        slot.expiry_s = expiry_s;
+        if expiry_s > 0 && !slot.durable {
+            slot.durable = true;
+            self.rewrite_session(session);
+        }
+    }
+
+    /// Writes the session's own row.
+    pub(super) fn write_session(&mut self, session: u32, left_wall_ms: Option<u64>) {
+        let slot = &self.sessions[session as usize];
+        if !slot.durable {
+            return;
+        }
+        let record = SessionRecord {
+            number: slot.number,
+            expiry_s: slot.expiry_s,
+            left_wall_ms,
+            username: slot.user.as_ref().map(ToString::to_string),
+        };
+        let key = slot.client_id.as_bytes().clone();
+        self.journal.put(Space::Sessions, key, record::encode(&record));
+    }
+
+    /// A session that was in memory only becomes durable.
+    fn rewrite_session(&mut self, session: u32) {
+        let subscriptions = self.sessions[session as usize].subscriptions.clone();
+        for (filter, subscription) in subscriptions {
+            self.tell_interest(&filter, subscription.options.qos, false, false);
+            self.tell_interest(&filter, subscription.options.qos, true, true);
+            self.write_subscription(session, &filter, Some(&subscription));
+        }
+    }
+
+    /// A message for a session, from one of its subscribers.
+    pub(super) fn enqueue(
+        &mut self,
+        session: u32,
+        message: Arc<Message>,
+        qos: QoS,
+        retain: bool,
+        ids: Vec<u32>,
+    ) {
+        self.ledger.owed += 1;
+        let limit = self.config.out_bytes_max;
+        let Some(slot) = self.sessions.get(session as usize) else {
+            return self.ledger.drop(Drop::SessionEnded, 1);
+        };
+        let (conn, cell) = (slot.conn, slot.cell);
+        let mut delivery = Delivery { place: 0, message, qos, retain, subscription_ids: ids };
+        if qos == QoS::AtMostOnce {
+            return match conn {
+                None => self.ledger.drop(Drop::Offline, 1),
+                Some(conn) if self.out_len(conn) > limit => self.ledger.drop(Drop::SlowClient, 1),
+                Some(_) => self.send(cell, CellMsg::Deliver(delivery, false)),
+            };
+        }
+        let (messages_max, bytes_max) =
+            (self.config.queue_messages_max, self.config.queue_bytes_max);
+        let slot = &mut self.sessions[session as usize];
+        delivery.place = slot.next_place;
+        slot.next_place += 1;
+        slot.queued += 1;
+        slot.queued_bytes += delivery.message.cost_bytes() as u64;
+        if !slot.full && (slot.queued >= messages_max || slot.queued_bytes >= bytes_max) {
+            slot.full = true;
+            self.full_sessions += 1;
+            let text = format!(
+                "the queue of client {:?} is full ({} messages); its publishers are held back",
+                slot.client_id, slot.queued
+            );
+            self.log(LogLevel::Warn, text);
+        }
+        let durable = self.sessions[session as usize].durable;
+        if durable {
+            self.write_delivery(session, &delivery, false);
+            self.journal.need_body(&delivery.message);
+        }
+        self.send(cell, CellMsg::Deliver(delivery, durable));
+    }
+
+    fn write_delivery(&mut self, session: u32, delivery: &Delivery, released: bool) {
+        let record = DeliveryRecord {
+            node: delivery.message.id.node.0,
+            seq: delivery.message.id.seq,
+            qos: delivery.qos as u8,
+            retain: delivery.retain,
+            released,
+            subscription_ids: delivery.subscription_ids.clone(),
+        };
+        let key = queue_key(self.sessions[session as usize].number, delivery.place);
+        self.journal.put(Space::Queues, key, record::encode(&record));
+    }
+
+    pub(super) fn write_released(&mut self, session: u32, delivery: &Delivery) {
+        if self.sessions.get(session as usize).is_some_and(|s| s.durable) {
+            self.write_delivery(session, delivery, true);
+        }
+    }
+
+    pub(super) fn write_received(&mut self, session: u32, id: PacketId, taken: bool) {
+        let Some(slot) = self.sessions.get(session as usize) else { return };
+        if !slot.durable {
+            return;
+        }
+        let key = received_key(slot.number, id);
+        if taken {
+            self.journal.put(Space::Queues, key, bytes::Bytes::new());
+        } else {
+            self.journal.delete(Space::Queues, key);
+        }
+    }
+
+    /// A delivery is done: its row and, after the last receiver, its body go. Lazily: a crash before means a duplicate.
+    pub(super) fn delivery_done(&mut self, session: u32, delivery: &Delivery, end: End) {
+        self.delivery_ended(end);
+        let (messages_max, bytes_max) =
+            (self.config.queue_messages_max, self.config.queue_bytes_max);
+        let Some(slot) = self.sessions.get_mut(session as usize) else { return };
+        slot.queued = slot.queued.saturating_sub(1);
+        slot.queued_bytes = slot.queued_bytes.saturating_sub(delivery.message.cost_bytes() as u64);
+        // Some room first, so that publishers are not woken for each single place.
+        if slot.full
+            && slot.queued <= messages_max - messages_max / 8
+            && slot.queued_bytes <= bytes_max - bytes_max / 8
+        {
+            slot.full = false;
+            self.full_sessions -= 1;
+            self.retry_blocked = true;
+        }
+        let slot = &self.sessions[session as usize];
+        if slot.durable {
+            let key = queue_key(slot.number, delivery.place);
+            self.journal.delete(Space::Queues, key);
+            self.journal.release_body(delivery.message.id);
+        }
+    }
+
+    /// The session has room in memory for deliveries that are on disk.
+    pub(super) fn want_load(&mut self, session: u32, from: u64, count: usize) {
+        let Some(slot) = self.sessions.get_mut(session as usize) else { return };
+        if slot.loading {
+            return;
+        }
+        slot.loading = true;
+        let hold = Hold::Load { session, number: slot.number, from, count, upto: slot.next_place };
+        // Rows of this very turn are not readable before they are synced.
+        self.journal.hold_for_reading(hold);
+    }
+
+    pub(super) fn load(&mut self, session: u32, number: u64, from: u64, count: usize, upto: u64) {
+        let Some(slot) = self.sessions.get_mut(session as usize).filter(|s| s.number == number)
+        else {
+            return;
+        };
+        slot.loading = false;
+        let (cell, dup) = (slot.cell, from < slot.recovered_below);
+        slot.recovered_below = 0; // only the first window can have been sent
+        let prefix = queue_key(number, 0)[..9].to_vec();
+        let rows = match self.journal.store().scan(
+            Space::Queues,
+            &prefix,
+            &queue_key(number, from),
+            count,
+        ) {
+            Ok(rows) => rows,
+            Err(error) => {
+                return self.log(LogLevel::Warn, format!("deliveries stay on disk: {error}"));
+            }
+        };
+        let complete = rows.len() < count;
+        let (mut loaded, mut last) = (Vec::with_capacity(rows.len()), from);
+        for (key, value) in rows {
+            let Some(place) =
+                key.get(9..17).and_then(|p| p.try_into().ok()).map(u64::from_be_bytes)
+            else {
+                continue;
+            };
+            last = place + 1;
+            match self.read_delivery(place, &value) {
+                Some(row) => loaded.push(row),
+                None => self.ledger.drop(Drop::Expired, 0),
+            }
+        }
+        let next = if complete { last.max(upto) } else { last };
+        self.send(cell, CellMsg::Loaded { rows: loaded, next, dup });
+    }
+
+    fn read_delivery(&mut self, place: u64, value: &[u8]) -> Option<(Delivery, bool)> {
+        let record: DeliveryRecord = match record::decode("delivery", value) {
+            Ok(record) => record,
+            Err(error) => {
+                self.log(LogLevel::Warn, error.to_string());
+                return None;
+            }
+        };
+        let id =
+            outpost_model::MessageId { node: outpost_model::NodeId(record.node), seq: record.seq };
+        let body = self.journal.store().get(Space::Messages, &id.to_bytes()).ok().flatten();
+        let message = body.and_then(|body| record::decode_message(&body).ok());
+        let Some(message) = message else {
+            self.log(
+                LogLevel::Warn,
+                format!("the body of message {id:?} cannot be read; one delivery is lost"),
+            );
+            return None;
+        };
+        let qos = QoS::from_bits(record.qos).unwrap_or(QoS::AtLeastOnce);
+        let (retain, subscription_ids) = (record.retain, record.subscription_ids);
+        Some((
+            Delivery { place, message: Arc::new(message), qos, retain, subscription_ids },
+            record.released,
+        ))
+    }
+
+    /// A packet that may only leave once all this session had written is durable.
+    pub(super) fn send_when_durable(&mut self, session: u32, packet: Packet) {
+        let Some(slot) = self.sessions.get_mut(session as usize) else { return };
+        let Some(conn) = slot.conn else { return };
+        if slot.held == 0 && !slot.durable {
+            return self.send_packet(conn, &packet);
+        }
+        slot.held += 1;
+        let number = slot.number;
+        self.journal.hold(Hold::Packet { session, number, conn, packet });
+    }
+
+    /// The client said good-bye.
+    pub(super) fn goodbye(&mut self, session: u32, will: bool, session_expiry_s: Option<u32>) {
+        let expiry_max = self.config.session.session_expiry_s_max;
+        let Some(slot) = self.sessions.get_mut(session as usize) else { return };
+        let Some(conn) = slot.conn else { return };
+        if !will {
+            slot.will = None;
+        }
+        if let Some(expiry_s) = session_expiry_s {
+            if slot.expiry_s == 0 && expiry_s > 0 {
+                // MQTT-3.14.2.2.2: it cannot come back to life by DISCONNECT.
+                self.ledger.protocol_errors += 1;
+                let text = "a session expiry in DISCONNECT where CONNECT had none";
+                return self.close(conn, outpost_mqtt::packet::ReasonCode::ProtocolError, text);
+            }
+            self.set_expiry(session, expiry_s.min(expiry_max));
+        }
+        self.end(conn);
+    }
+
+    /// The connection of a session is gone, for whatever reason.
+    pub(super) fn session_left(&mut self, session: u32, conn: ConnId) {
+        let (now_ms, wall_ms) = (self.now.mono_ms, self.now.wall_ms);
+        let Some(slot) = self.sessions.get_mut(session as usize) else { return };
+        if slot.conn != Some(conn) {
+            return;
+        }
+        slot.conn = None;
+        let cell = slot.cell;
+        let expiry_ms = u64::from(slot.expiry_s) * 1000;
+        let delay_ms = slot.will.as_ref().map(|will| u64::from(will.delay_s.unwrap_or(0)) * 1000);
+        slot.expires_ms = Some(now_ms + expiry_ms);
+        slot.will_due_ms = delay_ms.map(|ms| now_ms + ms.min(expiry_ms));
+        self.send(cell, CellMsg::LinkLost);
+        if expiry_ms == 0 {
+            return self.end_session(session);
+        }
+        if delay_ms == Some(0) {
+            self.publish_will(session);
+        }
+        self.write_session(session, Some(wall_ms));
+        self.arm_session(session);
+    }
+
+    fn arm_session(&mut self, session: u32) {
+        let slot = &self.sessions[session as usize];
+        if let Some(due_ms) = slot.will_due_ms.into_iter().chain(slot.expires_ms).min() {
+            self.session_wheel.set(session, due_ms);
+        }
+    }
+
+    pub(super) fn session_timeout(&mut self, session: u32) {
+        let now_ms = self.now.mono_ms;
+        let Some(slot) = self.sessions.get(session as usize) else { return };
+        if slot.conn.is_some() {
+            return;
+        }
+        if slot.expires_ms.is_some_and(|due_ms| due_ms <= now_ms) {
+            return self.end_session(session);
+        }
+        if slot.will_due_ms.is_some_and(|due_ms| due_ms <= now_ms) {
+            self.publish_will(session);
+        }
+        self.arm_session(session);
+    }
+
+    fn publish_will(&mut self, session: u32) {
+        let Some(slot) = self.sessions.get_mut(session as usize) else { return };
+        slot.will_due_ms = None;
+        let Some(will) = slot.will.take() else { return };
+        let who = slot.identity();
+        if !self.gate.allows(&who, Action::Publish, &will.topic) {
+            return self.ledger.drop(Drop::Denied, 1);
+        }
+        let will = *will;
+        let properties = Box::new(will.properties);
+        let publish = Publish {
+            dup: false,
+            qos: will.qos,
+            retain: will.retain,
+            topic: will.topic,
+            packet_id: None,
+            payload: will.payload,
+            topic_alias: None,
+            expiry_s: will.expiry_s,
+            subscription_ids: Vec::new(),
+            properties: (*properties != outpost_model::MessageProperties::default())
+                .then_some(properties),
+        };
+        if self.route(publish, Some(session), Ticket::None).is_err() {
+            self.ledger.refused += 1;
+            self.log(
+                LogLevel::Warn,
+                format!(
+                    "the will of client {:?} was not taken: a receiver's queue is full",
+                    who.client_id
+                ),
+            );
+        }
+    }
+
+    /// Ends a session: its will goes out, its subscriptions and deliveries go away.
+    pub(super) fn end_session(&mut self, session: u32) {
+        self.publish_will(session);
+        self.run_cells();
+        let Some(slot) = self.sessions.get(session as usize) else { return };
+        let filters: Vec<ByteString> = slot.subscriptions.keys().cloned().collect();
+        for filter in filters {
+            self.remove_subscription(session, &filter);
+        }
+        if self.sessions[session as usize].durable {
+            self.forget_rows(session);
+        }
+        self.session_wheel.cancel(session);
+        let slot = self.sessions.remove(session as usize);
+        self.ledger.drop(Drop::SessionEnded, u64::from(slot.queued));
+        self.cells.stop(slot.cell);
+        self.clients.remove(&*slot.client_id);
+        if slot.full {
+            self.full_sessions -= 1;
+            self.retry_blocked = true;
+        }
+    }
+
+    /// Takes a session's rows from disk: its own at once, its deliveries as soon as they can be read.
+    fn forget_rows(&mut self, session: u32) {
+        let slot = &self.sessions[session as usize];
+        let (key, number) = (slot.client_id.as_bytes().clone(), slot.number);
+        self.journal.delete(Space::Sessions, key);
+        self.journal.hold_for_reading(Hold::Sweep { number });
+    }
+
+    pub(super) fn sweep(&mut self, number: u64) {
+        let Ok(rows) =
+            self.journal.store().scan(Space::Queues, &number.to_be_bytes(), &[], SWEEP_ROWS)
+        else {
+            return;
+        };
+        if rows.is_empty() {
+            return;
+        }
+        for (key, value) in rows {
+            if key.get(8) == Some(&0)
+                && let Ok(record) = record::decode::<DeliveryRecord>("delivery", &value)
+            {
+                let node = outpost_model::NodeId(record.node);
+                self.journal.release_body(outpost_model::MessageId { node, seq: record.seq });
+            }
+            self.journal.delete(Space::Queues, key);
+        }
+        self.journal.hold_for_reading(Hold::Sweep { number });
+    }
+
+    /// Whether a session's cell is being restarted or in quarantine.
+    pub(super) fn is_session_down(&self, session: u32) -> bool {
+        self.sessions.get(session as usize).is_some_and(|slot| self.cells.body(slot.cell).is_none())
+    }
+
+    /// A session's cell panicked. Its client is cut off; a durable session comes back from disk, another ends.
+    pub(super) fn session_crashed(&mut self, session: u32) {
+        let Some(slot) = self.sessions.get_mut(session as usize) else { return };
+        let conn = slot.conn;
+        slot.loading = false;
+        if let Some(conn) = conn {
+            self.close(
+                conn,
+                outpost_mqtt::packet::ReasonCode::UnspecifiedError,
+                "the session's actor failed; it is being restarted",
+            );
+        }
+    }
+
+    /// Gives a session's cell a new body: from disk, as far as it is there.
+    pub(super) fn revive_session(&mut self, session: u32) {
+        let Some(slot) = self.sessions.get(session as usize) else { return };
+        let (cell, number) = (slot.cell, slot.number);
+        let mut body = Session::default();
+        if slot.durable {
+            let upto = slot.next_place;
+            let received = self.read_received(number);
+            body = Session::from_disk(received, Outbound::from_disk(1..upto));
+            self.sessions[session as usize].recovered_below = upto;
+        }
+        self.cells.revive(cell, Cell::Session(Box::new(body)));
+    }
+
+    pub(super) fn read_received(&self, number: u64) -> Vec<PacketId> {
+        let prefix = [&number.to_be_bytes()[..], &[1]].concat();
+        let rows = self
+            .journal
+            .store()
+            .scan(Space::Queues, &prefix, &[], usize::from(u16::MAX))
+            .unwrap_or_default();
+        let id = |key: &[u8]| {
+            key.get(9..11)
+                .and_then(|b| b.try_into().ok())
+                .map(u16::from_be_bytes)
+                .and_then(PacketId::new)
+        };
+        rows.iter().filter_map(|(key, _)| id(key)).collect()
+    }
+}

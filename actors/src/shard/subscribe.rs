@@ -1,0 +1,315 @@
+//! SUBSCRIBE and UNSUBSCRIBE: subscriber cells, share groups, and the retained messages a new subscription is owed.
+
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use outpost_model::{Message, QoS, TopicFilter};
+use outpost_mqtt::packet::{ReasonCode, RetainHandling, Subscribe, SubscribeOptions, Unsubscribe};
+use outpost_store::Space;
+
+use super::channel::{Owner, Subscriber};
+use super::sessions::Subscription;
+use super::{Cell, CellMsg, Event, Route, Shard};
+use crate::ledger::Drop;
+use crate::ports::Action;
+use crate::record::{self, SubscriptionRecord};
+
+/// A share group: its members take turns (MQTT 5, §4.8.2).
+#[derive(Debug)]
+pub(super) struct Group {
+    name: (String, String),
+    members: Vec<Member>,
+    next: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Member {
+    session: u32,
+    qos: QoS,
+    retain_as_published: bool,
+    id: Option<u32>,
+}
+
+impl Shard {
+    pub(super) fn subscribe(&mut self, session: u32, request: Subscribe) {
+        let mut retained = Vec::new();
+        let mut reasons = Vec::with_capacity(request.filters.len());
+        for (filter, options) in request.filters {
+            reasons.push(
+                match self.add_subscription(session, &filter, options, request.subscription_id) {
+                    Ok((filter, is_new)) => {
+                        if filter.share_group().is_none()
+                            && wants_retained(options.retain_handling, is_new)
+                        {
+                            retained.push((filter, options));
+                        }
+                        granted(options.qos)
+                    }
+                    Err(reason) => reason,
+                },
+            );
+        }
+        let Some(slot) = self.sessions.get(session as usize) else { return };
+        let cell = slot.cell;
+        self.send(cell, CellMsg::Subscribed(request.packet_id, reasons, false));
+        for (filter, options) in retained {
+            self.send_retained(session, &filter, options, request.subscription_id);
+        }
+    }
+
+    fn add_subscription(
+        &mut self,
+        session: u32,
+        text: &ByteString,
+        options: SubscribeOptions,
+        id: Option<u32>,
+    ) -> Result<(TopicFilter, bool), ReasonCode> {
+        let filter =
+            TopicFilter::new(text.to_string()).map_err(|_| ReasonCode::TopicFilterInvalid)?;
+        if text.len() > super::NAME_BYTES_MAX {
+            return Err(ReasonCode::TopicFilterInvalid);
+        }
+        let Some(slot) = self.sessions.get(session as usize) else {
+            return Err(ReasonCode::UnspecifiedError);
+        };
+        if !self.gate.allows(&slot.identity(), Action::Subscribe, filter.pattern()) {
+            return Err(ReasonCode::NotAuthorized);
+        }
+        let is_new = !slot.subscriptions.contains_key(filter.as_byte_string());
+        if is_new && slot.subscriptions.len() >= self.config.subscriptions_max {
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        if !is_new {
+            self.remove_subscription(session, filter.as_byte_string());
+        }
+        self.insert_subscription(session, &filter, options, id);
+        let subscription =
+            self.sessions[session as usize].subscriptions[filter.as_byte_string()].clone();
+        self.write_subscription(session, filter.as_byte_string(), Some(&subscription));
+        Ok((filter, is_new))
+    }
+
+    /// Puts a subscription into the tables; the disk is the caller's.
+    pub(super) fn insert_subscription(
+        &mut self,
+        session: u32,
+        filter: &TopicFilter,
+        options: SubscribeOptions,
+        id: Option<u32>,
+    ) {
+        let name = filter.as_byte_string().clone();
+        let owner = Owner::Subscriber { session, filter: name.clone() };
+        let cell = self.cells.spawn(owner, Cell::Subscriber(Subscriber::new(session)));
+        let durable = self.sessions[session as usize].durable;
+        self.sessions[session as usize]
+            .subscriptions
+            .insert(name.clone(), Subscription { cell, options, id });
+        if let Some(group) = filter.share_group() {
+            let member = Member {
+                session,
+                qos: options.qos,
+                retain_as_published: options.retain_as_published,
+                id,
+            };
+            self.join_group(group, filter.pattern(), member);
+        } else {
+            self.table.insert(filter.pattern(), Route::Subscriber(cell));
+        }
+        self.table_epoch += 1;
+        self.tell_interest(&name, options.qos, durable, true);
+    }
+
+    pub(super) fn unsubscribe(&mut self, session: u32, request: Unsubscribe) {
+        let mut reasons = Vec::with_capacity(request.filters.len());
+        for filter in request.filters {
+            reasons.push(match self.remove_subscription(session, &filter) {
+                true => ReasonCode::Success,
+                false => ReasonCode::NoSubscriptionExisted,
+            });
+        }
+        let Some(slot) = self.sessions.get(session as usize) else { return };
+        let cell = slot.cell;
+        self.send(cell, CellMsg::Subscribed(request.packet_id, reasons, true));
+    }
+
+    pub(super) fn remove_subscription(&mut self, session: u32, filter: &ByteString) -> bool {
+        let Some(slot) = self.sessions.get_mut(session as usize) else { return false };
+        let Some(subscription) = slot.subscriptions.remove(filter) else { return false };
+        let durable = slot.durable;
+        if let Ok(parsed) = TopicFilter::new(filter.clone()) {
+            if let Some(group) = parsed.share_group() {
+                self.leave_group(group, parsed.pattern(), session);
+            } else {
+                self.table.remove(parsed.pattern(), &Route::Subscriber(subscription.cell));
+            }
+        }
+        self.cells.stop(subscription.cell);
+        self.table_epoch += 1;
+        self.tell_interest(filter, subscription.options.qos, durable, false);
+        self.write_subscription(session, filter, None);
+        true
+    }
+
+    pub(super) fn write_subscription(
+        &mut self,
+        session: u32,
+        filter: &ByteString,
+        subscription: Option<&Subscription>,
+    ) {
+        let slot = &self.sessions[session as usize];
+        let key = [&slot.number.to_be_bytes()[..], filter.as_bytes()].concat();
+        match subscription {
+            Some(subscription) if slot.durable => {
+                let options = options_byte(subscription.options);
+                let record = SubscriptionRecord { options, id: subscription.id };
+                self.journal.put(Space::Subscriptions, key, record::encode(&record));
+            }
+            _ => self.journal.delete(Space::Subscriptions, key),
+        }
+    }
+
+    /// Tells peers what this node now wants more or less.
+    pub(super) fn tell_interest(
+        &mut self,
+        filter: &ByteString,
+        qos: QoS,
+        durable_session: bool,
+        more: bool,
+    ) {
+        let Ok(parsed) = TopicFilter::new(filter.clone()) else { return };
+        let durable = durable_session && qos > QoS::AtMostOnce;
+        let change = match more {
+            true => self.interest.add(parsed.pattern(), durable),
+            false => self.interest.remove(parsed.pattern(), durable),
+        };
+        if let Some(frame) = change {
+            let up: Vec<_> =
+                self.peers.iter().filter(|(_, p)| p.is_up()).map(|(id, _)| *id).collect();
+            for peer in up {
+                self.events.push_back(Event::Peer(peer, frame.clone()));
+            }
+        }
+    }
+
+    /// A subscription of the node itself: matching messages come as [`Event::Local`] with this number.
+    pub fn subscribe_local(&mut self, filter: &TopicFilter, number: u32) {
+        self.table.insert(filter.pattern(), Route::Local(number));
+        self.table_epoch += 1;
+        self.tell_interest(filter.as_byte_string(), QoS::AtMostOnce, false, true);
+    }
+
+    fn join_group(&mut self, group: &str, pattern: &str, member: Member) {
+        let name = (group.to_owned(), pattern.to_owned());
+        let id = *self.group_ids.entry(name.clone()).or_insert_with(|| {
+            self.group_next += 1;
+            self.group_next
+        });
+        let group =
+            self.groups.entry(id).or_insert_with(|| Group { name, members: Vec::new(), next: 0 });
+        group.members.push(member);
+        if group.members.len() == 1 {
+            self.table.insert(pattern, Route::Group(id));
+        }
+    }
+
+    fn leave_group(&mut self, group: &str, pattern: &str, session: u32) {
+        let Some(id) = self.group_ids.get(&(group.to_owned(), pattern.to_owned())).copied() else {
+            return;
+        };
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        group.members.retain(|m| m.session != session);
+        if group.members.is_empty() {
+            self.table.remove(pattern, &Route::Group(id));
+            let name = group.name.clone();
+            self.groups.remove(&id);
+            self.group_ids.remove(&name);
+        }
+    }
+
+    /// Which member is next: one that is connected and has room, else a durable one.
+    fn next_member(&self, group: &Group, qos: QoS) -> Option<usize> {
+        let count = group.members.len();
+        let fits = |index: &usize, connected: bool| {
+            let slot = self.sessions.get(group.members[*index].session as usize);
+            slot.is_some_and(|s| {
+                !s.full && (s.conn.is_some() || (!connected && s.durable && qos > QoS::AtMostOnce))
+            })
+        };
+        let turn = |i: usize| (group.next + i) % count;
+        (0..count)
+            .map(turn)
+            .find(|i| fits(i, true))
+            .or_else(|| (0..count).map(turn).find(|i| fits(i, false)))
+    }
+
+    pub(super) fn is_group_full(&self, id: u32) -> bool {
+        let Some(group) = self.groups.get(&id) else { return false };
+        let full = |m: &Member| self.sessions.get(m.session as usize).is_none_or(|s| s.full);
+        !group.members.is_empty() && group.members.iter().all(full)
+    }
+
+    pub(super) fn enqueue_group(&mut self, id: u32, message: Arc<Message>) {
+        let chosen = self.groups.get(&id).and_then(|group| self.next_member(group, message.qos));
+        let (Some(index), Some(group)) = (chosen, self.groups.get_mut(&id)) else {
+            self.ledger.owed += 1;
+            return self.ledger.drop(Drop::Offline, 1);
+        };
+        group.next = (index + 1) % group.members.len();
+        let member = group.members[index].clone();
+        let (qos, retain) =
+            (member.qos.min(message.qos), member.retain_as_published && message.retain);
+        self.enqueue(member.session, message, qos, retain, member.id.into_iter().collect());
+    }
+
+    fn send_retained(
+        &mut self,
+        session: u32,
+        filter: &TopicFilter,
+        options: SubscribeOptions,
+        id: Option<u32>,
+    ) {
+        let wall_ms = self.now.wall_ms;
+        for message in self.retained.matching(filter) {
+            if message.expiry_left_s(wall_ms) != Some(0) {
+                let qos = options.qos.min(message.qos);
+                self.enqueue(session, message, qos, true, id.into_iter().collect());
+            }
+        }
+    }
+}
+
+fn wants_retained(handling: RetainHandling, is_new: bool) -> bool {
+    match handling {
+        RetainHandling::Send => true,
+        RetainHandling::SendIfNew => is_new,
+        RetainHandling::Never => false,
+    }
+}
+
+fn granted(qos: QoS) -> ReasonCode {
+    match qos {
+        QoS::AtMostOnce => ReasonCode::Success,
+        QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
+        QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+    }
+}
+
+/// The options byte of MQTT 5, §3.8.3.1.
+fn options_byte(options: SubscribeOptions) -> u8 {
+    let flags = u8::from(options.no_local) << 2 | u8::from(options.retain_as_published) << 3;
+    options.qos as u8 | flags | (options.retain_handling as u8) << 4
+}
+
+/// Reads [`options_byte`] back.
+pub(super) fn options_of(byte: u8) -> SubscribeOptions {
+    SubscribeOptions {
+        qos: QoS::from_bits(byte & 3).unwrap_or(QoS::AtLeastOnce),
+        no_local: byte & 4 != 0,
+        retain_as_published: byte & 8 != 0,
+        retain_handling: match byte >> 4 & 3 {
+            0 => RetainHandling::Send,
+            1 => RetainHandling::SendIfNew,
+            _ => RetainHandling::Never,
+        },
+    }
+}
