@@ -2,6 +2,9 @@
 //!
 //! Expected before running: reading at half its cost (one copy, no property struct), writing for fan-out, where the
 //! payload is not copied, at a tenth. CPU time of this thread, so that a busy machine does not count.
+//! Found (x86-64 virtual machine, two cores, shared): decode 121 ns to 131 (0.92), encode 17 ns to 70 (0.24), with or
+//! without the payload at this size. Reading did not get its factor of two: it makes three allocations (packet, body,
+//! the count that topic and payload share) and makes checks that the other leaves to its caller.
 //! `cargo bench -p outpost-mqtt --bench codec`
 
 use std::hint::black_box;
