@@ -62,11 +62,17 @@ pub(crate) async fn run(context: Arc<Context>, connection: Connection, dialled: 
         return Ended::Myself;
     }
     let mut incoming = Vec::new();
+    let mut under_way = None;
     if dialled {
+        under_way = context.links.answered(peer.id);
         match timeout(WELCOME_MAX, connection.accept_uni()).await {
             Ok(Ok(first)) => incoming.push(first),
             _ => return Ended::Refused,
         }
+    }
+    if !dialled && context.id < peer.id && context.links.is_answering(peer.id) {
+        connection.close(CLOSED_DUPLICATE, b"my own connection to you is about to be the link");
+        return Ended::Refused;
     }
     let old = context.links.get(peer.id).map(|old| old.peer().dialled);
     if !new_one_wins(context.id, peer.id, old, dialled) {
@@ -84,6 +90,7 @@ pub(crate) async fn run(context: Arc<Context>, connection: Connection, dialled: 
     let link = LinkHandle::new(peer, connection.clone(), counters, &context.config.limits);
     let Ok(streams) = open_streams(&connection).await else { return Ended::Refused };
     let _up = Up::begin(&context, &link);
+    drop(under_way);
     carry(&context, &link, streams, incoming).await;
     Ended::WasUp
 }

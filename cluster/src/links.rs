@@ -1,6 +1,7 @@
 //! The table of links: one per peer, and which of two wins when both sides dialled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -28,11 +29,31 @@ pub(crate) struct Links {
     /// Changes whenever a link comes or goes.
     changed: watch::Sender<u64>,
     links_max: usize,
+    /// Connections this node opened that are not links yet: addresses tried, and peers that answered.
+    under_way: Mutex<(BTreeSet<SocketAddr>, BTreeSet<NodeId>)>,
+}
+
+/// Takes an attempt out of the list when it is over.
+pub(crate) struct UnderWay<'a, T: Ord>(
+    &'a Links,
+    T,
+    fn(&mut (BTreeSet<SocketAddr>, BTreeSet<NodeId>)) -> &mut BTreeSet<T>,
+);
+
+impl<T: Ord> Drop for UnderWay<'_, T> {
+    fn drop(&mut self) {
+        (self.2)(&mut self.0.lock_under_way()).remove(&self.1);
+    }
 }
 
 impl Links {
     pub(crate) fn new(links_max: usize) -> Self {
-        Self { peers: Mutex::default(), changed: watch::Sender::new(0), links_max }
+        Self {
+            peers: Mutex::default(),
+            changed: watch::Sender::new(0),
+            links_max,
+            under_way: Mutex::default(),
+        }
     }
 
     pub(crate) fn get(&self, peer: NodeId) -> Option<LinkHandle> {
@@ -41,6 +62,25 @@ impl Links {
 
     pub(crate) fn is_linked(&self, peer: NodeId) -> bool {
         self.lock().get(&peer).is_some_and(|peer| peer.link.is_some())
+    }
+
+    /// Claims an address to dial; `None` when somebody else here dials it already.
+    pub(crate) fn dial(&self, addr: SocketAddr) -> Option<UnderWay<'_, SocketAddr>> {
+        self.lock_under_way().0.insert(addr).then(|| UnderWay(self, addr, |both| &mut both.0))
+    }
+
+    /// Notes that a peer this node dialled has answered.
+    pub(crate) fn answered(&self, peer: NodeId) -> Option<UnderWay<'_, NodeId>> {
+        self.lock_under_way().1.insert(peer).then(|| UnderWay(self, peer, |both| &mut both.1))
+    }
+
+    /// Whether a connection this node dialled to the peer is about to become the link.
+    pub(crate) fn is_answering(&self, peer: NodeId) -> bool {
+        self.lock_under_way().1.contains(&peer)
+    }
+
+    fn lock_under_way(&self) -> MutexGuard<'_, (BTreeSet<SocketAddr>, BTreeSet<NodeId>)> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {

@@ -168,6 +168,7 @@ struct NodeVerifier {
     roots: RootCertStore,
     clients: Arc<dyn ClientCertVerifier>,
     cluster: String,
+    ca_fingerprint: String,
     algorithms: WebPkiSupportedAlgorithms,
     /// This node lets newcomers join. They have no certificate; a link without one is refused after the handshake.
     join: bool,
@@ -182,7 +183,14 @@ impl NodeVerifier {
                 .build()
                 .map_err(|e| TlsError::Mismatch(e.to_string()))?;
         let algorithms = provider().signature_verification_algorithms;
-        Ok(Self { roots, clients, cluster: cluster.to_owned(), algorithms, join })
+        Ok(Self {
+            roots,
+            clients,
+            cluster: cluster.to_owned(),
+            ca_fingerprint: ca::fingerprint(ca_der),
+            algorithms,
+            join,
+        })
     }
 
     fn check_chain(
@@ -200,6 +208,16 @@ impl NodeVerifier {
             self.algorithms.all,
         )?;
         self.check_name(leaf)
+    }
+
+    /// Says it in the words of this cluster when another CA signed; two CAs may have the same name.
+    fn explained(&self, error: Error) -> Error {
+        match error {
+            Error::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature,
+            ) => refused(format!("it is not signed by this cluster's CA, {}", self.ca_fingerprint)),
+            other => other,
+        }
     }
 
     fn check_name(&self, leaf: &CertificateDer<'_>) -> Result<(), Error> {
@@ -279,7 +297,7 @@ impl ClientCertVerifier for NodeVerifier {
         rest: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.clients.verify_client_cert(leaf, rest, now)?;
+        self.clients.verify_client_cert(leaf, rest, now).map_err(|error| self.explained(error))?;
         self.check_name(leaf)?;
         Ok(ClientCertVerified::assertion())
     }
