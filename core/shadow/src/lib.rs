@@ -1,1 +1,30 @@
-//! shadow
+//! Device shadows: AWS IoT outside, mergeable inside, and pure: no disk, network, clock or dice.
+//!
+//! ```text
+//!  hub ─┬─ serve ──── request (what a client may ask), document (what it is answered)
+//!       ├─ exchange ─ sync (frames), peer (how far each has read)
+//!       ├─ sweep
+//!       └─ document ─ desired (automerge in epochs), leaves (registers), version
+//! ```
+//! Start reading at [`hub`].
+
+pub mod hub;
+pub mod key;
+pub mod stamp;
+
+mod change;
+mod desired;
+mod document;
+mod exchange;
+mod leaves;
+mod peer;
+mod request;
+mod serve;
+mod sweep;
+mod sync;
+mod version;
+mod wire;
+
+pub use hub::{Effect, Event, Hub, HubConfig, HubStats, Limits, LoadError, Output, PeerError};
+pub use key::{ShadowKey, Verb, parse_topic};
+pub use stamp::Stamp;

@@ -1,0 +1,508 @@
+//! `desired`: an automerge document in epochs, kept as bytes and loaded only to be written.
+//!
+//! - A leaf is one register at the root under its flat path, so two nodes that both create `color` apart cannot end up
+//!   with two rival objects. Its bytes carry the write's stamp, and reading takes the highest stamp: after a rebase
+//!   automerge's own counters no longer tell which write is newer.
+//! - An epoch is a number and the hash of its base. The base is built from the leaves alone (fixed actor, time 0, paths
+//!   in order), so nodes with equal leaves build equal bytes. Epochs are ordered; the lower joins the higher.
+//! - Crossing epochs joins leaves: each leaf that beats what the higher epoch shows becomes one change whose actor is
+//!   the hash of (epoch, path, stamp, value). Whoever replays it makes the same change, and automerge drops the copies.
+//!
+//! The joined leaves are kept next to the document. They are what is read; the document is how they travel and merge.
+
+use std::sync::LazyLock;
+
+use automerge::transaction::{CommitOptions, Transactable};
+use automerge::{ActorId, Automerge, Change, ChangeHash, ROOT, ReadDoc, ScalarValue};
+use sha2::{Digest, Sha256};
+
+use crate::change::{ACTOR_BYTES, WireChange, register};
+use crate::leaves::{Leaf, Leaves};
+use crate::stamp::Stamp;
+use crate::wire::{Reader, WireError, Writer};
+
+/// A local write that finds this many changes since the base starts a new epoch. Fewer costs a rebase (0.2 ms) and a
+/// base on the wire more often; more makes the document larger and slower to load.
+pub const REBASE_CHANGES: usize = 64;
+/// Changes that arrive from peers start a new epoch only here, so that nodes which merge the same changes do not all
+/// make rival epochs. Also the most changes in one part.
+pub const MERGED_CHANGES_MAX: usize = 1024;
+/// A document of more bytes than this is rebased whatever its number of changes.
+pub const DOCUMENT_BYTES_MAX: usize = 128 << 10;
+
+static GENESIS: LazyLock<Epoch> = LazyLock::new(|| build_base(0, &Leaves::default()).0);
+
+/// Which document the changes belong to. Greater wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Epoch {
+    /// Grows with each rebase.
+    pub number: u64,
+    /// Hash of the change that is its base.
+    pub base: [u8; 32],
+}
+
+/// One shadow's `desired`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Desired {
+    epoch: Epoch,
+    /// Saved automerge document; empty while there is nothing but the base of epoch 0.
+    document: Box<[u8]>,
+    heads: Vec<[u8; 32]>,
+    /// Feed number under which the base was installed here.
+    base_seq: u64,
+    log: Vec<Logged>,
+    leaves: Leaves,
+}
+
+/// A change in the document, besides the base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Logged {
+    check: [u8; 8],
+    seq: u64,
+}
+
+/// What one node tells another about a `desired`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The epoch of the changes.
+    pub epoch: Epoch,
+    /// What its base is built from, when the receiver may not have it. A leaf with a `seq` other than 0 was wiped out
+    /// since.
+    pub base: Option<Vec<Leaf>>,
+    /// In an order in which each comes after those it depends on.
+    pub changes: Vec<WireChange>,
+}
+
+/// What a merge did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Merged {
+    /// Everything was here already.
+    Unchanged,
+    /// What the peer has and this node lacked was added.
+    Taken,
+    /// The same, and the result holds something the peer lacks.
+    Extended,
+    /// The part depends on something that is not here: ask for the whole. Nothing was merged.
+    Incomplete,
+}
+
+/// A part that cannot be what an honest node sent. Whoever holds the scratch copy throws it away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the desired document of a peer is not sound: {0}")]
+pub struct Unsound(pub &'static str);
+
+impl Default for Desired {
+    fn default() -> Self {
+        let epoch = *GENESIS;
+        let (heads, leaves) = (vec![epoch.base], Leaves::default());
+        Self { epoch, document: Box::default(), heads, base_seq: 0, log: Vec::new(), leaves }
+    }
+}
+
+impl Desired {
+    /// What is visible, and its tombstones.
+    pub fn leaves(&self) -> &Leaves {
+        &self.leaves
+    }
+
+    /// Tombstones may be taken away; the document keeps its copies till the next rebase.
+    pub fn leaves_mut(&mut self) -> &mut Leaves {
+        &mut self.leaves
+    }
+
+    /// The epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// automerge's heads.
+    pub fn heads(&self) -> &[[u8; 32]] {
+        &self.heads
+    }
+
+    /// Bytes kept for the document.
+    pub fn document_bytes(&self) -> usize {
+        self.document.len()
+    }
+
+    /// Records the writes of one request. True when a new epoch was begun.
+    ///
+    /// A document that cannot be loaded (a damaged disk) is rebuilt from the leaves, in a new epoch.
+    pub fn write(
+        &mut self,
+        writes: &[(String, Option<String>)],
+        stamp: Stamp,
+        actor: [u8; ACTOR_BYTES],
+        seq: u64,
+    ) -> bool {
+        let loaded = self.load();
+        for (path, value) in writes {
+            self.leaves.join(path, stamp, value.as_deref(), seq);
+        }
+        let full = self.log.len() + 1 > REBASE_CHANGES || self.document.len() > DOCUMENT_BYTES_MAX;
+        let Some(mut document) = loaded.filter(|_| !full) else {
+            self.rebase(seq);
+            return true;
+        };
+        document.set_actor(ActorId::from(&actor[..]));
+        let puts =
+            writes.iter().map(|(path, value)| (path.as_str(), register(&stamp, value.as_deref())));
+        let change = commit(&mut document, puts, stamp.seconds() as i64);
+        self.log.push(Logged { check: check_of(&change), seq });
+        self.keep(&document);
+        false
+    }
+
+    /// Begins a new epoch from the leaves. Right at any moment; cheap for the others when they have the same leaves.
+    pub fn rebase(&mut self, seq: u64) {
+        let (epoch, document) = build_base(self.epoch.number + 1, &self.leaves);
+        (self.epoch, self.base_seq) = (epoch, seq);
+        self.log.clear();
+        self.keep(&document);
+    }
+
+    /// What changed here under feed numbers above `since`.
+    pub fn part_since(&self, since: u64) -> Part {
+        let lost = Part {
+            epoch: Epoch { number: 0, base: [0; 32] },
+            base: Some(self.leaves.iter().map(|l| Leaf { seq: 0, ..l.clone() }).collect()),
+            changes: Vec::new(),
+        };
+        let with_base = self.base_seq > since && self.epoch.number > 0;
+        if !with_base && !self.log.iter().any(|l| l.seq > since) {
+            return Part { epoch: self.epoch, base: None, changes: Vec::new() };
+        }
+        let Some(document) = self.load() else { return lost };
+        let base = if with_base { self.base_leaves(&document) } else { None };
+        let wanted = |check: [u8; 8]| {
+            self.log.iter().any(|l| l.check == check && (with_base || l.seq > since))
+        };
+        let changes = document.get_changes(&[ChangeHash(self.epoch.base)]);
+        let shown = |path: &str, stamp| self.leaves.shows(path, stamp);
+        let changes = changes.iter().filter(|c| wanted(check_of(c)));
+        let changes = changes.map(|c| WireChange::from_change(c, shown)).collect::<Option<_>>();
+        match changes {
+            Some(changes) if with_base == base.is_some() => {
+                Part { epoch: self.epoch, base, changes }
+            }
+            _ => lost,
+        }
+    }
+
+    /// Takes in what a peer knows. Only to be called on a scratch copy: after an error, or a panic in automerge, the
+    /// copy is worth nothing.
+    pub fn merge(&mut self, part: &Part, seq: u64) -> Result<Merged, Unsound> {
+        let writes = part.changes.iter().flat_map(WireChange::writes);
+        let mut theirs = Leaves::default();
+        for leaf in part.base.iter().flatten() {
+            theirs.join(&leaf.path, leaf.stamp, leaf.value.as_deref().filter(|_| leaf.seq == 0), 0);
+        }
+        for (path, stamp, value) in writes {
+            theirs.join(path, stamp, value, 0);
+        }
+        match part.epoch.cmp(&self.epoch) {
+            std::cmp::Ordering::Equal => self.merge_same(part, &theirs, seq),
+            std::cmp::Ordering::Less => self.merge_lower(&theirs, seq),
+            std::cmp::Ordering::Greater => self.merge_higher(part, &theirs, seq),
+        }
+    }
+
+    fn merge_same(&mut self, part: &Part, theirs: &Leaves, seq: u64) -> Result<Merged, Unsound> {
+        let new: Vec<&WireChange> = part.changes.iter().filter(|c| !self.has(c.check())).collect();
+        if new.is_empty() {
+            return Ok(Merged::Unchanged);
+        }
+        let mut document = self.load_or_rebuild(seq);
+        if self.epoch != part.epoch {
+            return self.merge_lower(theirs, seq);
+        }
+        if !apply(&mut document, &new)? {
+            return Ok(Merged::Incomplete);
+        }
+        self.log.extend(new.iter().map(|c| Logged { check: c.check(), seq }));
+        self.join_all(theirs, seq);
+        self.keep(&document);
+        Ok(if self.rebase_when_huge(seq) { Merged::Extended } else { Merged::Taken })
+    }
+
+    /// Their epoch is over: what beats ours is replayed here.
+    fn merge_lower(&mut self, theirs: &Leaves, seq: u64) -> Result<Merged, Unsound> {
+        let beating: Vec<Leaf> =
+            theirs.iter().filter(|leaf| self.beaten_by(leaf)).cloned().collect();
+        if beating.is_empty() {
+            return Ok(Merged::Unchanged);
+        }
+        let mut document = self.load_or_rebuild(seq);
+        let base = base_document(&document, self.epoch).ok_or(Unsound("own base is missing"))?;
+        self.replay(&mut document, &base, &beating, seq)?;
+        self.join_all(theirs, seq);
+        self.keep(&document);
+        self.rebase_when_huge(seq);
+        Ok(Merged::Extended)
+    }
+
+    /// Our epoch is over: theirs is taken over, and what beats it is replayed there.
+    fn merge_higher(&mut self, part: &Part, theirs: &Leaves, seq: u64) -> Result<Merged, Unsound> {
+        let Some(base_leaves) = &part.base else { return Ok(Merged::Incomplete) };
+        let base_leaves = Leaves::from_sorted(base_leaves.clone())
+            .map_err(|_| Unsound("base is not in order"))?;
+        let (epoch, base) = build_base(part.epoch.number, &base_leaves);
+        if epoch != part.epoch {
+            return Err(Unsound("base has another hash than its epoch"));
+        }
+        let mut document = base.fork();
+        let changes: Vec<&WireChange> = part.changes.iter().collect();
+        if !apply(&mut document, &changes)? {
+            return Ok(Merged::Incomplete);
+        }
+        (self.epoch, self.base_seq) = (epoch, seq);
+        self.log = changes.iter().map(|c| Logged { check: c.check(), seq }).collect();
+        let beating: Vec<Leaf> = self
+            .leaves
+            .iter()
+            .filter(|l| theirs.would_change(&l.path, l.stamp, l.value.as_deref()))
+            .cloned()
+            .collect();
+        self.replay(&mut document, &base, &beating, seq)?;
+        self.join_all(theirs, seq);
+        self.keep(&document);
+        let extended = self.rebase_when_huge(seq) || !beating.is_empty();
+        Ok(if extended { Merged::Extended } else { Merged::Taken })
+    }
+
+    fn replay(
+        &mut self,
+        document: &mut Automerge,
+        base: &Automerge,
+        leaves: &[Leaf],
+        seq: u64,
+    ) -> Result<(), Unsound> {
+        let mut changes = Vec::with_capacity(leaves.len());
+        for leaf in leaves {
+            let change = replayed(self.epoch, base, leaf);
+            if !self.has(check_of(&change)) {
+                self.log.push(Logged { check: check_of(&change), seq });
+                changes.push(change);
+            }
+        }
+        document.apply_changes(changes).map_err(|_| Unsound("a late write could not be replayed"))
+    }
+
+    fn beaten_by(&self, leaf: &Leaf) -> bool {
+        self.leaves.would_change(&leaf.path, leaf.stamp, leaf.value.as_deref())
+    }
+
+    fn join_all(&mut self, theirs: &Leaves, seq: u64) {
+        for leaf in theirs.iter() {
+            self.leaves.join(&leaf.path, leaf.stamp, leaf.value.as_deref(), seq);
+        }
+    }
+
+    fn has(&self, check: [u8; 8]) -> bool {
+        self.log.iter().any(|logged| logged.check == check)
+    }
+
+    fn rebase_when_huge(&mut self, seq: u64) -> bool {
+        let huge =
+            self.log.len() > MERGED_CHANGES_MAX || self.document.len() > 2 * DOCUMENT_BYTES_MAX;
+        if huge {
+            self.rebase(seq);
+        }
+        huge
+    }
+
+    /// `None` when the bytes kept are damaged.
+    fn load(&self) -> Option<Automerge> {
+        if self.document.is_empty() {
+            return Some(build_base(0, &Leaves::default()).1);
+        }
+        let document =
+            std::panic::catch_unwind(|| Automerge::load(&self.document).ok()).ok().flatten()?;
+        document.get_change_by_hash(&ChangeHash(self.epoch.base)).is_some().then_some(document)
+    }
+
+    fn load_or_rebuild(&mut self, seq: u64) -> Automerge {
+        if let Some(document) = self.load() {
+            return document;
+        }
+        self.rebase(seq);
+        build_base(self.epoch.number, &self.leaves).1
+    }
+
+    fn base_leaves(&self, document: &Automerge) -> Option<Vec<Leaf>> {
+        let base = WireChange::from_change(
+            &document.get_change_by_hash(&ChangeHash(self.epoch.base))?,
+            |_, _| true,
+        )?;
+        let leaf = |(path, stamp, value): (&str, Stamp, Option<&str>)| {
+            let dead = !self.leaves.shows(path, stamp);
+            Leaf { path: path.into(), stamp, value: value.map(Into::into), seq: u64::from(dead) }
+        };
+        Some(base.writes().map(leaf).collect())
+    }
+
+    fn keep(&mut self, document: &Automerge) {
+        self.document = document.save().into();
+        self.heads = document.get_heads().iter().map(|hash| hash.0).collect();
+        self.heads.sort_unstable();
+    }
+
+    /// Everything, for a row.
+    pub fn encode(&self, out: &mut Writer) {
+        out.varint(self.epoch.number);
+        out.fixed(&self.epoch.base);
+        out.bytes(&self.document);
+        out.varint(self.heads.len() as u64);
+        self.heads.iter().for_each(|head| out.fixed(head));
+        out.varint(self.base_seq);
+        out.varint(self.log.len() as u64);
+        for logged in &self.log {
+            out.fixed(&logged.check);
+            out.varint(logged.seq);
+        }
+        Leaves::encode(out, self.leaves.iter(), true);
+    }
+
+    /// Reads what [`Desired::encode`] wrote.
+    pub fn decode(from: &mut Reader<'_>) -> Result<Self, WireError> {
+        let epoch = Epoch { number: from.varint()?, base: from.array()? };
+        let document: Box<[u8]> = from.bytes(usize::MAX >> 8)?.into();
+        let heads = from.count(2 * MERGED_CHANGES_MAX, 32)?;
+        let heads = (0..heads).map(|_| from.array()).collect::<Result<_, _>>()?;
+        let base_seq = from.varint()?;
+        let log = from.count(1 << 16, size_of::<Logged>())?;
+        let log = (0..log)
+            .map(|_| Ok(Logged { check: from.array()?, seq: from.varint()? }))
+            .collect::<Result<_, WireError>>()?;
+        let leaves = Leaves::from_sorted(Leaves::decode(from, 'd', true)?)?;
+        Ok(Self { epoch, document, heads, base_seq, log, leaves })
+    }
+
+    /// The leaves the document alone shows. Equal to [`Desired::leaves`] but for forgotten tombstones; for tests.
+    #[cfg(test)]
+    pub fn leaves_of_document(&self) -> Leaves {
+        let document = self.load().expect("own bytes load");
+        let mut leaves = Leaves::default();
+        for key in document.keys(ROOT) {
+            for (value, _) in document.get_all(ROOT, &key).expect("a root key") {
+                let (stamp, value) =
+                    crate::change::read_register(value.to_bytes().expect("registers hold bytes"))
+                        .map(|(s, v)| (s, v.map(str::to_owned)))
+                        .expect("own register");
+                leaves.join(&key, stamp, value.as_deref(), 0);
+            }
+        }
+        leaves
+    }
+}
+
+impl Part {
+    pub fn encode(&self, out: &mut Writer) {
+        out.varint(self.epoch.number);
+        out.fixed(&self.epoch.base);
+        out.byte(u8::from(self.base.is_some()));
+        if let Some(base) = &self.base {
+            Leaves::encode(out, base.iter(), true);
+        }
+        out.varint(self.changes.len() as u64);
+        self.changes.iter().for_each(|change| change.encode(out, &self.epoch.base));
+    }
+
+    pub fn decode(from: &mut Reader<'_>) -> Result<Self, WireError> {
+        let epoch = Epoch { number: from.number(1 << 48, "epoch")?, base: from.array()? };
+        let base = if from.flag()? { Some(Leaves::decode(from, 'd', true)?) } else { None };
+        let count = from.count(2 * MERGED_CHANGES_MAX, size_of::<WireChange>())?;
+        let mut changes = Vec::with_capacity(count);
+        for _ in 0..count {
+            changes.push(WireChange::decode(from, &epoch.base)?);
+        }
+        Ok(Self { epoch, base, changes })
+    }
+
+    /// Every stamp in it.
+    pub fn stamps(&self) -> impl Iterator<Item = Stamp> {
+        let base = self.base.iter().flatten().map(|leaf| leaf.stamp);
+        base.chain(self.changes.iter().flat_map(|c| c.writes().map(|(_, stamp, _)| stamp)))
+    }
+}
+
+/// The first document of an epoch: one change that depends on nothing but the leaves.
+fn build_base(number: u64, leaves: &Leaves) -> (Epoch, Automerge) {
+    let mut document = Automerge::new();
+    document.set_actor(derived_actor(&[b"base", &number.to_be_bytes()]));
+    let puts =
+        leaves.iter().map(|leaf| (&*leaf.path, register(&leaf.stamp, leaf.value.as_deref())));
+    let change = commit(&mut document, puts, 0);
+    (Epoch { number, base: change.hash().0 }, document)
+}
+
+/// A document with nothing but the base of `epoch`.
+fn base_document(document: &Automerge, epoch: Epoch) -> Option<Automerge> {
+    let base = document.get_change_by_hash(&ChangeHash(epoch.base))?;
+    let mut alone = Automerge::new();
+    alone.apply_changes([base]).ok()?;
+    Some(alone)
+}
+
+/// A late write as a change on top of a base: the same whoever makes it.
+fn replayed(epoch: Epoch, base: &Automerge, leaf: &Leaf) -> Change {
+    let register = register(&leaf.stamp, leaf.value.as_deref());
+    let mut document = base.fork();
+    document.set_actor(derived_actor(&[
+        b"late",
+        &epoch.number.to_be_bytes(),
+        &epoch.base,
+        leaf.path.as_bytes(),
+        &register,
+    ]));
+    commit(&mut document, [(&*leaf.path, register)].into_iter(), 0)
+}
+
+/// One change with these puts; an empty one when there are none.
+fn commit<'a>(
+    document: &mut Automerge,
+    puts: impl Iterator<Item = (&'a str, Vec<u8>)>,
+    time: i64,
+) -> Change {
+    let options = CommitOptions::default().with_time(time);
+    let mut transaction = document.transaction();
+    let mut any = false;
+    for (path, bytes) in puts {
+        any = true;
+        transaction
+            .put(ROOT, path, ScalarValue::Bytes(bytes))
+            .expect("the root takes any key that is not empty");
+    }
+    let hash = if any {
+        transaction.commit_with(options).0.expect("a transaction with puts makes a change")
+    } else {
+        drop(transaction);
+        document.empty_commit(options)
+    };
+    document.get_change_by_hash(&hash).expect("the change was just made")
+}
+
+/// Applies changes; false when they depend on something that is not in the document.
+fn apply(document: &mut Automerge, changes: &[&WireChange]) -> Result<bool, Unsound> {
+    let built: Vec<Change> = changes
+        .iter()
+        .map(|c| c.to_change())
+        .collect::<Option<_>>()
+        .ok_or(Unsound("a change has another hash than it says"))?;
+    let hashes: Vec<ChangeHash> = built.iter().map(Change::hash).collect();
+    document.apply_changes(built).map_err(|_| Unsound("automerge refused a change"))?;
+    Ok(hashes.iter().all(|hash| document.get_change_by_hash(hash).is_some()))
+}
+
+fn check_of(change: &Change) -> [u8; 8] {
+    change.hash().0[..8].try_into().expect("a hash has 32 bytes")
+}
+
+fn derived_actor(parts: &[&[u8]]) -> ActorId {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u32).to_be_bytes());
+        hash.update(part);
+    }
+    ActorId::from(&hash.finalize()[..ACTOR_BYTES])
+}

@@ -1,0 +1,498 @@
+//! Peers: greeting them, taking in what they know, and sending them what they lack.
+
+use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use outpost_model::{Hlc, NodeId, Now};
+use sha2::{Digest, Sha256};
+
+use crate::desired::Merged;
+use crate::document::{Item, Shadow};
+use crate::hub::{Event, Hub, Output, PeerError};
+use crate::key::ShadowKey;
+use crate::peer::PrintsTodo;
+use crate::sync::{FRAME_BYTES_AIM, Frame, Hello, PEERS_MAX};
+use crate::version::SLOTS;
+use crate::wire::Writer;
+
+/// Names in one frame that asks for shadows.
+const WANT_KEYS_MAX: usize = 4096;
+
+/// Items made during one round of sending, so that two peers at the same place do not cost two documents loaded.
+type Made = BTreeMap<(u64, ShadowKey), Item>;
+
+impl Hub {
+    /// A link to a peer is up. Frames of it may come from now on.
+    pub fn peer_up(&mut self, peer: NodeId, _now: Now) {
+        if peer == self.config.node
+            || (!self.peers.contains_key(&peer) && self.peers.len() >= PEERS_MAX - 1)
+        {
+            return;
+        }
+        self.peers.entry(peer).or_default().reset(true);
+        self.save_peer(peer);
+        self.say_hello(peer);
+        self.finish();
+    }
+
+    /// The link broke; what was on its way may be lost. Requests that waited for this peer are accepted here.
+    pub fn peer_down(&mut self, peer: NodeId, now: Now) {
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.reset(false);
+        }
+        self.settle_pending(Some(peer), now);
+        self.finish();
+    }
+
+    /// A node left for good: nothing waits for it any more.
+    pub fn forget_peer(&mut self, peer: NodeId, now: Now) {
+        self.peer_down(peer, now);
+        if self.peers.remove(&peer).is_some() {
+            self.erase_peer(peer);
+        }
+        self.finish();
+    }
+
+    /// A frame of a peer.
+    ///
+    /// # Errors
+    /// [`PeerError`]: the frame is not what an honest peer sends. Nothing of it was used; quarantine the peer.
+    pub fn handle_peer_frame(
+        &mut self,
+        peer: NodeId,
+        frame: &[u8],
+        now: Now,
+    ) -> Result<(), PeerError> {
+        let result = self.try_frame(peer, frame, now);
+        match result {
+            Ok(()) => self.stats.frames_received += 1,
+            Err(_) => self.stats.frames_refused += 1,
+        }
+        self.finish();
+        result
+    }
+
+    fn try_frame(&mut self, peer: NodeId, frame: &[u8], now: Now) -> Result<(), PeerError> {
+        let frame = Frame::decode(frame).map_err(|cause| PeerError::Wire { peer, cause })?;
+        if !self.peers.get(&peer).is_some_and(|known| known.up) {
+            return if self.peers.contains_key(&peer) {
+                Ok(())
+            } else {
+                Err(PeerError::TooMany { peer })
+            };
+        }
+        match frame {
+            Frame::Hello(hello) => self.handle_hello(peer, &hello),
+            Frame::Items { number, stretch, items } => {
+                self.handle_items(peer, number, stretch, items, now)?
+            }
+            Frame::Ack { number, read } => self.handle_ack(peer, number, read),
+            Frame::Prints { number, part, read, prints } => {
+                self.handle_prints(peer, number, part, read, &prints)
+            }
+            Frame::Want(keys) => self.peer_mut(peer).sending.wanted.extend(keys),
+            Frame::Forward { id, key, ask, payload } => {
+                self.handle_forward(peer, id, &key, ask, &payload, now)
+            }
+            Frame::Answer { id, status, body } => self.handle_answer(peer, id, status, body, now),
+        }
+        Ok(())
+    }
+
+    // ---- greeting ---------------------------------------------------------------------------------------------
+
+    fn say_hello(&mut self, peer: NodeId) {
+        let known = self.peer_mut(peer);
+        let (your_feed, read) = (known.feed, known.read);
+        let slots =
+            self.slots.iter().map(|(node, slot)| (*node, *slot)).take(PEERS_MAX + 1).collect();
+        let hello = self
+            .frame_to(peer, &Frame::Hello(Hello { feed: self.feed.id, your_feed, read, slots }));
+        self.then.push(hello);
+    }
+
+    fn handle_hello(&mut self, peer: NodeId, hello: &Hello) {
+        self.take_slots(peer, hello);
+        if std::mem::replace(&mut self.peer_mut(peer).greeted, true) {
+            return; // said again because its slot changed
+        }
+        if hello.your_feed == self.feed.id && hello.read > self.feed.head {
+            self.restart_feed();
+        }
+        let (own_feed, head) = (self.feed.id, self.feed.head);
+        let known = self.peer_mut(peer);
+        if known.feed != hello.feed {
+            (known.feed, known.read) = (hello.feed, 0);
+        }
+        let place_is_good = hello.your_feed == own_feed;
+        known.seen = if place_is_good { hello.read } else { 0 };
+        known.sending.sent = if place_is_good { hello.read } else { head };
+        known.sending.told = known.sending.sent;
+        known.sending.prints =
+            (!place_is_good).then_some(PrintsTodo { after: None, part: 0, read: head });
+        self.save_peer(peer);
+    }
+
+    /// Two nodes never keep one slot: of two that meet, the one with the greater id takes a free one.
+    fn take_slots(&mut self, peer: NodeId, hello: &Hello) {
+        for (node, slot) in &hello.slots {
+            let is_news = *node == peer || !self.slots.contains_key(node);
+            if *node != self.config.node
+                && is_news
+                && (self.slots.len() <= PEERS_MAX || self.slots.contains_key(node))
+            {
+                self.slots.insert(*node, slot % SLOTS);
+            }
+        }
+        let mine = self.slot();
+        let taken = self.slots.iter().any(|(node, slot)| *node < self.config.node && *slot == mine);
+        let free = (0..SLOTS).find(|free| !self.slots.values().any(|slot| slot == free));
+        let Some(slot) = free.filter(|_| taken) else { return };
+        self.slots.insert(self.config.node, slot);
+        self.save_own();
+        self.then.push(Output::Event(Event::SlotChanged { slot }));
+        let up: Vec<NodeId> =
+            self.peers.iter().filter(|(_, p)| p.up).map(|(node, _)| *node).collect();
+        up.into_iter().for_each(|node| self.say_hello(node));
+    }
+
+    /// The disk is an older copy of what it was: places beyond its head were used before, so the feed gets a new name.
+    fn restart_feed(&mut self) {
+        let digest =
+            Sha256::digest([self.feed.id.to_be_bytes(), self.incarnation.to_be_bytes()].concat());
+        self.feed.id =
+            u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes")).max(1);
+        self.save_own();
+        self.then.push(Output::Event(Event::FeedRestarted));
+    }
+
+    // ---- taking in --------------------------------------------------------------------------------------------
+
+    fn handle_items(
+        &mut self,
+        peer: NodeId,
+        number: u64,
+        stretch: Option<(u64, u64)>,
+        items: Vec<(ShadowKey, Item)>,
+        now: Now,
+    ) -> Result<(), PeerError> {
+        let latest = Hlc(items.iter().map(|(_, item)| item.latest()).max().unwrap_or(0));
+        let mut clock = self.clock.clone();
+        clock
+            .observe(latest, now, self.config.hlc_ahead_ms_max)
+            .map_err(|cause| PeerError::Clock { peer, cause })?;
+
+        let (mut merged, mut missing) = (BTreeMap::new(), Vec::new());
+        for (key, item) in &items {
+            match self.merge_item(peer, key, item, &mut merged)? {
+                Merged::Incomplete if stretch.is_none() => {
+                    return Err(PeerError::Unsound {
+                        peer,
+                        key: key.clone(),
+                        what: "asked for whole, it came in part",
+                    });
+                }
+                Merged::Incomplete => missing.push(key.clone()),
+                _ => {}
+            }
+        }
+        // From here on nothing fails.
+        self.clock = clock;
+        let full = self.install_merged(peer, merged, now);
+        self.ask_for(peer, &missing);
+        let known = self.peer_mut(peer);
+        if stretch.is_none() {
+            known.missing.retain(|key| !items.iter().any(|(came, _)| came == key));
+        }
+        known.missing.extend(missing.into_iter().chain(full));
+        let moved = match stretch {
+            Some((after, upto)) => known.read_stretch(after, upto),
+            None => known.settle_read(),
+        };
+        self.acknowledge(peer, number, moved);
+        Ok(())
+    }
+
+    /// Merges into a scratch copy, under `catch_unwind`: automerge may panic on changes no honest node makes.
+    fn merge_item(
+        &self,
+        peer: NodeId,
+        key: &ShadowKey,
+        item: &Item,
+        merged: &mut BTreeMap<ShadowKey, (Shadow, Merged)>,
+    ) -> Result<Merged, PeerError> {
+        let (node, slot, seq) =
+            (self.config.node, self.slot(), self.feed.head + 1 + merged.len() as u64);
+        let have = merged.get(key).map(|(shadow, _)| shadow).or_else(|| self.shadows.get(key));
+        let scratch = have.cloned().unwrap_or_default();
+        let work = AssertUnwindSafe(|| {
+            let mut scratch = scratch;
+            let seq = have.filter(|_| merged.contains_key(key)).map_or(seq, |shadow| shadow.seq);
+            scratch
+                .merge(item, |shadow| Self::class_of(node, slot, shadow), seq)
+                .map(|outcome| (scratch, outcome))
+        });
+        let unsound = |what| PeerError::Unsound { peer, key: key.clone(), what };
+        let (shadow, outcome) = catch_unwind(work)
+            .map_err(|_| unsound("automerge cannot take it"))?
+            .map_err(|e| unsound(e.0))?;
+        if matches!(outcome, Merged::Taken | Merged::Extended) {
+            let twice = merged.contains_key(key);
+            merged.insert(key.clone(), (shadow, if twice { Merged::Extended } else { outcome }));
+        }
+        Ok(outcome)
+    }
+
+    /// Gives back the keys there was no room for.
+    fn install_merged(
+        &mut self,
+        peer: NodeId,
+        merged: BTreeMap<ShadowKey, (Shadow, Merged)>,
+        now: Now,
+    ) -> Vec<ShadowKey> {
+        let mut full = Vec::new();
+        for (key, (shadow, outcome)) in merged {
+            let previous = self.shadows.get(&key).cloned();
+            if previous.is_none() && self.shadows.len() >= self.config.limits.shadows_max {
+                self.then.push(Output::Event(Event::Full { key: key.clone() }));
+                full.push(key);
+                continue;
+            }
+            let seq_before = previous.as_ref().map_or(0, |p| p.seq);
+            let sending = &mut self.peer_mut(peer).sending;
+            if outcome == Merged::Taken && seq_before <= sending.sent {
+                sending.known_there.insert(shadow.seq);
+            }
+            self.announce_merged(peer, &key, &shadow, previous.as_ref(), outcome, now);
+            self.install(key, shadow);
+        }
+        full
+    }
+
+    fn announce_merged(
+        &mut self,
+        from: NodeId,
+        key: &ShadowKey,
+        shadow: &Shadow,
+        previous: Option<&Shadow>,
+        outcome: Merged,
+        now: Now,
+    ) {
+        let nothing = Shadow::default();
+        if previous.unwrap_or(&nothing).known().print == shadow.known().print {
+            return;
+        }
+        let conflict = outcome == Merged::Extended;
+        self.stats.merged += 1;
+        self.stats.conflicts += u64::from(conflict);
+        self.publish_state(key, shadow, previous, now.wall_s(), None);
+        let version = shadow.version;
+        self.then.push(Output::Event(Event::Merged { key: key.clone(), version, from, conflict }));
+        let bytes = shadow.state_bytes();
+        if bytes > self.config.limits.state_bytes_max {
+            self.then.push(Output::Event(Event::Oversize { key: key.clone(), bytes }));
+        }
+    }
+
+    fn handle_prints(
+        &mut self,
+        peer: NodeId,
+        number: u64,
+        part: u64,
+        read: Option<u64>,
+        prints: &[(ShadowKey, [u8; 16])],
+    ) {
+        let mut moved = false;
+        if part == 0 || part == self.peer_mut(peer).part_next {
+            let differs = |key: &ShadowKey, print: &[u8; 16]| {
+                self.shadows.get(key).is_none_or(|s| s.whole_print() != *print)
+            };
+            let wanted: Vec<ShadowKey> = prints
+                .iter()
+                .filter(|(key, print)| differs(key, print))
+                .map(|(key, _)| key.clone())
+                .collect();
+            self.ask_for(peer, &wanted);
+            let known = self.peer_mut(peer);
+            if part == 0 {
+                known.missing.clear();
+                known.read_then = None;
+            }
+            known.part_next = part + 1;
+            known.missing.extend(wanted);
+            known.read_then = read.or(known.read_then);
+            moved = known.settle_read();
+        }
+        self.acknowledge(peer, number, moved);
+    }
+
+    fn ask_for(&mut self, peer: NodeId, keys: &[ShadowKey]) {
+        for keys in keys.chunks(WANT_KEYS_MAX) {
+            let frame = self.frame_to(peer, &Frame::Want(keys.to_vec()));
+            self.then.push(frame);
+        }
+    }
+
+    fn acknowledge(&mut self, peer: NodeId, number: u64, moved: bool) {
+        if moved {
+            self.save_peer(peer);
+        }
+        let read = self.peer_mut(peer).read;
+        let frame = self.frame_to(peer, &Frame::Ack { number, read });
+        self.then.push(frame);
+    }
+
+    fn handle_ack(&mut self, peer: NodeId, number: u64, read: u64) {
+        let head = self.feed.head;
+        let known = self.peer_mut(peer);
+        known.sending.acknowledge(number);
+        known.seen = known.seen.max(read.min(head));
+    }
+
+    // ---- sending ----------------------------------------------------------------------------------------------
+
+    /// Sends each peer what it lacks, as far as there is room on the way.
+    pub(crate) fn pump(&mut self) {
+        let mut made = Made::new();
+        let ready: Vec<NodeId> =
+            self.peers.iter().filter(|(_, p)| p.up && p.greeted).map(|(node, _)| *node).collect();
+        for peer in ready {
+            while self.peer_mut(peer).sending.has_room() {
+                let Some(frame) = self.next_frame(peer, &mut made) else { break };
+                self.then.push(frame);
+            }
+        }
+    }
+
+    fn next_frame(&mut self, peer: NodeId, made: &mut Made) -> Option<Output> {
+        let sending = &self.peer_mut(peer).sending;
+        if sending.prints.is_some() {
+            return self.next_prints(peer);
+        }
+        if !sending.wanted.is_empty() {
+            return Some(self.next_wanted(peer));
+        }
+        self.next_stretch(peer, made)
+    }
+
+    fn next_prints(&mut self, peer: NodeId) -> Option<Output> {
+        let todo = self.peer_mut(peer).sending.prints.take()?;
+        let from = todo.after.as_ref().map_or(Unbounded, Excluded);
+        let mut prints = Vec::new();
+        let mut bytes = 0;
+        for (key, shadow) in self.shadows.range((from, Unbounded)) {
+            if bytes >= FRAME_BYTES_AIM {
+                break;
+            }
+            bytes += 20 + key.thing.len() + key.name.as_ref().map_or(0, String::len);
+            prints.push((key.clone(), shadow.whole_print()));
+        }
+        let is_last = bytes < FRAME_BYTES_AIM;
+        let read = is_last.then_some(todo.read);
+        let after = prints.last().map(|(key, _)| key.clone()).or(todo.after);
+        let sending = &mut self.peer_mut(peer).sending;
+        sending.prints =
+            (!is_last).then_some(PrintsTodo { after, part: todo.part + 1, read: todo.read });
+        let number = sending.next_number();
+        Some(self.windowed(peer, number, &Frame::Prints { number, part: todo.part, read, prints }))
+    }
+
+    fn next_wanted(&mut self, peer: NodeId) -> Output {
+        let mut items = Vec::new();
+        let mut bytes = 0;
+        while bytes < FRAME_BYTES_AIM {
+            let Some(key) = self.peer_mut(peer).sending.wanted.pop_first() else { break };
+            // One that is gone meanwhile is answered with nothing, so that the peer stops waiting for it.
+            let item = self.shadows.get(&key).unwrap_or(&Shadow::default()).item_since(0);
+            bytes += size_of_item(&item) + key.thing.len();
+            items.push((key, item));
+        }
+        let number = self.peer_mut(peer).sending.next_number();
+        self.windowed(peer, number, &Frame::Items { number, stretch: None, items })
+    }
+
+    fn next_stretch(&mut self, peer: NodeId, made: &mut Made) -> Option<Output> {
+        let head = self.feed.head;
+        let sending = &self.peers.get(&peer)?.sending;
+        let since = sending.sent;
+        if since >= head {
+            return None;
+        }
+        let (mut items, mut bytes, mut upto) = (Vec::new(), 0, head);
+        for (place, key) in self.feed.places.range((Excluded(since), Unbounded)) {
+            if bytes >= FRAME_BYTES_AIM {
+                upto = place - 1;
+                break;
+            }
+            let Some(shadow) =
+                self.shadows.get(key).filter(|_| !sending.known_there.contains(place))
+            else {
+                continue;
+            };
+            let item = made
+                .entry((since, key.clone()))
+                .or_insert_with(|| shadow.item_since(since))
+                .clone();
+            bytes += size_of_item(&item) + key.thing.len();
+            items.push((key.clone(), item));
+        }
+        let sending = &mut self.peer_mut(peer).sending;
+        let after = sending.told;
+        sending.sent = upto;
+        sending.known_there = sending.known_there.split_off(&(upto + 1));
+        if items.is_empty() {
+            return None;
+        }
+        sending.told = upto;
+        let number = sending.next_number();
+        Some(self.windowed(
+            peer,
+            number,
+            &Frame::Items { number, stretch: Some((after, upto)), items },
+        ))
+    }
+
+    /// Peers hear from time to time how far the feed is, also when they know all that is new in it.
+    pub(crate) fn tell_places(&mut self) {
+        let behind = |p: &crate::peer::Peer| {
+            p.up && p.greeted && p.sending.prints.is_none() && p.sending.told < p.sending.sent
+        };
+        let behind: Vec<NodeId> =
+            self.peers.iter().filter(|(_, p)| behind(p)).map(|(node, _)| *node).collect();
+        for peer in behind {
+            let sending = &mut self.peer_mut(peer).sending;
+            let stretch = Some((sending.told, sending.sent));
+            sending.told = sending.sent;
+            let number = sending.next_number();
+            let frame =
+                self.windowed(peer, number, &Frame::Items { number, stretch, items: Vec::new() });
+            self.then.push(frame);
+        }
+    }
+
+    fn windowed(&mut self, peer: NodeId, number: u64, frame: &Frame) -> Output {
+        let output = self.frame_to(peer, frame);
+        if let Output::ToPeer { frame, .. } = &output {
+            self.peer_mut(peer).sending.note_sent(number, frame.len());
+        }
+        output
+    }
+
+    pub(crate) fn frame_to(&mut self, peer: NodeId, frame: &Frame) -> Output {
+        let frame = frame.encode();
+        self.stats.frames_sent += 1;
+        self.stats.bytes_sent += frame.len() as u64;
+        Output::ToPeer { peer, frame }
+    }
+
+    fn peer_mut(&mut self, peer: NodeId) -> &mut crate::peer::Peer {
+        self.peers.get_mut(&peer).expect("callers looked it up or put it there")
+    }
+}
+
+fn size_of_item(item: &Item) -> usize {
+    let mut out = Writer::default();
+    item.encode(&mut out);
+    out.0.len()
+}

@@ -1,0 +1,528 @@
+//! All shadows of one node, and what it and its peers know of each other's.
+//!
+//! ```text
+//!  requests ──▶ serve ──┐                          ┌─▶ Commit: rows, then answers, messages, frames
+//!  frames ────▶ exchange ┼─▶ shadows, feed, rows ──┤
+//!  ticks ─────▶ sweep ──┘                          └─▶ Now: what reveals no state
+//! ```
+//! Nothing that shows a state leaves before that state is on disk: answers, messages and frames ride behind the rows
+//! they depend on. So a crash loses only what nobody has seen, and a node may go on with its own numbers after one.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use outpost_model::{Hlc, HlcClock, NodeId, Now};
+use sha2::{Digest, Sha256};
+
+use crate::document::Shadow;
+use crate::key::ShadowKey;
+use crate::peer::Peer;
+use crate::serve::Pending;
+use crate::stamp::Stamp;
+use crate::sync::PEERS_MAX;
+use crate::version::{Class, SLOTS};
+use crate::wire::{Reader, WireError, Writer};
+
+/// What a hub may use.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of `desired` and `reported` together, as compact JSON. AWS IoT: 8 KB; more lets one shadow occupy more
+    /// memory and disk on every node, at most 30 KB.
+    pub state_bytes_max: usize,
+    /// Levels of nesting in a section. AWS IoT documents 5, 6 and 8 in different places, and refuses with "6".
+    pub depth_max: usize,
+    /// Shadows on this node. Further ones are refused with 429; lower refuses devices, higher occupies about a
+    /// kilobyte each.
+    pub shadows_max: usize,
+    /// Requests that wait for their home node. Further ones are refused with 429.
+    pub forwards_max: usize,
+    /// How long a request waits for its home node before it is accepted here. Short and a slow link costs version
+    /// jumps; long and clients wait when the home node hangs.
+    pub forward_timeout_ms: u64,
+    /// Tombstones of one section; the oldest go first. Fewer and a node that was away long may bring deleted keys
+    /// back; more and shadows with changing keys grow.
+    pub tombstones_max: usize,
+    /// A deleted shadow's version is remembered this long at least (AWS: 48 h), so that a new one continues it.
+    pub deleted_keep_ms: u64,
+    /// Tombstones and deleted shadows go after this time, though a known peer may not have seen them. Short and a node
+    /// that was away longer brings deleted keys back; long and a lost node costs memory.
+    pub tombstone_grace_ms: u64,
+    /// How often tombstones are looked for.
+    pub sweep_every_ms: u64,
+    /// Shadows looked at in one sweep; the next one goes on behind them.
+    pub sweep_shadows: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            state_bytes_max: 8 << 10,
+            depth_max: 6,
+            shadows_max: 200_000,
+            forwards_max: 1024,
+            forward_timeout_ms: 2_000,
+            tombstones_max: 512,
+            deleted_keep_ms: 48 * 3_600_000,
+            tombstone_grace_ms: 30 * 24 * 3_600_000,
+            sweep_every_ms: 60_000,
+            sweep_shadows: 2_000,
+        }
+    }
+}
+
+/// Who this hub is and what it may use.
+#[derive(Debug, Clone)]
+pub struct HubConfig {
+    /// This node.
+    pub node: NodeId,
+    /// Its name, for people.
+    pub node_name: String,
+    /// Limits.
+    pub limits: Limits,
+    /// A peer whose stamps are further ahead of this node's clock is refused.
+    pub hlc_ahead_ms_max: u64,
+}
+
+/// What the driver has to do, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Write the rows in one batch (a `None` deletes), and release `then` when that batch and all before it are
+    /// durable. There may be no rows: then only what came before must be durable.
+    Commit {
+        /// Rows of the shadow space.
+        rows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+        /// What depends on them.
+        then: Vec<Output>,
+    },
+    /// At once: shows no state.
+    Now(Output),
+}
+
+/// What leaves the hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// A message for this node's subscribers. Peers publish `delta` and `documents` to theirs themselves, when they
+    /// have merged; `accepted` and `rejected` are published only here, where the request came in.
+    Publish {
+        /// An AWS shadow topic.
+        topic: String,
+        /// A JSON document.
+        payload: Vec<u8>,
+    },
+    /// A frame for a peer. Dropped when there is no link.
+    ToPeer {
+        /// The peer.
+        peer: NodeId,
+        /// Opaque.
+        frame: Vec<u8>,
+    },
+    /// The outcome of [`Hub::request`].
+    Reply {
+        /// As given.
+        id: u64,
+        /// HTTP status.
+        status: u16,
+        /// The accepted or rejected document.
+        body: Vec<u8>,
+    },
+    /// For the log and the metrics.
+    Event(Event),
+}
+
+/// Something worth telling an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A write was accepted here.
+    Written {
+        /// The shadow.
+        key: ShadowKey,
+        /// Its new version.
+        version: u64,
+        /// The write's stamp.
+        stamp: Stamp,
+        /// It was accepted apart from its home node.
+        apart: bool,
+    },
+    /// A merge changed what clients see.
+    Merged {
+        /// The shadow.
+        key: ShadowKey,
+        /// Its new version.
+        version: u64,
+        /// Who sent it.
+        from: NodeId,
+        /// Both sides had something the other lacked.
+        conflict: bool,
+    },
+    /// After a merge the state is larger than the limit; updates must shrink it.
+    Oversize {
+        /// The shadow.
+        key: ShadowKey,
+        /// Bytes of its state.
+        bytes: usize,
+    },
+    /// A peer's shadow was not taken in, as there are too many.
+    Full {
+        /// The shadow.
+        key: ShadowKey,
+    },
+    /// Another node used the same slot of version numbers; this one took another.
+    SlotChanged {
+        /// The new slot.
+        slot: u8,
+    },
+    /// A home could not be moved, as the node that would have to agree cannot be reached.
+    HomeNotMoved {
+        /// The shadow.
+        key: ShadowKey,
+    },
+    /// A peer knows more of this node's feed than the disk does: the disk is an old copy. A new feed was begun.
+    FeedRestarted,
+}
+
+/// Why a row was not taken. The hub is as before.
+#[derive(Debug, thiserror::Error)]
+#[error("row {key:?} of the shadow space cannot be read: {cause}; it was left out")]
+pub struct LoadError {
+    /// The row's key, as far as it is text.
+    pub key: String,
+    /// What is wrong with it.
+    #[source]
+    pub cause: WireError,
+}
+
+/// Why a peer's frame was refused. The hub is as before; the peer should be quarantined.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PeerError {
+    /// The bytes are no frame.
+    #[error("a frame of peer {peer} cannot be read: {cause}; nothing of it was used")]
+    Wire {
+        /// The peer.
+        peer: NodeId,
+        /// What is wrong.
+        #[source]
+        cause: WireError,
+    },
+    /// Its clock runs too far ahead.
+    #[error("peer {peer} sends stamps from the future: {cause}; nothing of the frame was used")]
+    Clock {
+        /// The peer.
+        peer: NodeId,
+        /// How far.
+        #[source]
+        cause: outpost_model::time::TooFarAhead,
+    },
+    /// A document in it cannot come from an honest node.
+    #[error("peer {peer} sent an unsound shadow {key:?}: {what}; nothing of the frame was used")]
+    Unsound {
+        /// The peer.
+        peer: NodeId,
+        /// The shadow.
+        key: ShadowKey,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// There are more nodes than slots of version numbers.
+    #[error("peer {peer} is one too many, there can be {PEERS_MAX}; it was not greeted")]
+    TooMany {
+        /// The peer.
+        peer: NodeId,
+    },
+}
+
+/// Counts since the start, and sizes now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HubStats {
+    /// Shadows that exist.
+    pub shadows: usize,
+    /// Records kept, deleted ones included.
+    pub records: usize,
+    /// Roughly what the records occupy.
+    pub bytes: usize,
+    /// Writes accepted.
+    pub accepted: u64,
+    /// Requests refused.
+    pub rejected: u64,
+    /// Writes accepted apart from their home node.
+    pub apart: u64,
+    /// Merges that changed what clients see.
+    pub merged: u64,
+    /// Merges where both sides had something the other lacked.
+    pub conflicts: u64,
+    /// Requests sent on to a home node.
+    pub forwarded: u64,
+    /// Of those, how many were not answered in time.
+    pub forwards_timed_out: u64,
+    /// Tombstones taken away.
+    pub tombstones_collected: u64,
+    /// Frames made for peers.
+    pub frames_sent: u64,
+    /// Bytes in them.
+    pub bytes_sent: u64,
+    /// Frames taken from peers.
+    pub frames_received: u64,
+    /// Frames refused.
+    pub frames_refused: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Hub {
+    pub(crate) config: HubConfig,
+    pub(crate) clock: HlcClock,
+    /// Writes desired documents: node and incarnation.
+    pub(crate) actor: [u8; 16],
+    pub(crate) incarnation: u64,
+    pub(crate) feed: Feed,
+    pub(crate) shadows: BTreeMap<ShadowKey, Shadow>,
+    pub(crate) peers: BTreeMap<NodeId, Peer>,
+    pub(crate) slots: BTreeMap<NodeId, u8>,
+    pub(crate) pending: BTreeMap<u64, Pending>,
+    pub(crate) pending_last: u64,
+    pub(crate) sweep_after: Option<ShadowKey>,
+    pub(crate) sweep_at_ms: Option<u64>,
+    pub(crate) stats: HubStats,
+    dirty: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    pub(crate) then: Vec<Output>,
+    /// Behind what is sent to peers: answers to forwarded requests.
+    pub(crate) last: Vec<Output>,
+    effects: VecDeque<Effect>,
+}
+
+/// This node's numbering of its own changes: each shadow once, at the place of its last change.
+#[derive(Debug, Default)]
+pub(crate) struct Feed {
+    /// Names it; a peer's place in a feed of another name is void.
+    pub id: u64,
+    pub head: u64,
+    pub places: BTreeMap<u64, ShadowKey>,
+}
+
+const ROW_SHADOW: u8 = b's';
+const ROW_PEER: u8 = b'p';
+const ROW_OWN: &[u8] = b"own";
+
+impl Hub {
+    /// A hub that knows nothing yet. `incarnation` is random and new at each start; `hlc_floor` is the highest stamp
+    /// ever given out or seen, as far as it was kept (rows that are loaded raise it).
+    pub fn new(config: HubConfig, incarnation: u64, hlc_floor: Hlc) -> Self {
+        let mut actor = [0; 16];
+        actor[..8].copy_from_slice(&config.node.0.to_be_bytes());
+        actor[8..].copy_from_slice(&incarnation.to_be_bytes());
+        let slots = BTreeMap::from([(config.node, (config.node.0 % u64::from(SLOTS)) as u8)]);
+        let mut hub = Self {
+            clock: HlcClock::new(hlc_floor),
+            actor,
+            incarnation,
+            feed: Feed { id: incarnation.max(1), ..Feed::default() },
+            shadows: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            slots,
+            pending: BTreeMap::new(),
+            pending_last: incarnation >> 8,
+            sweep_after: None,
+            sweep_at_ms: None,
+            stats: HubStats::default(),
+            dirty: BTreeMap::new(),
+            then: Vec::new(),
+            last: Vec::new(),
+            effects: VecDeque::new(),
+            config,
+        };
+        hub.save_own();
+        hub
+    }
+
+    /// Takes a row of the store in, before anything else is asked of the hub.
+    ///
+    /// # Errors
+    /// [`LoadError`]: the row is damaged and was left out.
+    pub fn load_row(&mut self, key: &[u8], value: &[u8]) -> Result<(), LoadError> {
+        self.try_load(key, value)
+            .map_err(|cause| LoadError { key: String::from_utf8_lossy(key).into_owned(), cause })
+    }
+
+    fn try_load(&mut self, key: &[u8], value: &[u8]) -> Result<(), WireError> {
+        let mut from = Reader::new(value);
+        match key.split_first() {
+            _ if key == ROW_OWN => {
+                let (id, head, slot) = (from.u64()?, from.varint()?, from.byte()?);
+                self.feed.id = id;
+                self.feed.head = self.feed.head.max(head);
+                self.slots.insert(self.config.node, slot % SLOTS);
+                self.dirty.clear(); // there is a name already
+            }
+            Some((&ROW_PEER, node)) => {
+                let node = NodeId(u64::from_be_bytes(
+                    node.try_into().map_err(|_| WireError::Range("peer"))?,
+                ));
+                let peer = Peer { feed: from.u64()?, read: from.varint()?, ..Peer::default() };
+                self.slots.insert(node, from.byte()? % SLOTS);
+                self.peers.insert(node, peer);
+            }
+            Some((&ROW_SHADOW, rest)) => {
+                let key = read_row_key(rest)?;
+                let shadow = Shadow::from_row(value)?;
+                let latest = shadow.stamps().map(|s| s.hlc).max().unwrap_or_default();
+                let latest = latest.max(Hlc(shadow.home.map_or(0, |home| home.term)));
+                self.clock = HlcClock::new(self.clock.floor().max(latest));
+                self.feed.head = self.feed.head.max(shadow.seq);
+                self.feed.places.insert(shadow.seq, key.clone());
+                self.shadows.insert(key, shadow);
+            }
+            _ => return Err(WireError::Range("row key")),
+        }
+        Ok(())
+    }
+
+    /// The keys of shadows that exist whose thing begins with `prefix`, in order, behind `after`.
+    pub fn list(&self, prefix: &str, after: Option<&ShadowKey>, limit: usize) -> Vec<ShadowKey> {
+        let first = ShadowKey { thing: prefix.to_owned(), name: None };
+        let from = after
+            .filter(|a| **a >= first)
+            .map_or(std::ops::Bound::Included(&first), std::ops::Bound::Excluded);
+        let range = self.shadows.range((from, std::ops::Bound::Unbounded));
+        let range = range.take_while(|(key, _)| key.thing.starts_with(prefix));
+        range
+            .filter(|(_, shadow)| shadow.exists())
+            .take(limit)
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+
+    /// What a get would show at this moment, also what is not durable yet.
+    pub fn document(&self, key: &ShadowKey, now: Now) -> Option<Vec<u8>> {
+        let shadow = self.shadows.get(key).filter(|shadow| shadow.exists())?;
+        Some(shadow.get_accepted(now.wall_s(), None).to_string().into_bytes())
+    }
+
+    /// The version and home node of a shadow, deleted ones included.
+    pub fn version_and_home(&self, key: &ShadowKey) -> Option<(u64, Option<NodeId>)> {
+        self.shadows.get(key).map(|shadow| (shadow.version, shadow.home.map(|home| home.node)))
+    }
+
+    /// The next thing to do; ask until there is nothing.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// The highest stamp given out or seen; keep it and hand it to [`Hub::new`] at the next start.
+    pub fn hlc_floor(&self) -> Hlc {
+        self.clock.floor()
+    }
+
+    /// Equal on two hubs exactly when all visible states, versions and automerge heads are.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        for (key, shadow) in &self.shadows {
+            hash.update(row_key(key));
+            hash.update(shadow.whole_print());
+        }
+        hash.finalize().into()
+    }
+
+    /// Counts and sizes. Walks over all shadows.
+    pub fn stats(&self) -> HubStats {
+        HubStats {
+            shadows: self.shadows.values().filter(|shadow| shadow.exists()).count(),
+            records: self.shadows.len(),
+            bytes: self.shadows.values().map(Shadow::memory_bytes).sum(),
+            ..self.stats
+        }
+    }
+
+    /// Whose version numbers this node takes for a shadow.
+    pub(crate) fn class_of(node: NodeId, slot: u8, shadow: &Shadow) -> Class {
+        if shadow.home.is_some_and(|home| home.node == node) {
+            Class::Owner
+        } else {
+            Class::Slot(slot)
+        }
+    }
+
+    pub(crate) fn slot(&self) -> u8 {
+        self.slots.get(&self.config.node).copied().unwrap_or(0)
+    }
+
+    /// Puts a changed shadow in its new place, in memory and in the rows to be written.
+    pub(crate) fn install(&mut self, key: ShadowKey, shadow: Shadow) {
+        self.dirty.insert(row_key(&key), Some(shadow.to_row()));
+        self.feed.head = self.feed.head.max(shadow.seq);
+        if let Some(old) = self.shadows.get(&key).map(|old| old.seq) {
+            self.feed.places.remove(&old);
+        }
+        self.feed.places.insert(shadow.seq, key.clone());
+        self.shadows.insert(key, shadow);
+    }
+
+    /// Takes a record away for good. The feed's head is kept in a row of its own, so no place is used twice.
+    pub(crate) fn forget(&mut self, key: &ShadowKey) {
+        if let Some(shadow) = self.shadows.remove(key) {
+            self.feed.places.remove(&shadow.seq);
+            self.dirty.insert(row_key(key), None);
+            self.save_own();
+        }
+    }
+
+    /// Writes a record again that changed in nothing a peer should hear of.
+    pub(crate) fn save_in_place(&mut self, key: &ShadowKey) {
+        if let Some(shadow) = self.shadows.get(key) {
+            self.dirty.insert(row_key(key), Some(shadow.to_row()));
+        }
+    }
+
+    pub(crate) fn save_own(&mut self) {
+        let mut out = Writer::default();
+        out.u64(self.feed.id);
+        out.varint(self.feed.head);
+        out.byte(self.slot());
+        self.dirty.insert(ROW_OWN.to_vec(), Some(out.0));
+    }
+
+    pub(crate) fn save_peer(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get(&node) else { return };
+        let mut out = Writer::default();
+        out.u64(peer.feed);
+        out.varint(peer.read);
+        out.byte(self.slots.get(&node).copied().unwrap_or(0));
+        self.dirty.insert(peer_row_key(node), Some(out.0));
+    }
+
+    pub(crate) fn erase_peer(&mut self, node: NodeId) {
+        self.dirty.insert(peer_row_key(node), None);
+    }
+
+    /// For what shows no state.
+    pub(crate) fn now(&mut self, output: Output) {
+        self.effects.push_back(Effect::Now(output));
+    }
+
+    /// Ends every call: sends peers what they lack, and puts rows and what depends on them into one commit.
+    pub(crate) fn finish(&mut self) {
+        self.pump();
+        let last = std::mem::take(&mut self.last);
+        self.then.extend(last);
+        if self.dirty.is_empty() && self.then.is_empty() {
+            return;
+        }
+        let rows = std::mem::take(&mut self.dirty).into_iter().collect();
+        self.effects.push_back(Effect::Commit { rows, then: std::mem::take(&mut self.then) });
+    }
+}
+
+fn peer_row_key(node: NodeId) -> Vec<u8> {
+    [&[ROW_PEER], &node.0.to_be_bytes()[..]].concat()
+}
+
+/// Thing, 0, name: neither contains a 0.
+fn row_key(key: &ShadowKey) -> Vec<u8> {
+    [&[ROW_SHADOW], key.thing.as_bytes(), b"\0", key.name.as_deref().unwrap_or("").as_bytes()]
+        .concat()
+}
+
+fn read_row_key(rest: &[u8]) -> Result<ShadowKey, WireError> {
+    let text = std::str::from_utf8(rest).map_err(|_| WireError::Range("row key"))?;
+    let (thing, name) = text.split_once('\0').ok_or(WireError::Range("row key"))?;
+    let key =
+        ShadowKey { thing: thing.to_owned(), name: (!name.is_empty()).then(|| name.to_owned()) };
+    if key.is_valid() { Ok(key) } else { Err(WireError::Range("row key")) }
+}

@@ -1,0 +1,126 @@
+//! Which shadow is meant, and the AWS topics that say so.
+
+/// The longest thing name AWS IoT allows.
+pub const THING_BYTES_MAX: usize = 128;
+/// The longest shadow name AWS IoT allows.
+pub const NAME_BYTES_MAX: usize = 64;
+
+/// One shadow: a thing's classic shadow, or one of its named ones.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShadowKey {
+    /// The thing, 1 to 128 of `[a-zA-Z0-9:_-]`.
+    pub thing: String,
+    /// `None` is the classic shadow; else 1 to 64 of `[a-zA-Z0-9:_-]`.
+    pub name: Option<String>,
+}
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verb {
+    /// Show the document.
+    Get,
+    /// Change parts of it.
+    Update,
+    /// Take it away.
+    Delete,
+}
+
+impl Verb {
+    /// The word as it stands in topics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// Reads a request topic: `$aws/things/T/shadow[/name/N]/{get|update|delete}` and nothing else.
+pub fn parse_topic(topic: &str) -> Option<(ShadowKey, Verb)> {
+    let rest = topic.strip_prefix("$aws/things/")?;
+    let (thing, rest) = rest.split_once("/shadow/")?;
+    let (name, verb) = match rest.strip_prefix("name/") {
+        Some(named) => {
+            let (name, verb) = named.split_once('/')?;
+            (Some(name.to_owned()), verb)
+        }
+        None => (None, rest),
+    };
+    let verb = [Verb::Get, Verb::Update, Verb::Delete].into_iter().find(|v| v.word() == verb)?;
+    let key = ShadowKey { thing: thing.to_owned(), name };
+    key.is_valid().then_some((key, verb))
+}
+
+impl ShadowKey {
+    /// The thing's classic shadow.
+    pub fn classic(thing: &str) -> Self {
+        Self { thing: thing.to_owned(), name: None }
+    }
+
+    /// One of the thing's named shadows.
+    pub fn named(thing: &str, name: &str) -> Self {
+        Self { thing: thing.to_owned(), name: Some(name.to_owned()) }
+    }
+
+    /// Both names have allowed lengths and characters.
+    pub fn is_valid(&self) -> bool {
+        is_name(&self.thing, THING_BYTES_MAX)
+            && self.name.as_deref().is_none_or(|n| is_name(n, NAME_BYTES_MAX))
+    }
+
+    /// A topic of this shadow, for example `topic("update/accepted")`.
+    pub fn topic(&self, tail: &str) -> String {
+        match &self.name {
+            None => format!("$aws/things/{}/shadow/{tail}", self.thing),
+            Some(name) => format!("$aws/things/{}/shadow/name/{name}/{tail}", self.thing),
+        }
+    }
+
+    /// As AWS names it in its error messages.
+    pub(crate) fn spoken(&self) -> String {
+        match &self.name {
+            None => self.thing.clone(),
+            Some(name) => format!("{}~{name}", self.thing),
+        }
+    }
+}
+
+fn is_name(text: &str, max: usize) -> bool {
+    (1..=max).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b":_-".contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_topics_are_read_and_others_are_not() {
+        assert_eq!(
+            parse_topic("$aws/things/lamp/shadow/get"),
+            Some((ShadowKey::classic("lamp"), Verb::Get))
+        );
+        let named = parse_topic("$aws/things/lamp/shadow/name/cfg-1/update");
+        assert_eq!(named, Some((ShadowKey::named("lamp", "cfg-1"), Verb::Update)));
+        for other in [
+            "$aws/things/lamp/shadow/update/accepted",
+            "$aws/things/lamp/shadow/name/cfg/update/delta",
+            "$aws/things/lamp/shadow/name/update",
+            "$aws/things//shadow/get",
+            "$aws/things/a b/shadow/get",
+            "$aws/things/a/b/shadow/get",
+            "aws/things/lamp/shadow/get",
+            "$aws/things/lamp/shadow/put",
+        ] {
+            assert_eq!(parse_topic(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_topic_of_a_key_is_read_back() {
+        for key in [ShadowKey::classic("t"), ShadowKey::named("t", "n")] {
+            assert_eq!(parse_topic(&key.topic("delete")), Some((key, Verb::Delete)));
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Time passing: requests give up waiting, and tombstones go once nobody can need them.
+
+use outpost_model::Now;
+
+use crate::document::Shadow;
+use crate::hub::Hub;
+use crate::key::ShadowKey;
+use crate::leaves::Leaf;
+
+impl Hub {
+    /// Time has passed. See [`Hub::next_tick_ms`].
+    pub fn handle_tick(&mut self, now: Now) {
+        self.settle_pending(None, now);
+        if self.sweep_at_ms.is_none_or(|at| at <= now.mono_ms) {
+            self.sweep_at_ms = Some(now.mono_ms + self.config.limits.sweep_every_ms);
+            self.sweep(now);
+            self.tell_places();
+        }
+        self.finish();
+    }
+
+    /// When [`Hub::handle_tick`] should next be called, in monotonic milliseconds.
+    pub fn next_tick_ms(&self) -> Option<u64> {
+        let sweep = self.sweep_at_ms.or((!self.shadows.is_empty()).then_some(0));
+        self.pending_deadline_ms().into_iter().chain(sweep).min()
+    }
+
+    fn sweep(&mut self, now: Now) {
+        let from =
+            self.sweep_after.take().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let range = self.shadows.range((from, std::ops::Bound::Unbounded));
+        let keys: Vec<ShadowKey> =
+            range.take(self.config.limits.sweep_shadows).map(|(key, _)| key.clone()).collect();
+        if keys.len() == self.config.limits.sweep_shadows {
+            self.sweep_after = keys.last().cloned();
+        }
+        for key in keys {
+            self.sweep_one(&key, now);
+        }
+    }
+
+    fn sweep_one(&mut self, key: &ShadowKey, now: Now) {
+        let Some(shadow) = self.shadows.get(key) else { return };
+        let age_ms = now.wall_ms.saturating_sub(shadow.deleted.hlc.ms());
+        let limits = &self.config.limits;
+        let seen = shadow.seq <= self.seen_by_all() && age_ms >= limits.deleted_keep_ms;
+        if !shadow.exists() && (seen || age_ms >= limits.tombstone_grace_ms) {
+            return self.forget(key);
+        }
+        let mut shadow = shadow.clone();
+        if self.collect_tombstones(&mut shadow, now) > 0 {
+            self.shadows.insert(key.clone(), shadow);
+            self.save_in_place(key);
+        }
+    }
+
+    /// Takes away the tombstones that every known peer has on disk, those past the grace period, and the oldest when
+    /// there are too many. Who has a tombstone holds no older write at or below its path any more, so none comes back.
+    pub(crate) fn collect_tombstones(&mut self, shadow: &mut Shadow, now: Now) -> usize {
+        let (seen, limits) = (self.seen_by_all(), &self.config.limits);
+        let mut collected = 0;
+        for leaves in [shadow.desired.leaves_mut(), &mut shadow.reported] {
+            let tombstones = leaves.tombstones();
+            if tombstones == 0 {
+                continue;
+            }
+            let mut moments: Vec<u64> =
+                leaves.iter().filter(|l| l.value.is_none()).map(|l| l.stamp.hlc.0).collect();
+            moments.sort_unstable();
+            let too_many = tombstones.saturating_sub(limits.tombstones_max);
+            let oldest = too_many.checked_sub(1).map_or(0, |last| moments[last]);
+            collected += leaves.forget_tombstones(|leaf: &Leaf| {
+                let age_ms = now.wall_ms.saturating_sub(leaf.stamp.hlc.ms());
+                leaf.seq <= seen
+                    || leaf.stamp.hlc.0 <= oldest
+                    || age_ms >= limits.tombstone_grace_ms
+            });
+        }
+        self.stats.tombstones_collected += collected as u64;
+        collected
+    }
+
+    /// Every known peer has this node's feed on disk up to here.
+    fn seen_by_all(&self) -> u64 {
+        self.peers.values().map(|peer| peer.seen).min().unwrap_or(u64::MAX)
+    }
+}
