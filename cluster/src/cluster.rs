@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,9 @@ pub const HANDSHAKES_MAX: usize = 64;
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 /// How many refused parties are remembered so that each is logged once a minute, not at each of its attempts.
 const REFUSALS_REMEMBERED_MAX: usize = 64;
-const REFUSAL_SILENCE: Duration = Duration::from_secs(60);
+const REFUSAL_SILENCE: Duration = Duration::from_mins(1);
+/// How long the goodbye may take to get on its way before the links close.
+const GOODBYE: Duration = Duration::from_millis(50);
 /// Pause before a task that panicked is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
 
@@ -108,13 +110,14 @@ impl Cluster {
         let endpoint = open_endpoint(&config, &tls)?;
         let bound =
             endpoint.local_addr().map_err(|cause| StartError::Bind { addr: config.bind, cause })?;
+        let advertised = advertised(&config, bound).await;
         let mut client = quinn::ClientConfig::new(tls.client.clone());
         client.transport_config(Arc::new(transport(&config.limits)));
         let (gossip, inbox) = mpsc::channel(GOSSIP_QUEUE_MAX);
         let context = Arc::new(Context {
             id: NodeId::from_name(&config.name),
             bound,
-            advertised: config.advertise.unwrap_or(bound),
+            advertised,
             endpoint,
             client,
             sink,
@@ -147,9 +150,7 @@ impl Cluster {
     /// Tells the others, closes all links and the port.
     pub async fn shutdown(self) {
         self.context.gossip(Gossip::Leave);
-        // One turn of the membership task, so that its goodbye is on the way before the links close.
-        let _ = timeout(Duration::from_millis(200), tokio::time::sleep(Duration::from_millis(50)))
-            .await;
+        tokio::time::sleep(GOODBYE).await;
         self.context.stop(&self.tasks);
         let _ = timeout(Duration::from_secs(1), self.context.endpoint.wait_idle()).await;
     }
@@ -197,15 +198,19 @@ impl Context {
         match error {
             _ if !dial::is_refusal(error) => tracing::debug!(%addr, %error, "no connection"),
             ConnectionError::ConnectionClosed(close) => {
+                let why = reason(&close.to_string());
                 self.refuse(
                     addr,
-                    &format!("the other side does not accept this node's certificate ({close})"),
+                    &format!("the other side does not accept this node's certificate: {why}"),
                 );
             }
-            _ => self.refuse(
-                addr,
-                &format!("the certificate of the other side is not accepted ({error})"),
-            ),
+            _ => {
+                let why = reason(&error.to_string());
+                self.refuse(
+                    addr,
+                    &format!("the certificate of the other side is not accepted: {why}"),
+                );
+            }
         }
     }
 
@@ -222,6 +227,14 @@ impl Context {
             .unwrap_or_else(PoisonError::into_inner)
             .values()
             .for_each(JoinHandle::abort);
+    }
+}
+
+/// The words for people in a TLS error: our own when the refusal was ours, without the library's wrapping.
+fn reason(error: &str) -> &str {
+    match error.split_once("OtherError(") {
+        Some((_, ours)) => ours.trim_end_matches(')'),
+        None => error,
     }
 }
 
@@ -335,6 +348,38 @@ fn open_endpoint(config: &ClusterConfig, tls: &NodeTls) -> Result<Endpoint, Star
     let endpoint = EndpointConfig::new(Arc::new(tls.reset_key.clone()));
     Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime)).map_err(failed)
 }
+
+/// The configured address; else where the port is; else, when that is "every address of this machine", the one from
+/// which packets would leave towards the first seed. Nothing is sent to find out.
+async fn advertised(config: &ClusterConfig, bound: SocketAddr) -> SocketAddr {
+    if let Some(addr) = config.advertise {
+        return addr;
+    }
+    if !bound.ip().is_unspecified() {
+        return bound;
+    }
+    let mut towards: Vec<SocketAddr> = vec![ANYWHERE];
+    if let Some(seed) = config.seeds.first()
+        && let Ok(Ok(found)) = timeout(Duration::from_secs(2), tokio::net::lookup_host(seed)).await
+    {
+        towards.splice(0..0, found);
+    }
+    let local = |towards: &SocketAddr| {
+        let any: std::net::IpAddr = if towards.is_ipv4() {
+            Ipv4Addr::UNSPECIFIED.into()
+        } else {
+            Ipv6Addr::UNSPECIFIED.into()
+        };
+        let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
+        socket.connect(towards).ok()?;
+        socket.local_addr().ok().filter(|addr| !addr.ip().is_unspecified())
+    };
+    let ip = towards.iter().find_map(local).map_or(Ipv4Addr::LOCALHOST.into(), |addr| addr.ip());
+    SocketAddr::new(ip, bound.port())
+}
+
+/// An address of nobody (RFC 5737), used to ask the system for its default route.
+const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
 
 pub(crate) fn transport(limits: &LinkLimits) -> TransportConfig {
     let mut transport = TransportConfig::default();

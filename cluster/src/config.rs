@@ -16,8 +16,8 @@ pub struct ClusterConfig {
     pub name: String,
     /// UDP address to listen at.
     pub bind: SocketAddr,
-    /// Address the others shall dial, when it is not `bind`: behind NAT, a relay, or when `bind` is 0.0.0.0. Where
-    /// packets come from is never taken for a node's address.
+    /// Address the others shall dial, when it is not `bind`: behind NAT or a relay. Where packets come from is never
+    /// taken for a node's address. Without it and with `bind` 0.0.0.0, the local address towards the first seed.
     pub advertise: Option<SocketAddr>,
     /// `host:port` of nodes to ask first. Names are looked up again at each attempt.
     pub seeds: Vec<String>,
@@ -83,7 +83,7 @@ impl Default for LinkLimits {
             keep_alive: Duration::from_millis(600),
             dial_timeout: Duration::from_millis(1_500),
             redial_min: Duration::from_millis(100),
-            redial_max: Duration::from_millis(1_000),
+            redial_max: Duration::from_secs(1),
             control_queue_bytes_max: 8 << 20,
             events_queue_bytes_max: 16 << 20,
             sync_queue_bytes_max: 8 << 20,

@@ -28,7 +28,10 @@ pub(crate) async fn member(context: Arc<Context>, id: NodeId) {
             sleep(YIELD).await;
         }
         let Some(known) = context.roster.get(id) else { return };
-        if !context.links.is_linked(id) {
+        if known.member.addr.ip().is_unspecified() || known.member.addr == context.advertised {
+            // It does not know its own address, or two nodes claim the same; only the other side can dial.
+            sleep(LOOK_AGAIN).await;
+        } else if !context.links.is_linked(id) {
             match attempt(&context, known.member.addr).await {
                 Attempt::Ran(_, Ended::WasUp) => pause.reset(),
                 _ => pause.wait().await,
@@ -88,6 +91,7 @@ enum Attempt {
 
 /// One connection, from the first packet to its end.
 async fn attempt(context: &Arc<Context>, addr: SocketAddr) -> Attempt {
+    let Some(_under_way) = context.links.dial(addr) else { return Attempt::Failed };
     let Ok(connecting) = context.endpoint.connect_with(context.client.clone(), addr, SERVER_NAME)
     else {
         return Attempt::Failed;

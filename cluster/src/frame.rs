@@ -322,7 +322,7 @@ fn message(kind: u8, body: &Bytes, written: MessageBody<'_>) -> Result<Message, 
     if written.topic.len() > usize::from(u16::MAX) {
         return Err(invalid("topic"));
     }
-    let properties = written.properties.map(|p| properties(kind, body, p)).transpose()?;
+    let properties = written.properties.map(|p| properties(kind, body, &p)).transpose()?;
     Ok(Message {
         id: MessageId { node: NodeId(written.node), seq: written.seq },
         topic: shared(body, written.topic),
@@ -338,7 +338,7 @@ fn message(kind: u8, body: &Bytes, written: MessageBody<'_>) -> Result<Message, 
 fn properties(
     kind: u8,
     body: &Bytes,
-    written: PropertiesBody<'_>,
+    written: &PropertiesBody<'_>,
 ) -> Result<MessageProperties, FrameError> {
     let invalid = |field| FrameError::Invalid { kind, field };
     if written.user.len() > USER_PROPERTIES_MAX {
@@ -347,11 +347,11 @@ fn properties(
     if written.response_topic.is_some_and(|topic| topic::check_name(topic).is_err()) {
         return Err(invalid("response topic"));
     }
-    let mqtt_string = |text: &str| text.len() <= usize::from(u16::MAX);
+    let mqtt_string = |text: &str| u16::try_from(text.len()).is_ok();
     let strings_fit = written.content_type.is_none_or(mqtt_string)
         && written.response_topic.is_none_or(mqtt_string)
         && written.user.iter().all(|(key, value)| mqtt_string(key) && mqtt_string(value))
-        && written.correlation_data.is_none_or(|data| data.len() <= usize::from(u16::MAX));
+        && written.correlation_data.is_none_or(|data| u16::try_from(data.len()).is_ok());
     if !strings_fit {
         return Err(invalid("length of a property"));
     }

@@ -28,30 +28,34 @@ pub(crate) struct Links {
     peers: Mutex<BTreeMap<NodeId, Peer>>,
     /// Changes whenever a link comes or goes.
     changed: watch::Sender<u64>,
-    links_max: usize,
-    /// Connections this node opened that are not links yet: addresses tried, and peers that answered.
-    under_way: Mutex<(BTreeSet<SocketAddr>, BTreeSet<NodeId>)>,
+    max: usize,
+    /// What this node has begun to dial and is no link yet.
+    under_way: Mutex<BTreeSet<Dialled>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Dialled {
+    /// Packets go there.
+    Addr(SocketAddr),
+    /// This peer has answered.
+    Peer(NodeId),
 }
 
 /// Takes an attempt out of the list when it is over.
-pub(crate) struct UnderWay<'a, T: Ord>(
-    &'a Links,
-    T,
-    fn(&mut (BTreeSet<SocketAddr>, BTreeSet<NodeId>)) -> &mut BTreeSet<T>,
-);
+pub(crate) struct UnderWay<'a>(&'a Links, Dialled);
 
-impl<T: Ord> Drop for UnderWay<'_, T> {
+impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        (self.2)(&mut self.0.lock_under_way()).remove(&self.1);
+        self.0.lock_under_way().remove(&self.1);
     }
 }
 
 impl Links {
-    pub(crate) fn new(links_max: usize) -> Self {
+    pub(crate) fn new(max: usize) -> Self {
         Self {
             peers: Mutex::default(),
             changed: watch::Sender::new(0),
-            links_max,
+            max,
             under_way: Mutex::default(),
         }
     }
@@ -65,21 +69,25 @@ impl Links {
     }
 
     /// Claims an address to dial; `None` when somebody else here dials it already.
-    pub(crate) fn dial(&self, addr: SocketAddr) -> Option<UnderWay<'_, SocketAddr>> {
-        self.lock_under_way().0.insert(addr).then(|| UnderWay(self, addr, |both| &mut both.0))
+    pub(crate) fn dial(&self, addr: SocketAddr) -> Option<UnderWay<'_>> {
+        self.begin(Dialled::Addr(addr))
     }
 
     /// Notes that a peer this node dialled has answered.
-    pub(crate) fn answered(&self, peer: NodeId) -> Option<UnderWay<'_, NodeId>> {
-        self.lock_under_way().1.insert(peer).then(|| UnderWay(self, peer, |both| &mut both.1))
+    pub(crate) fn answered(&self, peer: NodeId) -> Option<UnderWay<'_>> {
+        self.begin(Dialled::Peer(peer))
     }
 
     /// Whether a connection this node dialled to the peer is about to become the link.
     pub(crate) fn is_answering(&self, peer: NodeId) -> bool {
-        self.lock_under_way().1.contains(&peer)
+        self.lock_under_way().contains(&Dialled::Peer(peer))
     }
 
-    fn lock_under_way(&self) -> MutexGuard<'_, (BTreeSet<SocketAddr>, BTreeSet<NodeId>)> {
+    fn begin(&self, what: Dialled) -> Option<UnderWay<'_>> {
+        self.lock_under_way().insert(what).then(|| UnderWay(self, what))
+    }
+
+    fn lock_under_way(&self) -> MutexGuard<'_, BTreeSet<Dialled>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -95,10 +103,9 @@ impl Links {
     ) -> Option<(Arc<PeerCounters>, Arc<tokio::sync::Mutex<()>>)> {
         let mut peers = self.lock();
         let linked = peers.values().filter(|peer| peer.link.is_some()).count();
+        let is_linked = peers.get(&id).is_some_and(|peer| peer.link.is_some());
         let is_new = !peers.contains_key(&id);
-        if linked >= self.links_max && !peers.get(&id).is_some_and(|peer| peer.link.is_some())
-            || is_new && peers.len() >= PEERS_MAX
-        {
+        if (linked >= self.max && !is_linked) || (is_new && peers.len() >= PEERS_MAX) {
             return None;
         }
         let peer = peers.entry(id).or_insert_with(|| Peer {

@@ -98,7 +98,7 @@ pub(crate) async fn run(
                 Some(Gossip::Leave) => swim.leave(now_ms()),
                 None => return,
             },
-            () = tokio::time::sleep(wake.unwrap_or(Duration::from_secs(60))) => swim.handle_timeout(now_ms()),
+            () = tokio::time::sleep(wake.unwrap_or(Duration::from_mins(1))) => swim.handle_timeout(now_ms()),
         }
         carry_out(&context, &mut swim);
     }

@@ -95,6 +95,10 @@ impl LinkHandle {
     ///
     /// # Errors
     /// [`LinkFull`]; the frame was not sent then, in no part.
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "a queue of values may stand here one day; clones are cheap"
+    )]
     pub fn try_send(&self, frame: PeerFrame) -> Result<(), LinkFull> {
         let bytes = frame::encode(&frame).map_err(|_| LinkFull::TooLarge)?;
         let lane = frame.lane();

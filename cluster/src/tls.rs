@@ -206,7 +206,8 @@ impl NodeVerifier {
             rest,
             now,
             self.algorithms.all,
-        )?;
+        )
+        .map_err(|error| self.explained(error))?;
         self.check_name(leaf)
     }
 
@@ -237,9 +238,16 @@ fn refused(why: String) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(NotANode(why)))))
 }
 
-#[derive(Debug, thiserror::Error)]
+/// Its Debug is its text, because that is what rustls shows.
+#[derive(thiserror::Error)]
 #[error("{0}")]
 struct NotANode(String);
+
+impl std::fmt::Debug for NotANode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// NodeId of a verified identity.
 pub(crate) fn node_id(identity: &Identity) -> NodeId {

@@ -201,7 +201,12 @@ impl Tokens {
 
 fn hash(token: &str) -> String {
     let digest = digest::digest(&digest::SHA256, token.as_bytes());
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    digest.as_ref().iter().fold(String::with_capacity(64), |mut hex, byte| {
+        for half in [byte >> 4, byte & 15] {
+            hex.push(char::from_digit(u32::from(half), 16).expect("below 16"));
+        }
+        hex
+    })
 }
 
 fn now_s() -> u64 {

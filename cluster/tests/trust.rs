@@ -67,7 +67,10 @@ async fn a_node_of_another_ca_is_refused_with_one_clear_line_and_counted() {
         !lines.is_empty() && lines.len() <= 2,
         "one line a side, not one an attempt: {lines:?}"
     );
-    assert!(lines[0].contains("certificate"), "{lines:?}");
+    assert!(
+        lines.iter().any(|line| line.contains("not signed by this cluster's CA, SHA256:")),
+        "{lines:?}"
+    );
     println!("{}", lines.join("\n"));
 }
 
@@ -106,7 +109,7 @@ async fn a_newcomer_joins_with_token_and_fingerprint_and_becomes_a_peer() {
     let plant = Plant::new("plant");
     let (a, on_a) = first_node(&plant).await;
     let tokens = Tokens::in_folder(&plant.ca_folder());
-    let token = tokens.create(None, Duration::from_secs(60)).expect("a token");
+    let token = tokens.create(None, Duration::from_mins(1)).expect("a token");
     let mut shown = String::new();
     let wish = request(&a, &token, "edge-b", &plant);
     let folder = wish.folder.clone();
@@ -138,7 +141,7 @@ async fn a_wrong_fingerprint_sends_no_token_and_wrong_tokens_are_bounded() {
     let plant = Plant::new("plant");
     let (a, _notes) = first_node(&plant).await;
     let tokens = Tokens::in_folder(&plant.ca_folder());
-    let token = tokens.create(None, Duration::from_secs(60)).expect("a token");
+    let token = tokens.create(None, Duration::from_mins(1)).expect("a token");
     let unsure = join::join(request(&a, &token, "edge-b", &plant), |_| false).await;
     assert!(matches!(unsure, Err(JoinError::NotConfirmed(_))), "{unsure:?}");
     assert!(!plant.root.path().join("joined-edge-b").exists());
@@ -188,4 +191,38 @@ fn a_ca_is_made_once_and_its_key_is_private() {
         Ca::load(&root.path().join(ca::CA_FILE), &other.join(ca::CA_KEY_FILE)).is_err(),
         "keys of two CAs"
     );
+}
+
+#[test]
+fn what_the_ca_issues_keeps_the_rules_of_spiffe() {
+    use outpost_security::identity::{Identity, IdentityError, IdentityKind};
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let plant = Plant::new("plant");
+    let read = |pem: &str| {
+        Identity::from_der(&CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM"))
+    };
+    let node = read(&plant.ca.issue_node("edge-1").expect("issued").cert_pem).expect("a node");
+    assert_eq!(
+        (node.kind, node.name.as_str(), node.cluster.as_str()),
+        (IdentityKind::Node, "edge-1", "plant")
+    );
+    let now_s = i64::try_from(support::wall_ms() / 1_000).expect("fits");
+    assert!(node.not_before_s < now_s && node.not_after_s > now_s + 300 * 24 * 3_600);
+    let device =
+        read(&plant.ca.issue_device("Pump_7").expect("issued").cert_pem).expect("a device");
+    assert_eq!(device.uri(), "spiffe://plant/device/Pump_7");
+    assert_eq!(read(plant.ca.pem()), Err(IdentityError::MaySign));
+
+    let mut two = rcgen::CertificateParams::default();
+    let uri = |text: &str| rcgen::SanType::URI(text.try_into().expect("ASCII"));
+    two.subject_alt_names = vec![uri("spiffe://plant/node/a"), uri("spiffe://plant/node/b")];
+    let key = rcgen::KeyPair::generate().expect("a key");
+    assert_eq!(read(&two.self_signed(&key).expect("made").pem()), Err(IdentityError::UriCount(2)));
+    two.subject_alt_names.pop();
+    two.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    assert_eq!(read(&two.self_signed(&key).expect("made").pem()), Err(IdentityError::IsCa));
+    two.is_ca = rcgen::IsCa::ExplicitNoCa;
+    two.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    assert_eq!(read(&two.self_signed(&key).expect("made").pem()), Err(IdentityError::MaySign));
 }

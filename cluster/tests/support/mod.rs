@@ -195,9 +195,9 @@ async fn relay(front: Arc<UdpSocket>, target: SocketAddr, cut: Arc<AtomicBool>) 
         if cut.load(Ordering::SeqCst) {
             continue;
         }
-        if !backs.contains_key(&client) {
+        if let std::collections::btree_map::Entry::Vacant(place) = backs.entry(client) {
             let back = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a port"));
-            backs.insert(client, Arc::clone(&back));
+            place.insert(Arc::clone(&back));
             let (front, cut) = (Arc::clone(&front), Arc::clone(&cut));
             tokio::spawn(async move {
                 let mut packet = vec![0; 65_536];

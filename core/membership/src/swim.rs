@@ -478,6 +478,7 @@ mod tests {
 
     /// Several nodes, a virtual clock, and roads that can be cut; a packet takes 20 ms.
     struct World {
+        config: SwimConfig,
         nodes: Vec<Option<Swim>>,
         now_ms: u64,
         packets: BTreeMap<(u64, u64), (usize, usize, Bytes)>,
@@ -497,7 +498,12 @@ mod tests {
 
     impl World {
         fn new(size: usize, seed: u64) -> Self {
+            Self::with(size, seed, SwimConfig::default())
+        }
+
+        fn with(size: usize, seed: u64, config: SwimConfig) -> Self {
             let mut world = Self {
+                config,
                 nodes: Vec::new(),
                 now_ms: 0,
                 packets: BTreeMap::new(),
@@ -513,7 +519,7 @@ mod tests {
         }
 
         fn start(&mut self, n: usize, incarnation: u64, seed: u64) {
-            let mut swim = Swim::new(member(n, incarnation), SwimConfig::default(), seed);
+            let mut swim = Swim::new(member(n, incarnation), self.config.clone(), seed);
             swim.set_seeds(&[addr(0), addr(1)], self.now_ms);
             self.nodes[n] = Some(swim);
         }
@@ -617,31 +623,35 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_of_any_length_heals_by_itself() {
-        for seed in 0..5 {
-            // The longest is past the day after which foca forgets who is down.
-            for minutes in [1, 30, 60 * 25] {
-                let mut world = World::new(4, seed * 10);
-                world.until_all_see_all(40_000);
-                world.side = vec![0, 0, 1, 1];
-                if minutes > 60 && seed > 0 {
-                    continue;
-                }
-                world.run_for(minutes * 60_000);
-                assert_eq!(
-                    (world.state(2, 0), world.state(0, 2)),
-                    (Some(MemberState::Down), Some(MemberState::Down))
-                );
-                assert_eq!(
-                    (world.state(1, 0), world.state(3, 2)),
-                    (Some(MemberState::Alive), Some(MemberState::Alive))
-                );
-                world.side = vec![0; 4];
-                world.until_all_see_all(20_000);
-                world.run_for(60_000);
-                assert!(world.all_see_all(), "and it stays so");
-            }
+    fn a_partition_heals_by_itself() {
+        for seed in 0..10 {
+            heals(World::new(4, seed * 10), (seed + 1) * 30_000, 20_000);
         }
+    }
+
+    /// Past the day after which foca forgets who is down. Slower than the default, to spend less on it.
+    #[test]
+    fn a_partition_of_days_heals_by_itself() {
+        let config = SwimConfig {
+            probe_period_ms: 60_000,
+            probe_rtt_ms: 1_000,
+            announce_ms_max: 300_000,
+            ..SwimConfig::default()
+        };
+        heals(World::with(4, 1, config), 50 * 3_600_000, 1_200_000);
+    }
+
+    fn heals(mut world: World, split_ms: u64, limit_ms: u64) {
+        world.until_all_see_all(40_000);
+        world.side = vec![0, 0, 1, 1];
+        world.run_for(split_ms.max(limit_ms));
+        let (down, alive) = (Some(MemberState::Down), Some(MemberState::Alive));
+        assert_eq!([world.state(2, 0), world.state(0, 2), world.state(0, 3)], [down; 3]);
+        assert_eq!([world.state(1, 0), world.state(3, 2)], [alive; 2]);
+        world.side = vec![0; 4];
+        world.until_all_see_all(limit_ms);
+        world.run_for(60_000);
+        assert!(world.all_see_all(), "and it stays so");
     }
 
     #[test]
