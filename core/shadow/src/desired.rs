@@ -21,9 +21,6 @@ use crate::leaves::{Leaf, Leaves};
 use crate::stamp::Stamp;
 use crate::wire::{Reader, WireError, Writer};
 
-/// A local write that finds this many changes since the base starts a new epoch. Fewer costs a rebase (0.2 ms) and a
-/// base on the wire more often; more makes the document larger and slower to load.
-pub const REBASE_CHANGES: usize = 64;
 /// Changes that arrive from peers start a new epoch only here, so that nodes which merge the same changes do not all
 /// make rival epochs. Also the most changes in one part.
 pub const MERGED_CHANGES_MAX: usize = 1024;
@@ -31,6 +28,19 @@ pub const MERGED_CHANGES_MAX: usize = 1024;
 pub const DOCUMENT_BYTES_MAX: usize = 128 << 10;
 
 static GENESIS: LazyLock<Epoch> = LazyLock::new(|| build_base(0, &Leaves::default()).0);
+
+/// What a local write needs besides its content.
+#[derive(Debug, Clone, Copy)]
+pub struct Pen {
+    /// The write's stamp.
+    pub stamp: Stamp,
+    /// Who writes, as automerge knows it: node and incarnation.
+    pub actor: [u8; ACTOR_BYTES],
+    /// Its number in this node's feed.
+    pub seq: u64,
+    /// Begin a new epoch when this many changes are there already.
+    pub rebase_at: usize,
+}
 
 /// Which document the changes belong to. Greater wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,21 +135,16 @@ impl Desired {
         self.document.len()
     }
 
-    /// Records the writes of one request. True when a new epoch was begun.
+    /// Records the writes of one request. True when a new epoch was begun, as there were enough changes.
     ///
     /// A document that cannot be loaded (a damaged disk) is rebuilt from the leaves, in a new epoch.
-    pub fn write(
-        &mut self,
-        writes: &[(String, Option<String>)],
-        stamp: Stamp,
-        actor: [u8; ACTOR_BYTES],
-        seq: u64,
-    ) -> bool {
+    pub fn write(&mut self, writes: &[(String, Option<String>)], pen: &Pen) -> bool {
+        let Pen { stamp, actor, seq, rebase_at } = *pen;
         let loaded = self.load();
         for (path, value) in writes {
             self.leaves.join(path, stamp, value.as_deref(), seq);
         }
-        let full = self.log.len() + 1 > REBASE_CHANGES || self.document.len() > DOCUMENT_BYTES_MAX;
+        let full = self.log.len() >= rebase_at || self.document.len() > DOCUMENT_BYTES_MAX;
         let Some(mut document) = loaded.filter(|_| !full) else {
             self.rebase(seq);
             return true;
@@ -147,7 +152,8 @@ impl Desired {
         document.set_actor(ActorId::from(&actor[..]));
         let puts =
             writes.iter().map(|(path, value)| (path.as_str(), register(&stamp, value.as_deref())));
-        let change = commit(&mut document, puts, stamp.seconds() as i64);
+        let change = commit(&mut document, puts, stamp.seconds() as i64)
+            .expect("no other register has this write's stamp");
         self.log.push(Logged { check: check_of(&change), seq });
         self.keep(&document);
         false
@@ -279,7 +285,7 @@ impl Desired {
     ) -> Result<(), Unsound> {
         let mut changes = Vec::with_capacity(leaves.len());
         for leaf in leaves {
-            let change = replayed(self.epoch, base, leaf);
+            let Some(change) = replayed(self.epoch, base, leaf) else { continue };
             if !self.has(check_of(&change)) {
                 self.log.push(Logged { check: check_of(&change), seq });
                 changes.push(change);
@@ -432,7 +438,7 @@ fn build_base(number: u64, leaves: &Leaves) -> (Epoch, Automerge) {
     document.set_actor(derived_actor(&[b"base", &number.to_be_bytes()]));
     let puts =
         leaves.iter().map(|leaf| (&*leaf.path, register(&leaf.stamp, leaf.value.as_deref())));
-    let change = commit(&mut document, puts, 0);
+    let change = commit(&mut document, puts, 0).expect("an empty document has no register yet");
     (Epoch { number, base: change.hash().0 }, document)
 }
 
@@ -444,8 +450,9 @@ fn base_document(document: &Automerge, epoch: Epoch) -> Option<Automerge> {
     Some(alone)
 }
 
-/// A late write as a change on top of a base: the same whoever makes it.
-fn replayed(epoch: Epoch, base: &Automerge, leaf: &Leaf) -> Change {
+/// A late write as a change on top of a base: the same whoever makes it. `None` when the base holds just this write (a
+/// tombstone that was collected here, for example).
+fn replayed(epoch: Epoch, base: &Automerge, leaf: &Leaf) -> Option<Change> {
     let register = register(&leaf.stamp, leaf.value.as_deref());
     let mut document = base.fork();
     document.set_actor(derived_actor(&[
@@ -458,12 +465,13 @@ fn replayed(epoch: Epoch, base: &Automerge, leaf: &Leaf) -> Change {
     commit(&mut document, [(&*leaf.path, register)].into_iter(), 0)
 }
 
-/// One change with these puts; an empty one when there are none.
+/// One change with these puts; an empty one when there are none. `None` when every register has its bytes already,
+/// as automerge then makes no change.
 fn commit<'a>(
     document: &mut Automerge,
     puts: impl Iterator<Item = (&'a str, Vec<u8>)>,
     time: i64,
-) -> Change {
+) -> Option<Change> {
     let options = CommitOptions::default().with_time(time);
     let mut transaction = document.transaction();
     let mut any = false;
@@ -474,12 +482,12 @@ fn commit<'a>(
             .expect("the root takes any key that is not empty");
     }
     let hash = if any {
-        transaction.commit_with(options).0.expect("a transaction with puts makes a change")
+        transaction.commit_with(options).0?
     } else {
         drop(transaction);
         document.empty_commit(options)
     };
-    document.get_change_by_hash(&hash).expect("the change was just made")
+    document.get_change_by_hash(&hash)
 }
 
 /// Applies changes; false when they depend on something that is not in the document.

@@ -4,7 +4,7 @@ use outpost_model::NodeId;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::desired::{Desired, Merged, Part, Unsound};
+use crate::desired::{Desired, Merged, Part, Pen, Unsound};
 use crate::leaves::{Leaf, Leaves, timestamps};
 use crate::request::Update;
 use crate::stamp::Stamp;
@@ -92,40 +92,38 @@ impl Shadow {
     }
 
     /// Applies an update. The caller checked it and gives the class of numbers it may use.
-    pub fn update(
-        &mut self,
-        update: &Update,
-        stamp: Stamp,
-        actor: [u8; 16],
-        class: Class,
-        seq: u64,
-    ) {
+    pub fn update(&mut self, update: &Update, pen: &Pen, class: Class) {
         if !update.desired.is_empty() {
-            self.desired.write(&update.desired, stamp, actor, seq);
+            self.desired.write(&update.desired, pen);
         }
-        self.report(&update.reported, stamp, seq);
-        self.touched = self.touched.max(stamp);
-        self.finish_write(class, seq);
+        self.report(&update.reported, pen);
+        self.touched = self.touched.max(pen.stamp);
+        self.finish_write(pen, class);
     }
 
     /// Deletes: both sections, and a mark that lets only later writes bring it back.
-    pub fn delete(&mut self, stamp: Stamp, actor: [u8; 16], class: Class, seq: u64) {
-        self.desired.write(&[("d".to_owned(), None)], stamp, actor, seq);
-        self.report(&[("r".to_owned(), None)], stamp, seq);
-        self.deleted = self.deleted.max(stamp);
-        self.finish_write(class, seq);
+    pub fn delete(&mut self, pen: &Pen, class: Class) {
+        self.desired.write(&[("d".to_owned(), None)], pen);
+        self.report(&[("r".to_owned(), None)], pen);
+        self.deleted = self.deleted.max(pen.stamp);
+        self.finish_write(pen, class);
     }
 
-    fn report(&mut self, writes: &[(String, Option<String>)], stamp: Stamp, seq: u64) {
-        let stamp = stamp.with_term(self.home.map_or(0, |home| home.term));
+    /// The term under which the device speaks now.
+    pub fn term(&self) -> u64 {
+        self.home.map_or(0, |home| home.term)
+    }
+
+    fn report(&mut self, writes: &[(String, Option<String>)], pen: &Pen) {
+        let stamp = pen.stamp.with_term(self.term());
         for (path, value) in writes {
-            self.reported.join(path, stamp, value.as_deref(), seq);
+            self.reported.join(path, stamp, value.as_deref(), pen.seq);
         }
     }
 
-    fn finish_write(&mut self, class: Class, seq: u64) {
+    fn finish_write(&mut self, pen: &Pen, class: Class) {
         self.version = version::next(self.version, class);
-        self.seq = seq;
+        self.seq = pen.seq;
         self.renew_print();
     }
 

@@ -87,7 +87,7 @@ impl Hub {
             Frame::Items { number, stretch, items } => {
                 self.handle_items(peer, number, stretch, items, now)?
             }
-            Frame::Ack { number, read } => self.handle_ack(peer, number, read),
+            Frame::Ack { number, read, stretch } => self.handle_ack(peer, number, read, stretch),
             Frame::Prints { number, part, read, prints } => {
                 self.handle_prints(peer, number, part, read, &prints)
             }
@@ -334,20 +334,35 @@ impl Hub {
         }
     }
 
+    /// The acknowledgement leaves at the end of the call, when it is known how far the own feed was sent.
     fn acknowledge(&mut self, peer: NodeId, number: u64, moved: bool) {
-        if moved {
+        if self.moved_peers.remove(&peer) || moved {
             self.save_peer(peer);
         }
-        let read = self.peer_mut(peer).read;
-        let frame = self.frame_to(peer, &Frame::Ack { number, read });
-        self.then.push(frame);
+        self.acks.insert(peer, number);
     }
 
-    fn handle_ack(&mut self, peer: NodeId, number: u64, read: u64) {
+    fn send_acks(&mut self) {
+        for (peer, number) in std::mem::take(&mut self.acks) {
+            let known = self.peer_mut(peer);
+            let (read, sending) = (known.read, &mut known.sending);
+            let stretch = (sending.prints.is_none() && sending.told < sending.sent)
+                .then_some((sending.told, sending.sent));
+            sending.told = stretch.map_or(sending.told, |(_, upto)| upto);
+            let frame = self.frame_to(peer, &Frame::Ack { number, read, stretch });
+            self.then.push(frame);
+        }
+    }
+
+    fn handle_ack(&mut self, peer: NodeId, number: u64, read: u64, stretch: Option<(u64, u64)>) {
         let head = self.feed.head;
         let known = self.peer_mut(peer);
         known.sending.acknowledge(number);
         known.seen = known.seen.max(read.min(head));
+        let moved = stretch.is_some_and(|(after, upto)| known.read_stretch(after, upto));
+        if moved {
+            self.moved_peers.insert(peer); // no acknowledgement depends on it: written with whatever comes next
+        }
     }
 
     // ---- sending ----------------------------------------------------------------------------------------------
@@ -363,6 +378,7 @@ impl Hub {
                 self.then.push(frame);
             }
         }
+        self.send_acks();
     }
 
     fn next_frame(&mut self, peer: NodeId, made: &mut Made) -> Option<Output> {
@@ -453,15 +469,18 @@ impl Hub {
         ))
     }
 
-    /// Peers hear from time to time how far the feed is, also when they know all that is new in it.
+    /// Peers are asked from time to time to confirm how far they are, also when they know all that is new in the feed.
     pub(crate) fn tell_places(&mut self) {
         let behind = |p: &crate::peer::Peer| {
-            p.up && p.greeted && p.sending.prints.is_none() && p.sending.told < p.sending.sent
+            p.up && p.greeted && p.sending.prints.is_none() && p.seen < p.sending.sent
         };
         let behind: Vec<NodeId> =
             self.peers.iter().filter(|(_, p)| behind(p)).map(|(node, _)| *node).collect();
         for peer in behind {
             let sending = &mut self.peer_mut(peer).sending;
+            if !sending.is_idle() {
+                continue; // what is on its way will be acknowledged
+            }
             let stretch = Some((sending.told, sending.sent));
             sending.told = sending.sent;
             let number = sending.next_number();

@@ -98,6 +98,11 @@ impl Sending {
         self.in_flight_bytes < WINDOW_BYTES
     }
 
+    /// Nothing is on its way.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
     /// Takes the number of a frame that is about to be built.
     pub fn next_number(&mut self) -> u64 {
         self.number += 1;

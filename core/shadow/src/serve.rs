@@ -10,6 +10,7 @@ use outpost_model::{NodeId, Now};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::desired::Pen;
 use crate::document::{Home, Shadow, with_token};
 use crate::hub::{Event, Hub, Output};
 use crate::key::{ShadowKey, Verb};
@@ -262,14 +263,14 @@ impl Hub {
         if previous.is_none() && self.shadows.len() >= self.config.limits.shadows_max {
             return Err(Reject::new(429, "This node keeps as many shadows as it may"));
         }
-        let (mut shadow, stamp, class) = self.begin(previous.as_ref(), standing, now);
-        shadow.update(update, stamp, self.actor, class, self.feed.head + 1);
+        let (mut shadow, pen, class) = self.begin(previous.as_ref(), standing, now);
+        shadow.update(update, &pen, class);
         check_version(&shadow, previous.as_ref())?;
         self.check_size(&shadow, previous.as_ref())?;
         let (timestamp_s, token) = (now.wall_s(), update.token.as_deref());
-        let accepted = shadow.update_accepted(update, &stamp, timestamp_s);
+        let accepted = shadow.update_accepted(update, &pen.stamp, timestamp_s);
         self.publish_state(key, &shadow, previous.as_ref(), timestamp_s, token);
-        self.written(key, shadow, stamp, standing);
+        self.written(key, shadow, pen.stamp, standing);
         Ok(accepted)
     }
 
@@ -286,11 +287,11 @@ impl Hub {
         if version.is_some_and(|version| version != previous.version) {
             return Err(Reject::conflict());
         }
-        let (mut shadow, stamp, class) = self.begin(Some(&previous), standing, now);
-        shadow.delete(stamp, self.actor, class, self.feed.head + 1);
+        let (mut shadow, pen, class) = self.begin(Some(&previous), standing, now);
+        shadow.delete(&pen, class);
         check_version(&shadow, Some(&previous))?;
         let body = json!({ "version": shadow.version, "timestamp": now.wall_s() });
-        self.written(key, shadow, stamp, standing);
+        self.written(key, shadow, pen.stamp, standing);
         Ok(with_token(body, token))
     }
 
@@ -315,13 +316,13 @@ impl Hub {
         Ok(json!({}))
     }
 
-    /// A copy to write to, the write's stamp, and the class of its version number.
+    /// A copy to write to, what to write with, and the class of its version number.
     fn begin(
         &mut self,
         previous: Option<&Shadow>,
         standing: Standing,
         now: Now,
-    ) -> (Shadow, Stamp, Class) {
+    ) -> (Shadow, Pen, Class) {
         let mut shadow = previous.cloned().unwrap_or_default();
         self.collect_tombstones(&mut shadow, now);
         let stamp = Stamp::new(self.clock.tick(now), self.config.node);
@@ -332,7 +333,8 @@ impl Hub {
                 Class::Owner
             }
         };
-        (shadow, stamp, class)
+        let rebase_at = self.config.limits.rebase_changes;
+        (shadow, Pen { stamp, actor: self.actor, seq: self.feed.head + 1, rebase_at }, class)
     }
 
     /// A merge is never refused, so a shadow can be too large; then only what shrinks it is accepted.
@@ -349,7 +351,10 @@ impl Hub {
     fn written(&mut self, key: &ShadowKey, shadow: Shadow, stamp: Stamp, standing: Standing) {
         let apart = matches!(standing, Standing::Apart);
         self.stats.accepted += 1;
+        let epoch_before = self.shadows.get(key).map_or(0, |shadow| shadow.desired.epoch().number);
+        self.stats.epochs += u64::from(shadow.desired.epoch().number > epoch_before);
         self.stats.apart += u64::from(apart);
+        let stamp = stamp.with_term(shadow.term());
         let event = Event::Written { key: key.clone(), version: shadow.version, stamp, apart };
         self.then.push(Output::Event(event));
         self.install(key.clone(), shadow);

@@ -63,6 +63,8 @@ pub enum Frame {
         number: u64,
         /// The receiver has the sender's feed up to here on disk.
         read: u64,
+        /// A stretch of the feed of whoever acknowledges, with nothing in it that the other did not say itself.
+        stretch: Option<(u64, u64)>,
     },
     /// Prints of all shadows, a part of the list.
     Prints {
@@ -122,10 +124,11 @@ impl Frame {
             Self::Items { number, stretch, items } => {
                 encode_items(&mut out, *number, *stretch, items)
             }
-            Self::Ack { number, read } => {
+            Self::Ack { number, read, stretch } => {
                 out.byte(2);
                 out.varint(*number);
                 out.varint(*read);
+                encode_stretch(&mut out, *stretch);
             }
             Self::Prints { number, part, read, prints } => {
                 out.byte(3);
@@ -181,7 +184,11 @@ impl Frame {
         let frame = match from.byte()? {
             0 => Self::Hello(Hello::decode(&mut from)?),
             1 => decode_items(&mut from)?,
-            2 => Self::Ack { number: from.varint()?, read: from.varint()? },
+            2 => Self::Ack {
+                number: from.varint()?,
+                read: from.varint()?,
+                stretch: decode_stretch(&mut from)?,
+            },
             3 => decode_prints(&mut from)?,
             4 => {
                 let count = from.count(FRAME_BYTES_MAX, size_of::<ShadowKey>())?;
@@ -231,11 +238,7 @@ fn encode_items(
 ) {
     out.byte(1);
     out.varint(number);
-    out.byte(u8::from(stretch.is_some()));
-    if let Some((after, upto)) = stretch {
-        out.varint(after);
-        out.varint(upto);
-    }
+    encode_stretch(out, stretch);
     out.varint(items.len() as u64);
     for (key, item) in items {
         out.key(key);
@@ -243,12 +246,25 @@ fn encode_items(
     }
 }
 
+fn encode_stretch(out: &mut Writer, stretch: Option<(u64, u64)>) {
+    out.byte(u8::from(stretch.is_some()));
+    if let Some((after, upto)) = stretch {
+        out.varint(after);
+        out.varint(upto);
+    }
+}
+
+fn decode_stretch(from: &mut Reader<'_>) -> Result<Option<(u64, u64)>, WireError> {
+    if !from.flag()? {
+        return Ok(None);
+    }
+    let (after, upto) = (from.varint()?, from.varint()?);
+    if after <= upto { Ok(Some((after, upto))) } else { Err(WireError::Range("stretch")) }
+}
+
 fn decode_items(from: &mut Reader<'_>) -> Result<Frame, WireError> {
     let number = from.varint()?;
-    let stretch = if from.flag()? { Some((from.varint()?, from.varint()?)) } else { None };
-    if stretch.is_some_and(|(after, upto)| after > upto) {
-        return Err(WireError::Range("stretch"));
-    }
+    let stretch = decode_stretch(from)?;
     let count = from.count(FRAME_BYTES_MAX, size_of::<(ShadowKey, Item)>())?;
     let mut items = Vec::with_capacity(count);
     for _ in 0..count {

@@ -1,0 +1,279 @@
+//! A few hubs on virtual disks and links, under a virtual clock. Nothing happens unless a test says so.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use outpost_model::{Hlc, NodeId, Now};
+use outpost_shadow::{Effect, Event, Hub, HubConfig, Limits, Output, ShadowKey, Verb};
+use serde_json::Value;
+
+pub type Rows = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// One node: a hub, its disk, and what waits to reach that disk.
+pub struct Node {
+    pub id: NodeId,
+    pub hub: Hub,
+    pub disk: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub waiting: VecDeque<(Rows, Vec<Output>)>,
+    pub published: Vec<(String, Value)>,
+    pub replies: Vec<(u64, u16, Value)>,
+    pub events: Vec<Event>,
+    pub skew_ms: i64,
+    limits: Limits,
+}
+
+/// Nodes and the links between them. Index = node.
+pub struct Net {
+    pub nodes: Vec<Node>,
+    pub wire: BTreeMap<(usize, usize), VecDeque<Vec<u8>>>,
+    pub up: BTreeSet<(usize, usize)>,
+    pub now_ms: u64,
+    pub frames: Vec<Vec<u8>>,
+    incarnations: u64,
+}
+
+pub fn config(index: usize, limits: &Limits) -> HubConfig {
+    let node_name = format!("edge-{index}");
+    HubConfig {
+        node: NodeId::from_name(&node_name),
+        node_name,
+        limits: limits.clone(),
+        hlc_ahead_ms_max: 300_000,
+    }
+}
+
+impl Net {
+    pub fn new(count: usize, limits: &Limits) -> Self {
+        let mut net = Self {
+            nodes: vec![],
+            wire: BTreeMap::new(),
+            up: BTreeSet::new(),
+            now_ms: 1_700_000_000_000,
+            frames: vec![],
+            incarnations: 0,
+        };
+        for index in 0..count {
+            net.incarnations += 1;
+            let config = config(index, limits);
+            let id = config.node;
+            let hub = Hub::new(config, net.incarnations * 1_000_003, Hlc::default());
+            net.nodes.push(Node {
+                id,
+                hub,
+                disk: BTreeMap::new(),
+                waiting: VecDeque::new(),
+                published: vec![],
+                replies: vec![],
+                events: vec![],
+                skew_ms: 0,
+                limits: limits.clone(),
+            });
+        }
+        net
+    }
+
+    /// A net whose nodes have all met and have nothing left to say.
+    pub fn meshed(count: usize, limits: &Limits) -> Self {
+        let mut net = Self::new(count, limits);
+        net.connect_all();
+        net.settle();
+        net
+    }
+
+    pub fn now(&self, node: usize) -> Now {
+        let wall = self.now_ms as i64 + self.nodes[node].skew_ms;
+        Now { mono_ms: self.now_ms, wall_ms: wall as u64 }
+    }
+
+    pub fn connect(&mut self, a: usize, b: usize) {
+        if self.up.insert((a.min(b), a.max(b))) {
+            for (from, to) in [(a, b), (b, a)] {
+                let (now, peer) = (self.now(from), self.nodes[to].id);
+                self.nodes[from].hub.peer_up(peer, now);
+                self.drain(from);
+            }
+        }
+    }
+
+    pub fn connect_all(&mut self) {
+        for a in 0..self.nodes.len() {
+            for b in a + 1..self.nodes.len() {
+                self.connect(a, b);
+            }
+        }
+    }
+
+    /// The link breaks: what is on it is lost.
+    pub fn cut(&mut self, a: usize, b: usize) {
+        if self.up.remove(&(a.min(b), a.max(b))) {
+            for (from, to) in [(a, b), (b, a)] {
+                self.wire.remove(&(from, to));
+                let (now, peer) = (self.now(from), self.nodes[to].id);
+                self.nodes[from].hub.peer_down(peer, now);
+                self.drain(from);
+            }
+        }
+    }
+
+    /// The process dies: what was not synced is lost. It starts again from its disk.
+    pub fn crash(&mut self, node: usize) {
+        for other in 0..self.nodes.len() {
+            if other != node && self.up.remove(&(node.min(other), node.max(other))) {
+                self.wire.remove(&(node, other));
+                self.wire.remove(&(other, node));
+                let (now, peer) = (self.now(other), self.nodes[node].id);
+                self.nodes[other].hub.peer_down(peer, now);
+                self.drain(other);
+            }
+        }
+        self.incarnations += 1;
+        let this = &mut self.nodes[node];
+        this.waiting.clear();
+        this.hub =
+            Hub::new(config(node, &this.limits), self.incarnations * 1_000_003, Hlc::default());
+        for (key, value) in &this.disk {
+            this.hub.load_row(key, value).expect("own rows are readable");
+        }
+    }
+
+    pub fn update(&mut self, node: usize, key: &ShadowKey, body: &Value) {
+        self.ask(node, key, Verb::Update, body.to_string().as_bytes(), None);
+    }
+
+    pub fn ask(
+        &mut self,
+        node: usize,
+        key: &ShadowKey,
+        verb: Verb,
+        payload: &[u8],
+        reply: Option<u64>,
+    ) {
+        let now = self.now(node);
+        let hub = &mut self.nodes[node].hub;
+        match reply {
+            Some(id) => hub.request(key.clone(), verb, payload, id, now),
+            None => hub.handle_request(key.clone(), verb, payload, now),
+        }
+        self.drain(node);
+    }
+
+    pub fn tick(&mut self, node: usize) {
+        let now = self.now(node);
+        self.nodes[node].hub.handle_tick(now);
+        self.drain(node);
+    }
+
+    /// Collects what the hub wants done.
+    pub fn drain(&mut self, node: usize) {
+        while let Some(effect) = self.nodes[node].hub.poll_effect() {
+            match effect {
+                Effect::Commit { rows, then } => self.nodes[node].waiting.push_back((rows, then)),
+                Effect::Now(output) => self.release(node, output),
+            }
+        }
+    }
+
+    /// The oldest batch reaches the disk.
+    pub fn sync_one(&mut self, node: usize) -> bool {
+        let Some((rows, then)) = self.nodes[node].waiting.pop_front() else { return false };
+        for (key, value) in rows {
+            match value {
+                Some(value) => self.nodes[node].disk.insert(key, value),
+                None => self.nodes[node].disk.remove(&key),
+            };
+        }
+        then.into_iter().for_each(|output| self.release(node, output));
+        true
+    }
+
+    fn release(&mut self, node: usize, output: Output) {
+        match output {
+            Output::Publish { topic, payload } => {
+                let payload = serde_json::from_slice(&payload).expect("hubs publish JSON");
+                self.nodes[node].published.push((topic, payload));
+            }
+            Output::Reply { id, status, body } => {
+                let body = serde_json::from_slice(&body).expect("hubs answer JSON");
+                self.nodes[node].replies.push((id, status, body));
+            }
+            Output::Event(event) => self.nodes[node].events.push(event),
+            Output::ToPeer { peer, frame } => {
+                let to = self.nodes.iter().position(|n| n.id == peer).expect("a known peer");
+                if self.up.contains(&(node.min(to), node.max(to))) {
+                    self.wire.entry((node, to)).or_default().push_back(frame);
+                }
+            }
+        }
+    }
+
+    /// The oldest frame between two nodes arrives.
+    pub fn deliver_one(&mut self, from: usize, to: usize) -> bool {
+        let Some(frame) = self.wire.get_mut(&(from, to)).and_then(VecDeque::pop_front) else {
+            return false;
+        };
+        self.frames.push(frame.clone());
+        let (now, peer) = (self.now(to), self.nodes[from].id);
+        self.nodes[to].hub.handle_peer_frame(peer, &frame, now).expect("honest frames are taken");
+        self.drain(to);
+        true
+    }
+
+    /// Syncs and delivers until nothing moves. Panics when that does not end.
+    pub fn settle(&mut self) {
+        for _ in 0..100_000 {
+            let mut moved = false;
+            for node in 0..self.nodes.len() {
+                moved |= self.sync_one(node);
+                for other in 0..self.nodes.len() {
+                    moved |= self.deliver_one(node, other);
+                }
+            }
+            if !moved {
+                return;
+            }
+        }
+        panic!("the hubs never stop talking");
+    }
+
+    pub fn document(&self, node: usize, key: &ShadowKey) -> Option<Value> {
+        let bytes = self.nodes[node].hub.document(key, self.now(node))?;
+        Some(serde_json::from_slice(&bytes).expect("a document is JSON"))
+    }
+
+    /// Visible state without delta, and the version.
+    pub fn state(&self, node: usize, key: &ShadowKey) -> (Value, u64) {
+        match self.document(node, key) {
+            None => (Value::Null, 0),
+            Some(mut document) => {
+                let mut state = document["state"].take();
+                if let Some(fields) = state.as_object_mut() {
+                    fields.remove("delta");
+                }
+                (state, document["version"].as_u64().expect("a version"))
+            }
+        }
+    }
+
+    /// What was published on topics that end so, since the last call.
+    pub fn take_published(&mut self, node: usize, tail: &str) -> Vec<Value> {
+        let (hit, rest) = std::mem::take(&mut self.nodes[node].published)
+            .into_iter()
+            .partition(|(topic, _)| topic.ends_with(tail));
+        self.nodes[node].published = rest;
+        hit.into_iter().map(|(_, payload)| payload).collect()
+    }
+
+    pub fn forget_published(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.published.clear());
+    }
+
+    pub fn assert_equal(&self, context: &str) {
+        for node in &self.nodes[1..] {
+            assert_eq!(
+                node.hub.fingerprint(),
+                self.nodes[0].hub.fingerprint(),
+                "{context}: hubs differ"
+            );
+        }
+    }
+}
