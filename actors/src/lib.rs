@@ -6,5 +6,6 @@ pub mod out_buffer;
 pub mod ports;
 pub mod record;
 pub mod shard;
+pub mod tree;
 
 pub use outpost_model::TopicFilter;

@@ -1,5 +1,28 @@
-//! node
+//! One process: everything below put together.
+//!
+//! ```text
+//!  Config ─▶ Node::start ─┬─ store (group commit thread)
+//!                         ├─ tree ─┬─ shard-0 (data thread: MQTT, cells)
+//!                         │        └─ shadows (hub thread)
+//!                         ├─ cluster (QUIC links)      only with [cluster]
+//!                         ├─ hardware (devices)        only with [[hardware.device]]
+//!                         └─ http (its own thread)
+//! ```
 
+pub mod backend;
+pub mod bus;
 pub mod cli;
+pub mod clock;
 pub mod config;
+pub mod dice;
+pub mod gate;
 pub mod http;
+pub mod listen;
+pub mod peers;
+pub mod plane;
+pub mod shadows;
+pub mod telemetry;
+
+mod assembly;
+
+pub use assembly::{Hooks, Node, StartError};

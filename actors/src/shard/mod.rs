@@ -43,6 +43,7 @@ mod run;
 mod sessions;
 mod subscribe;
 
+pub use connection::Received;
 pub use inspect::{ActorInfo, ShardStats};
 
 use channel::{Channel, ChannelEntry, Owner, Recipient, Subscriber};

@@ -1,0 +1,346 @@
+//! Starts a node from its configuration, and stops it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use outpost_actors::shard::{Probe, ShardConfig};
+use outpost_actors::tree::{ChildSpec, Tree, TreeMsg};
+use outpost_cluster::{Cluster, ClusterConfig};
+use outpost_flow::RestartPolicy;
+use outpost_membership::PeerFrame;
+use outpost_model::NodeId;
+use outpost_mqtt::session::SessionLimits;
+use outpost_shadow::HubConfig;
+use outpost_store::disk::{DiskStore, Options};
+use outpost_store::{Store, StoreEvent};
+use parking_lot::Mutex;
+use ractor::ActorRef;
+use tracing::{error, info, warn};
+
+use crate::backend::NodeBackend;
+use crate::config::{Config, Durability};
+use crate::gate::ConfigGate;
+use crate::http::HttpServer;
+use crate::listen::tcp;
+use crate::peers::{Links, NodeSink};
+use crate::plane::{Command, PlaneActor, PlaneHandle, PlanePorts, PlaneSpec};
+use crate::shadows::{ShadowActor, ShadowCommand, ShadowHandle, ShadowSpec};
+
+/// A shadow stamp from a peer further in the future than this is refused.
+const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
+
+/// Why a node did not start. Nothing runs then; what was on disk is untouched.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address} for {what}: {source}; choose another address with {key}")]
+    Listen {
+        /// MQTT or HTTP.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// The configuration key that names it.
+        key: &'static str,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// The store cannot be opened.
+    #[error("cannot open the store in {path}: {source}", path = path.display())]
+    Store {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        source: outpost_store::disk::OpenError,
+    },
+    /// The cluster part cannot be started.
+    #[error("cannot take part in the cluster: {0}")]
+    Cluster(#[from] outpost_cluster::StartError),
+    /// The HTTP API cannot be started.
+    #[error(transparent)]
+    Http(#[from] crate::http::HttpError),
+    /// A part could not be started.
+    #[error("{0}")]
+    Part(String),
+}
+
+/// What tests may put into a node.
+#[derive(Clone, Default)]
+pub struct Hooks {
+    /// Shown every turn of a cell; may panic in its place.
+    pub probe: Option<Probe>,
+}
+
+/// A running node.
+pub struct Node {
+    mqtt: SocketAddr,
+    plane: PlaneHandle,
+    shadows: ShadowHandle,
+    links: Links,
+    tree: ActorRef<TreeMsg>,
+    cluster: Arc<Mutex<Option<Arc<Cluster>>>>,
+    http: Option<HttpServer>,
+    store: Arc<DiskStore>,
+}
+
+/// What the data plane says to the rest of the node.
+struct Ports {
+    links: Links,
+    shadows: ShadowHandle,
+}
+
+impl PlanePorts for Ports {
+    fn peer(&self, peer: NodeId, frame: PeerFrame) {
+        self.links.send(peer, frame);
+    }
+
+    fn shadow(&self, topic: ByteString, payload: Bytes, job: u64) -> bool {
+        self.shadows.try_send(ShadowCommand::Request { topic: topic.to_string(), payload, job })
+    }
+
+    fn peer_failed(&self, peer: NodeId, why: &str) {
+        warn!("closing the link to peer {peer}: {why}");
+        self.links.close(peer, why);
+    }
+
+    fn started(&self) {
+        // The shard is new and knows no link: each comes up again and says hello.
+        self.links.close_all("this node's data plane has started anew");
+    }
+}
+
+impl Node {
+    /// Starts a node. When it returns, devices are served.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_with(config, Hooks::default()).await
+    }
+
+    /// Starts a node with hooks for tests.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then.
+    pub async fn start_with(config: Config, hooks: Hooks) -> Result<Self, StartError> {
+        let listener = listen(config.listen.mqtt.bind)?;
+        let mqtt = listener.local_addr().map_err(|source| listen_error(config.listen.mqtt.bind, source))?;
+        let store = open_store(&config).await?;
+        let gate = Arc::new(ConfigGate::new(&config).map_err(StartError::Part)?);
+        let (plane, shadows, links) = (PlaneHandle::default(), ShadowHandle::default(), Links::default());
+        let store_failed = watch_store(&store, &plane, &shadows);
+        let id = NodeId::from_name(&config.node.name);
+
+        let plane_spec = PlaneSpec {
+            shard: shard_config(&config, id, store.store_id()),
+            store: Arc::clone(&store),
+            gate,
+            ports: Arc::new(Ports { links: links.clone(), shadows: shadows.clone() }),
+            handle: plane.clone(),
+            mqtt: Arc::new(listener),
+            probe: hooks.probe,
+        };
+        let shadow_spec = ShadowSpec {
+            hub: hub_config(&config, id),
+            store: Arc::clone(&store),
+            plane: plane.clone(),
+            links: links.clone(),
+            handle: shadows.clone(),
+        };
+        let tree = Tree::start(children(plane_spec, shadow_spec), RestartPolicy::default())
+            .await
+            .map_err(|error| StartError::Part(format!("cannot start the supervision tree: {error}")))?;
+        all_running(&tree).await?;
+
+        let cluster = Arc::new(Mutex::new(None));
+        if let Some(cluster_config) = cluster_config(&config) {
+            let sink = NodeSink::start(links.clone(), plane.clone(), shadows.clone());
+            let incarnation = crate::clock::now().wall_ms;
+            *cluster.lock() = Some(Arc::new(Cluster::start(cluster_config, sink, incarnation).await?));
+        }
+        let backend = NodeBackend {
+            name: config.node.name.clone(),
+            config_sha256: config.sha256(),
+            started: Instant::now(),
+            store: Arc::clone(&store),
+            store_failed,
+            plane: plane.clone(),
+            shadows: shadows.clone(),
+            links: links.clone(),
+            tree: tree.clone(),
+            cluster: Arc::clone(&cluster),
+        };
+        let http = Some(HttpServer::start(&config.listen.http, Arc::new(backend))?);
+        info!("node {:?} serves MQTT on {mqtt}", config.node.name);
+        Ok(Self { mqtt, plane, shadows, links, tree, cluster, http, store })
+    }
+
+    /// Where MQTT is served.
+    pub fn mqtt_addr(&self) -> SocketAddr {
+        self.mqtt
+    }
+
+    /// Where HTTP is served.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http.as_ref().expect("there until shutdown").address()
+    }
+
+    /// Where the cluster is served, when the node takes part in one.
+    pub fn cluster_addr(&self) -> Option<SocketAddr> {
+        self.cluster.lock().as_ref().map(|cluster| cluster.local_addr())
+    }
+
+    /// The way into the data plane, for tests.
+    pub fn plane(&self) -> &PlaneHandle {
+        &self.plane
+    }
+
+    /// Stops serving; what was acknowledged is on disk already.
+    pub async fn shutdown(mut self) {
+        if let Some(http) = self.http.take() {
+            http.stop().await;
+        }
+        self.links.close_all("this node is stopping");
+        let cluster = self.cluster.lock().take();
+        if let Some(cluster) = cluster.and_then(Arc::into_inner) {
+            cluster.shutdown().await;
+        }
+        // A part that is down has nothing left to say.
+        let _ = self.plane.ask(Command::Stop).await;
+        let _ = self.shadows.ask(ShadowCommand::Stop).await;
+        self.tree.stop(Some("stop".to_owned()));
+        let store = self.store;
+        let synced = tokio::task::spawn_blocking(move || store.sync_all()).await;
+        if let Ok(Err(error)) = synced {
+            error!("the last writes were not synced: {error}");
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
+    tcp::bind(address).map_err(|source| listen_error(address, source))
+}
+
+fn listen_error(address: SocketAddr, source: std::io::Error) -> StartError {
+    StartError::Listen { what: "MQTT", address, key: "listen.mqtt.bind (--mqtt-port)", source }
+}
+
+async fn open_store(config: &Config) -> Result<Arc<DiskStore>, StartError> {
+    let path = config.node.data_dir.clone();
+    let options = Options { backlog_bytes_max: config.limits.store_backlog_bytes_max, ..Options::default() };
+    let opened = tokio::task::spawn_blocking({
+        let path = path.clone();
+        move || DiskStore::open(path, options)
+    });
+    let store = match opened.await {
+        Ok(Ok(store)) => store,
+        Ok(Err(source)) => return Err(StartError::Store { path, source }),
+        Err(error) => return Err(StartError::Part(format!("opening the store failed: {error}"))),
+    };
+    if store.report().may_have_lost() {
+        warn!("the store in {} was damaged: {:?}", path.display(), store.report());
+    }
+    Ok(Arc::new(store))
+}
+
+/// Tells the shard and the hub what has become durable.
+fn watch_store(store: &Arc<DiskStore>, plane: &PlaneHandle, shadows: &ShadowHandle) -> Arc<Mutex<Option<String>>> {
+    let failed = Arc::new(Mutex::new(None));
+    let (plane, shadows, failure) = (plane.clone(), shadows.clone(), Arc::clone(&failed));
+    store.listen(Arc::new(move |event: StoreEvent| {
+        if let StoreEvent::Failed(cause) = &event {
+            *failure.lock() = Some(cause.clone());
+        }
+        plane.store_event(event);
+        shadows.try_send(ShadowCommand::Synced);
+    }));
+    failed
+}
+
+fn children(plane: PlaneSpec, shadows: ShadowSpec) -> Vec<ChildSpec> {
+    let start_plane = move |supervisor| {
+        let spec = plane.clone();
+        Box::pin(PlaneActor::start(spec, supervisor)) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>
+    };
+    let start_shadows = move |supervisor| {
+        let spec = shadows.clone();
+        Box::pin(ShadowActor::start(spec, supervisor)) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>
+    };
+    vec![
+        ChildSpec { role: "shard", name: "shard-0".to_owned(), start: Arc::new(start_plane) },
+        ChildSpec { role: "shadows", name: "shadows".to_owned(), start: Arc::new(start_shadows) },
+    ]
+}
+
+/// Waits until every child runs, or one has given up.
+async fn all_running(tree: &ActorRef<TreeMsg>) -> Result<(), StartError> {
+    loop {
+        let children = ractor::call!(tree, TreeMsg::List)
+            .map_err(|error| StartError::Part(format!("the supervision tree ended: {error}")))?;
+        if let Some(down) = children.iter().find(|child| child.cause.is_some() && child.state != "running") {
+            tree.stop(None);
+            return Err(StartError::Part(format!("{} does not start: {}", down.name, down.cause.clone().unwrap_or_default())));
+        }
+        if children.iter().all(|child| child.state == "running") {
+            return Ok(());
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+}
+
+fn shard_config(config: &Config, node: NodeId, store_id: u64) -> ShardConfig {
+    let limits = &config.limits;
+    ShardConfig {
+        durable: config.listen.mqtt.durability == Durability::Disk,
+        session: SessionLimits {
+            receive_max: limits.inflight_max,
+            in_flight_max: limits.inflight_max,
+            packet_bytes_max: config.listen.mqtt.packet_max_bytes,
+            topic_alias_max: limits.topic_alias_max,
+            keep_alive_s_max: limits.keep_alive_s_max,
+            session_expiry_s_max: limits.session_expiry_s_max,
+        },
+        connections_max: limits.connections_max,
+        sessions_max: limits.sessions_max,
+        subscriptions_max: limits.subscriptions_max,
+        queue_messages_max: limits.queue_messages_max as u32,
+        queue_bytes_max: limits.queue_bytes_max as u64,
+        out_bytes_max: limits.write_buffer_bytes_max,
+        connect_timeout_ms: u64::from(limits.connect_timeout_s) * 1000,
+        retained_max: limits.retained_max,
+        ..ShardConfig::new(node, store_id)
+    }
+}
+
+fn hub_config(config: &Config, node: NodeId) -> HubConfig {
+    HubConfig {
+        node,
+        node_name: config.node.name.clone(),
+        limits: outpost_shadow::Limits {
+            state_bytes_max: config.limits.shadow_bytes_max,
+            shadows_max: config.limits.shadows_max,
+            ..outpost_shadow::Limits::default()
+        },
+        hlc_ahead_ms_max: CLOCK_AHEAD_MS_MAX,
+    }
+}
+
+fn cluster_config(config: &Config) -> Option<ClusterConfig> {
+    let cluster = config.cluster.as_ref()?;
+    Some(ClusterConfig {
+        cluster: cluster.name.clone(),
+        name: config.node.name.clone(),
+        bind: cluster.bind,
+        advertise: cluster.advertise,
+        seeds: cluster.seeds.clone(),
+        // A checked configuration has all three.
+        ca_pem: cluster.ca.clone().unwrap_or_default(),
+        cert_pem: cluster.cert.clone().unwrap_or_default(),
+        key_pem: cluster.key.clone().unwrap_or_default(),
+        ca_key: cluster.ca_key.clone(),
+        limits: outpost_cluster::LinkLimits::default(),
+    })
+}

@@ -1,0 +1,189 @@
+//! What HTTP may see and do: the node's answers to [`crate::http::Backend`].
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use outpost_actors::shard::{ActorInfo as Actor, LocalPublish};
+use outpost_actors::tree::TreeMsg;
+use outpost_cluster::Cluster;
+use outpost_mqtt::packet::ReasonCode;
+use outpost_shadow::{ShadowKey as HubKey, Verb};
+use outpost_store::disk::DiskStore;
+use parking_lot::Mutex;
+use ractor::ActorRef;
+use serde_json::json;
+
+use crate::http::{
+    ActorInfo, Backend, BoxFuture, Health, PublishError, PublishRequest, ShadowKey, ShadowReply, ShadowRequest, ShadowVerb,
+};
+use crate::peers::Links;
+use crate::plane::{Command, PlaneHandle};
+use crate::shadows::{ShadowCommand, ShadowHandle};
+
+/// Cells shown at most; those in trouble come first.
+pub const ACTORS_MAX: usize = 10_000;
+
+/// The node behind its HTTP API.
+pub struct NodeBackend {
+    pub(crate) name: String,
+    pub(crate) config_sha256: String,
+    pub(crate) started: Instant,
+    pub(crate) store: Arc<DiskStore>,
+    pub(crate) store_failed: Arc<Mutex<Option<String>>>,
+    pub(crate) plane: PlaneHandle,
+    pub(crate) shadows: ShadowHandle,
+    pub(crate) links: Links,
+    pub(crate) tree: ActorRef<TreeMsg>,
+    pub(crate) cluster: Arc<Mutex<Option<Arc<Cluster>>>>,
+}
+
+impl Backend for NodeBackend {
+    fn actors(&self) -> BoxFuture<'_, Vec<ActorInfo>> {
+        Box::pin(async move {
+            let root = Actor {
+                id: "node".to_owned(),
+                parent: None,
+                weight: "ractor",
+                role: "node",
+                name: self.name.clone(),
+                state: "running",
+                mailbox: 0,
+                mailbox_max: 0,
+                restarts: 0,
+                cause: None,
+                detail: String::new(),
+            };
+            let heavy = ractor::call!(self.tree, TreeMsg::List).unwrap_or_default();
+            let cells = self.plane.ask(|reply| Command::Actors(ACTORS_MAX, reply)).await.unwrap_or_default();
+            std::iter::once(root).chain(heavy).chain(cells).map(actor_info).collect()
+        })
+    }
+
+    fn cluster(&self) -> Option<serde_json::Value> {
+        let cluster = self.cluster.lock().clone()?;
+        serde_json::to_value(cluster.status()).ok()
+    }
+
+    fn shadow(&self, request: ShadowRequest) -> BoxFuture<'_, ShadowReply> {
+        Box::pin(async move {
+            let key = HubKey { thing: request.thing, name: request.name };
+            let verb = match request.verb {
+                ShadowVerb::Get => Verb::Get,
+                ShadowVerb::Update => Verb::Update,
+                ShadowVerb::Delete => Verb::Delete,
+            };
+            let payload = request.payload;
+            let answer = self.shadows.ask(|reply| ShadowCommand::Ask { key, verb, payload, reply }).await;
+            let (status, body) = answer.unwrap_or_else(|| (503, b"{\"code\":503,\"message\":\"the shadow service is being restarted\"}".to_vec()));
+            ShadowReply { status, body: body.into() }
+        })
+    }
+
+    fn shadow_list(&self, prefix: String, after: Option<ShadowKey>, limit: usize) -> BoxFuture<'_, Vec<ShadowKey>> {
+        Box::pin(async move {
+            let after = after.map(|(thing, name)| HubKey { thing, name });
+            let found = self.shadows.ask(|reply| ShadowCommand::List { prefix, after, limit, reply }).await;
+            found.unwrap_or_default().into_iter().map(|key| (key.thing, key.name)).collect()
+        })
+    }
+
+    fn publish(&self, message: PublishRequest) -> BoxFuture<'_, Result<(), PublishError>> {
+        Box::pin(async move {
+            let publish = LocalPublish {
+                topic: message.topic.into(),
+                payload: message.payload,
+                qos: message.qos,
+                retain: message.retain,
+                properties: None,
+            };
+            match self.plane.ask(|reply| Command::Publish(publish, Some(reply))).await {
+                Ok(ReasonCode::Success) => Ok(()),
+                Ok(ReasonCode::QuotaExceeded) => Err(PublishError::Busy("a receiver's queue is full".to_owned())),
+                Ok(reason) => Err(PublishError::Refused(format!("{reason:?}"))),
+                Err(error) => Err(PublishError::Failed(error.to_string())),
+            }
+        })
+    }
+
+    fn stats(&self) -> BoxFuture<'_, serde_json::Value> {
+        Box::pin(async move {
+            let shard = self.plane.ask(Command::Stats).await.unwrap_or_default();
+            let hub = self.shadows.ask(ShadowCommand::Stats).await.unwrap_or_default();
+            let ledger = &shard.ledger;
+            let dropped: serde_json::Map<_, _> = outpost_actors::ledger::Drop::ALL
+                .iter()
+                .map(|why| (why.name().to_owned(), ledger.dropped[*why as usize].into()))
+                .collect();
+            json!({
+                "mqtt": {
+                    "connections": shard.connections,
+                    "connections_total": ledger.connections,
+                    "connects_refused_total": ledger.refused_connects,
+                    "protocol_errors_total": ledger.protocol_errors,
+                    "sessions": shard.sessions,
+                    "sessions_connected": shard.sessions_connected,
+                    "subscriptions": shard.subscriptions,
+                    "retained": shard.retained,
+                    "queued": shard.queued,
+                    "queues_full": shard.queues_full,
+                },
+                "messages": {
+                    "accepted_total": ledger.accepted,
+                    "refused_total": ledger.refused,
+                    "unwanted_total": ledger.unwanted,
+                    "owed_total": ledger.owed,
+                    "delivered_total": ledger.delivered,
+                    "dropped_total": dropped,
+                },
+                "actors": { "channels": shard.channels, "panics_total": ledger.panics },
+                "peers": {
+                    "outbox": shard.outbox,
+                    "events_in_total": shard.peer_events_in,
+                    "events_out_total": shard.peer_events_out,
+                    "duplicates_in_total": shard.peer_duplicates_in,
+                    "dropped_total": self.links.dropped(),
+                },
+                "shadows": {
+                    "count": hub.shadows,
+                    "accepted_total": hub.accepted,
+                    "rejected_total": hub.rejected,
+                    "merged_total": hub.merged,
+                    "conflicts_total": hub.conflicts,
+                },
+                "store": {
+                    "disk_bytes": self.store.disk_bytes().unwrap_or_default(),
+                    "backlog_bytes": self.store.backlog_bytes(),
+                    "bodies": shard.bodies,
+                },
+            })
+        })
+    }
+
+    fn health(&self) -> Health {
+        let failed = self.store_failed.lock().clone();
+        Health {
+            status: if failed.is_some() { "store_failed" } else { "ok" }.to_owned(),
+            node: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            config_sha256: self.config_sha256.clone(),
+            uptime_s: self.started.elapsed().as_secs(),
+            store: failed.unwrap_or_else(|| "ok".to_owned()),
+        }
+    }
+}
+
+fn actor_info(actor: Actor) -> ActorInfo {
+    ActorInfo {
+        id: actor.id,
+        parent: actor.parent,
+        kind: actor.weight.to_owned(),
+        role: actor.role.to_owned(),
+        name: actor.name,
+        state: actor.state.to_owned(),
+        mailbox: actor.mailbox,
+        mailbox_max: actor.mailbox_max,
+        restarts: actor.restarts,
+        cause: actor.cause,
+        detail: (!actor.detail.is_empty()).then_some(actor.detail),
+    }
+}

@@ -1,0 +1,169 @@
+//! The one read and write loop for every byte stream: TCP now, TLS, WebSocket and QUIC streams alike.
+//!
+//! ```text
+//!  stream ──read──▶ shard.receive ──▶ … turn … ──▶ out buffer ──write──▶ stream
+//! ```
+//! Reading goes through one buffer of the thread; a connection owns memory only while a packet is half here or half
+//! gone. Writing happens at the end of a turn, once for all packets of the turn, from [`Connection::flush`].
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use outpost_actors::shard::ConnId;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::plane::Plane;
+
+/// A stream of bytes in both directions.
+pub trait ByteStream: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> ByteStream for T {}
+
+/// One connection on its shard's thread.
+pub struct Connection {
+    id: ConnId,
+    stream: RefCell<Box<dyn ByteStream>>,
+    /// The task that reads; also woken when the stream can be written again.
+    waker: RefCell<Waker>,
+    paused: Cell<bool>,
+    closing: Cell<bool>,
+    /// A write failed: nobody is there any more.
+    broken: Cell<bool>,
+    /// The beginning of a packet whose end has not come.
+    rest: RefCell<Vec<u8>>,
+}
+
+impl Connection {
+    /// Wraps an accepted stream.
+    pub fn new(id: ConnId, stream: Box<dyn ByteStream>) -> Self {
+        Self {
+            id,
+            stream: RefCell::new(stream),
+            waker: RefCell::new(Waker::noop().clone()),
+            paused: Cell::new(false),
+            closing: Cell::new(false),
+            broken: Cell::new(false),
+            rest: RefCell::default(),
+        }
+    }
+
+    /// Reads until the other side or the shard has had enough.
+    pub async fn run(self: Rc<Self>, plane: Rc<Plane>) {
+        poll_fn(|cx| self.poll(cx, &plane)).await;
+        plane.connection_lost(self.id);
+    }
+
+    /// Reads again: the shard has room.
+    pub fn resume(&self) {
+        self.paused.set(false);
+        self.waker.borrow().wake_by_ref();
+    }
+
+    /// Closes once everything is written.
+    pub fn close(&self) {
+        self.closing.set(true);
+        self.waker.borrow().wake_by_ref();
+    }
+
+    /// Writes what waits for this connection, as far as the stream takes it.
+    pub fn flush(&self, plane: &Plane) {
+        let waker = self.waker.borrow().clone();
+        if self.write(&mut Context::from_waker(&waker), plane).is_err() {
+            self.broken.set(true);
+            waker.wake();
+        }
+    }
+
+    fn poll(&self, cx: &mut Context<'_>, plane: &Rc<Plane>) -> Poll<()> {
+        if !self.waker.borrow().will_wake(cx.waker()) {
+            self.waker.borrow_mut().clone_from(cx.waker());
+        }
+        let Ok(written) = self.write(cx, plane) else { return Poll::Ready(()) };
+        if self.broken.get() {
+            return Poll::Ready(());
+        }
+        if self.closing.get() {
+            // What the client still sends is not read: its last words came with the good-bye.
+            return if written { self.poll_shutdown(cx) } else { Poll::Pending };
+        }
+        if self.paused.get() {
+            return Poll::Pending;
+        }
+        if !self.rest.borrow().is_empty() && !self.receive_rest(plane, &[]) {
+            return Poll::Pending;
+        }
+        self.poll_read(cx, plane)
+    }
+
+    fn poll_read(&self, cx: &mut Context<'_>, plane: &Rc<Plane>) -> Poll<()> {
+        while !self.paused.get() && !self.closing.get() {
+            let mut buffer = plane.read_buffer();
+            let mut read = ReadBuf::new(&mut buffer[..]);
+            let result = Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut read);
+            match result {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Ok(())) if read.filled().is_empty() => return Poll::Ready(()),
+                Poll::Ready(Ok(())) => {}
+            }
+            if self.rest.borrow().is_empty() {
+                let received = plane.receive(self.id, read.filled());
+                self.paused.set(received.paused);
+                self.rest.borrow_mut().extend_from_slice(&read.filled()[received.used..]);
+            } else {
+                self.receive_rest(plane, read.filled());
+            }
+        }
+        // A close asked for during this read is looked at in the next poll.
+        if self.closing.get() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// Hands in what is left over together with what is new. `false`: the shard wants no more for now.
+    fn receive_rest(&self, plane: &Rc<Plane>, new: &[u8]) -> bool {
+        let mut rest = self.rest.take();
+        rest.extend_from_slice(new);
+        let received = plane.receive(self.id, &rest);
+        self.paused.set(received.paused);
+        if received.used == rest.len() {
+            rest = Vec::new();
+        } else {
+            rest.drain(..received.used);
+        }
+        self.rest.replace(rest);
+        !received.paused
+    }
+
+    /// Writes as much as goes. `true`: everything is written.
+    fn write(&self, cx: &mut Context<'_>, plane: &Plane) -> io::Result<bool> {
+        plane.with_out_buffer(self.id, |out| {
+            while !out.is_empty() {
+                let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(outpost_actors::out_buffer::SLICES_MAX);
+                out.slices(&mut slices);
+                let mut stream = self.stream.borrow_mut();
+                match Pin::new(&mut *stream).poll_write_vectored(cx, &slices) {
+                    Poll::Pending => return Ok(false),
+                    Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                    Poll::Ready(Ok(count)) => {
+                        drop(slices);
+                        out.advance(count);
+                    }
+                    Poll::Ready(Err(error)) => return Err(error),
+                }
+            }
+            match Pin::new(&mut *self.stream.borrow_mut()).poll_flush(cx) {
+                Poll::Ready(Err(error)) => Err(error),
+                _ => Ok(true),
+            }
+        })
+    }
+
+    fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx).map(|_| ())
+    }
+}

@@ -1,0 +1,141 @@
+//! The links to other nodes, between the cluster and the two who speak through them: the shard and the shadow hub.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use outpost_cluster::{BoxFuture, LinkFull, LinkHandle, PeerInfo, PeerSink};
+use outpost_membership::PeerFrame;
+use outpost_model::NodeId;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use crate::plane::{Command, PlaneHandle};
+use crate::shadows::{ShadowCommand, ShadowHandle};
+
+/// Links that came or went and were not yet told. Full: the newest link is closed and tried again.
+const CHANGES_MAX: usize = 1_024;
+
+/// The sending sides of all links.
+#[derive(Clone, Default)]
+pub struct Links(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    up: Mutex<HashMap<NodeId, Up>>,
+    /// QoS 0 events a full link did not take.
+    dropped: AtomicU64,
+}
+
+struct Up {
+    link: LinkHandle,
+    /// Turns true when shard and hub know the link; frames wait for that.
+    known: watch::Receiver<bool>,
+}
+
+impl Links {
+    /// Sends a frame. A link that cannot take what must not be lost is closed: the next one begins where the peer says.
+    pub fn send(&self, peer: NodeId, frame: PeerFrame) {
+        let Some(link) = self.0.up.lock().get(&peer).map(|up| up.link.clone()) else { return };
+        let is_fleeting = matches!(frame, PeerFrame::Event { seq: 0, .. });
+        match link.try_send(frame) {
+            Ok(()) | Err(LinkFull::Closed) => {}
+            Err(_) if is_fleeting => {
+                self.0.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => {
+                warn!("closing the link to {}: {error}; it starts again where the peer left off", link.peer().name);
+                link.close("the queue is full");
+            }
+        }
+    }
+
+    /// Closes the link to a peer.
+    pub fn close(&self, peer: NodeId, why: &str) {
+        if let Some(up) = self.0.up.lock().get(&peer) {
+            up.link.close(why);
+        }
+    }
+
+    /// Closes all links; they come back by themselves.
+    pub fn close_all(&self, why: &str) {
+        self.0.up.lock().values().for_each(|up| up.link.close(why));
+    }
+
+    /// QoS 0 events that full links did not take.
+    pub fn dropped(&self) -> u64 {
+        self.0.dropped.load(Ordering::Relaxed)
+    }
+}
+
+enum Change {
+    Up(NodeId, watch::Sender<bool>),
+    Down(NodeId),
+}
+
+/// Receives from the cluster.
+pub struct NodeSink {
+    links: Links,
+    plane: PlaneHandle,
+    shadows: ShadowHandle,
+    changes: mpsc::Sender<Change>,
+}
+
+impl NodeSink {
+    /// A sink, and the task that tells changes in order.
+    pub fn start(links: Links, plane: PlaneHandle, shadows: ShadowHandle) -> Arc<Self> {
+        let (changes, mut waiting) = mpsc::channel(CHANGES_MAX);
+        let (to_plane, to_shadows) = (plane.clone(), shadows.clone());
+        tokio::spawn(async move {
+            while let Some(change) = waiting.recv().await {
+                let (command, shadow, known) = match change {
+                    Change::Up(peer, known) => (Command::PeerUp(peer), ShadowCommand::PeerUp(peer), Some(known)),
+                    Change::Down(peer) => (Command::PeerDown(peer), ShadowCommand::PeerDown(peer), None),
+                };
+                // Whoever is down now hears of all links when it is back: they are closed then.
+                let _ = to_plane.send(command).await;
+                to_shadows.send(shadow).await;
+                if let Some(known) = known {
+                    let _ = known.send(true);
+                }
+            }
+        });
+        Arc::new(Self { links, plane, shadows, changes })
+    }
+}
+
+impl PeerSink for NodeSink {
+    fn peer_up(&self, peer: PeerInfo, link: LinkHandle) {
+        info!("link to {} ({}) is up", peer.name, peer.addr);
+        let (sender, known) = watch::channel(false);
+        self.links.0.up.lock().insert(peer.id, Up { link: link.clone(), known });
+        if self.changes.try_send(Change::Up(peer.id, sender)).is_err() {
+            link.close("too many links changed at once");
+        }
+    }
+
+    fn peer_down(&self, peer: NodeId) {
+        info!("link to {peer} is down; what it is owed waits on disk");
+        self.links.0.up.lock().remove(&peer);
+        if self.changes.try_send(Change::Down(peer)).is_err() {
+            warn!("the loss of the link to {peer} was not told: {CHANGES_MAX} changes wait");
+        }
+    }
+
+    fn frame(&self, peer: NodeId, frame: PeerFrame) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let Some(mut known) = self.links.0.up.lock().get(&peer).map(|up| up.known.clone()) else { return };
+            if known.wait_for(|known| *known).await.is_err() {
+                return;
+            }
+            let delivered = match frame {
+                PeerFrame::Shadow(bytes) => self.shadows.send(ShadowCommand::PeerFrame(peer, bytes)).await,
+                frame => self.plane.send(Command::PeerFrame(peer, frame)).await.is_ok(),
+            };
+            if !delivered {
+                self.links.close(peer, "this node is restarting a part of itself");
+            }
+        })
+    }
+}

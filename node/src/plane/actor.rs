@@ -1,0 +1,111 @@
+//! The heavy actor in charge of the data thread: starts it, and fails when the thread does, so that it is started again.
+
+use std::net::TcpListener as StdListener;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use outpost_actors::cell::panic_text;
+use outpost_actors::ports::Gate;
+use outpost_actors::shard::{Probe, Shard, ShardConfig};
+use outpost_store::disk::DiskStore;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+
+use super::handle::{COMMANDS_MAX, Command, PlaneHandle, PlanePorts};
+use super::thread::Plane;
+use crate::clock::now;
+use crate::listen::tcp;
+
+/// Everything a data thread is made of; it can be started from it again and again.
+#[derive(Clone)]
+pub struct PlaneSpec {
+    /// How the shard behaves.
+    pub shard: ShardConfig,
+    /// What it remembers by.
+    pub store: Arc<DiskStore>,
+    /// Who comes in.
+    pub gate: Arc<dyn Gate>,
+    /// The way out.
+    pub ports: Arc<dyn PlanePorts>,
+    /// The way in.
+    pub handle: PlaneHandle,
+    /// MQTT over TCP.
+    pub mqtt: Arc<StdListener>,
+    /// For tests only.
+    pub probe: Option<Probe>,
+}
+
+/// What the actor is told.
+#[derive(Debug)]
+pub enum PlaneMsg {
+    /// From the thread: it ended, with what.
+    Ended(String),
+}
+
+/// The actor.
+pub struct PlaneActor;
+
+impl PlaneActor {
+    /// Starts the actor and its thread below a supervisor.
+    ///
+    /// # Errors
+    /// Why the data plane could not be started.
+    pub async fn start(spec: PlaneSpec, supervisor: ActorCell) -> Result<ActorCell, String> {
+        let started = Actor::spawn_linked(None, Self, spec, supervisor).await;
+        started.map(|(actor, _)| actor.get_cell()).map_err(|error| error.to_string())
+    }
+}
+
+impl Actor for PlaneActor {
+    type Msg = PlaneMsg;
+    type State = ();
+    type Arguments = PlaneSpec;
+
+    async fn pre_start(&self, myself: ActorRef<PlaneMsg>, spec: PlaneSpec) -> Result<(), ActorProcessingErr> {
+        let control = tokio::runtime::Handle::current();
+        let (ready, is_ready) = oneshot::channel();
+        std::thread::Builder::new().name("shard-0".to_owned()).spawn(move || {
+            let result = std::panic::catch_unwind(AssertUnwindSafe(|| run_thread(&spec, control, ready)));
+            let ended = match result {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error,
+                Err(panic) => format!("the data thread panicked: {}", panic_text(&*panic)),
+            };
+            // The actor is gone only when the node is.
+            let _ = myself.cast(PlaneMsg::Ended(ended));
+        })?;
+        is_ready.await.map_err(|_| "the data thread ended before it was ready".into())
+    }
+
+    async fn handle(&self, _: ActorRef<PlaneMsg>, message: PlaneMsg, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        let PlaneMsg::Ended(cause) = message;
+        Err(cause.into())
+    }
+}
+
+fn run_thread(spec: &PlaneSpec, control: tokio::runtime::Handle, ready: oneshot::Sender<()>) -> Result<(), String> {
+    // What an earlier thread had submitted must be readable before this one reads.
+    spec.store.sync_all().map_err(|error| error.to_string())?;
+    let store: Arc<DiskStore> = Arc::clone(&spec.store);
+    let mut shard =
+        Shard::open(spec.shard.clone(), Arc::clone(&spec.gate), store, now()).map_err(|error| error.to_string())?;
+    if let Some(probe) = &spec.probe {
+        shard.set_probe(Arc::clone(probe));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let local = LocalSet::new();
+    let (sender, commands) = mpsc::channel::<Command>(COMMANDS_MAX);
+    spec.handle.connect(sender);
+    let plane = Plane::new(shard, spec.handle.clone(), Arc::clone(&spec.ports), Arc::clone(&spec.gate), control);
+    local.block_on(&runtime, async {
+        let listener = spec.mqtt.try_clone().and_then(tokio::net::TcpListener::from_std).map_err(|error| error.to_string())?;
+        let serving = tokio::task::spawn_local(tcp::serve(listener, Arc::from("mqtt"), std::rc::Rc::clone(&plane)));
+        spec.ports.started();
+        // The one who waits is this actor's own start.
+        let _ = ready.send(());
+        plane.run(commands).await;
+        serving.abort();
+        Ok(())
+    })
+}

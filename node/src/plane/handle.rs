@@ -1,0 +1,134 @@
+//! The way into the data plane from other threads, and the way out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use outpost_actors::ports::Admission;
+use outpost_actors::shard::{ActorInfo, ConnId, LocalPublish, ShardStats};
+use outpost_membership::PeerFrame;
+use outpost_model::{Message, NodeId, TopicFilter};
+use outpost_mqtt::packet::ReasonCode;
+use outpost_store::{Lsn, StoreEvent};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+/// Commands that may wait for the data thread. Full: whoever sends waits or is refused.
+pub const COMMANDS_MAX: usize = 1_024;
+
+/// What other threads ask of the data plane.
+#[derive(Debug)]
+pub enum Command {
+    /// From the store: see [`PlaneHandle::store_event`].
+    Synced,
+    /// From the store: it stopped.
+    StoreFailed(String),
+    /// From the node itself: publish; the answer comes when it is durable.
+    Publish(LocalPublish, Option<oneshot::Sender<ReasonCode>>),
+    /// From a check of credentials.
+    Admitted(ConnId, Admission),
+    /// From the hub: a shadow request is settled.
+    Complete(u64, ReasonCode),
+    /// From a link: it is up.
+    PeerUp(NodeId),
+    /// From a link: it is down.
+    PeerDown(NodeId),
+    /// From a link.
+    PeerFrame(NodeId, PeerFrame),
+    /// From the node itself: deliver what matches to this channel.
+    Subscribe(TopicFilter, mpsc::Sender<Arc<Message>>),
+    /// From people.
+    Actors(usize, oneshot::Sender<Vec<ActorInfo>>),
+    /// From people.
+    Stats(oneshot::Sender<ShardStats>),
+    /// From the supervisor: write what is left, close everything, end the thread.
+    Stop(oneshot::Sender<()>),
+}
+
+/// What the data plane asks of the node. Called on the data thread: nothing here may wait.
+pub trait PlanePorts: Send + Sync + 'static {
+    /// A frame for a peer.
+    fn peer(&self, peer: NodeId, frame: PeerFrame);
+    /// A shadow request; `false` when there is no room for it.
+    fn shadow(&self, topic: ByteString, payload: Bytes, job: u64) -> bool;
+    /// The data thread serves, for the first time or again.
+    fn started(&self);
+    /// A peer broke the protocol: `why`.
+    fn peer_failed(&self, peer: NodeId, why: &str);
+}
+
+/// The way in. Survives restarts of the data thread.
+#[derive(Debug, Clone, Default)]
+pub struct PlaneHandle(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    sender: Mutex<Option<mpsc::Sender<Command>>>,
+    /// The highest number the store has synced: many events become one command.
+    synced: AtomicU64,
+}
+
+/// The data thread is being restarted, or has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the data plane does not take commands now; try again")]
+pub struct Unavailable;
+
+impl PlaneHandle {
+    pub(super) fn connect(&self, sender: mpsc::Sender<Command>) {
+        *self.0.sender.lock() = Some(sender);
+    }
+
+    pub(super) fn synced(&self) -> Lsn {
+        Lsn(self.0.synced.load(Ordering::Acquire))
+    }
+
+    /// Sends a command if there is room.
+    ///
+    /// # Errors
+    /// [`Unavailable`]; nothing was sent then.
+    pub fn try_send(&self, command: Command) -> Result<(), Unavailable> {
+        let sender = self.0.sender.lock().clone().ok_or(Unavailable)?;
+        sender.try_send(command).map_err(|_| Unavailable)
+    }
+
+    /// Sends a command, waiting for room.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when the data thread is down.
+    pub async fn send(&self, command: Command) -> Result<(), Unavailable> {
+        let sender = self.0.sender.lock().clone().ok_or(Unavailable)?;
+        sender.send(command).await.map_err(|_| Unavailable)
+    }
+
+    /// Sends a command from a thread that may wait.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when the data thread is down.
+    pub fn send_blocking(&self, command: Command) -> Result<(), Unavailable> {
+        let sender = self.0.sender.lock().clone().ok_or(Unavailable)?;
+        sender.blocking_send(command).map_err(|_| Unavailable)
+    }
+
+    /// Asks and waits for the answer.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when the data thread is down or goes down meanwhile.
+    pub async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Unavailable> {
+        let (sender, answer) = oneshot::channel();
+        self.send(question(sender)).await?;
+        answer.await.map_err(|_| Unavailable)
+    }
+
+    /// From the store's thread. A full command queue is no loss: whoever empties it looks at the number as well.
+    pub fn store_event(&self, event: StoreEvent) {
+        let command = match event {
+            StoreEvent::Synced(lsn) => {
+                self.0.synced.fetch_max(lsn.0, Ordering::AcqRel);
+                Command::Synced
+            }
+            StoreEvent::Failed(cause) => Command::StoreFailed(cause),
+        };
+        let _ = self.try_send(command);
+    }
+}

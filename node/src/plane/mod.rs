@@ -1,0 +1,14 @@
+//! The data plane: a shard on a thread of its own, its sockets, and the way in for everybody else.
+//!
+//! ```text
+//!  control plane (tokio, ractor)                         data thread (current-thread tokio)
+//!  http, hub, links, store ──PlaneHandle──▶ commands ──▶ Plane { Shard, connections } ──events──▶ sockets, PlanePorts
+//! ```
+
+mod actor;
+mod handle;
+mod thread;
+
+pub use actor::{PlaneActor, PlaneSpec};
+pub use handle::{Command, PlaneHandle, PlanePorts};
+pub use thread::Plane;

@@ -1,0 +1,352 @@
+//! The shadow hub at work: an actor with a thread of its own, because a write costs hundreds of microseconds.
+//!
+//! ```text
+//!  shard (MQTT requests), http, links ──ShadowCommand──▶ hub ──rows──▶ store … synced ──▶ answers, frames to peers
+//! ```
+//! What the hub says may leave once rows are durable is kept here until they are.
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use outpost_actors::cell::panic_text;
+use outpost_actors::shard::LocalPublish;
+use outpost_membership::PeerFrame;
+use outpost_model::{Hlc, NodeId, QoS};
+use outpost_mqtt::packet::ReasonCode;
+use outpost_shadow::{Effect, Event, Hub, HubConfig, HubStats, Output, ShadowKey, Verb, parse_topic};
+use outpost_store::disk::DiskStore;
+use outpost_store::{Batch, Lsn, Op, Space, Store, SubmitError};
+use parking_lot::Mutex;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, info, warn};
+
+use crate::clock::now;
+use crate::peers::Links;
+use crate::plane::{Command, PlaneHandle};
+
+/// Requests that may wait for the hub. Full: a device's request is answered 429.
+pub const REQUESTS_MAX: usize = 1_024;
+
+/// How often the hub's timers are looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The answer to a request by HTTP: status and body.
+pub type Reply = (u16, Vec<u8>);
+
+/// What the hub is asked.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the fields say what they are")]
+pub enum ShadowCommand {
+    /// From the data plane: a device published a request.
+    Request { topic: String, payload: Bytes, job: u64 },
+    /// From HTTP.
+    Ask { key: ShadowKey, verb: Verb, payload: Bytes, reply: oneshot::Sender<Reply> },
+    /// From HTTP.
+    List { prefix: String, after: Option<ShadowKey>, limit: usize, reply: oneshot::Sender<Vec<ShadowKey>> },
+    /// From people.
+    Stats(oneshot::Sender<HubStats>),
+    /// From links.
+    PeerUp(NodeId),
+    /// From links.
+    PeerDown(NodeId),
+    /// From links.
+    PeerFrame(NodeId, Bytes),
+    /// From the store.
+    Synced,
+    /// From the clock.
+    Tick,
+    /// From the supervisor.
+    Stop(oneshot::Sender<()>),
+}
+
+/// The way to the hub. Survives its restarts.
+#[derive(Debug, Clone, Default)]
+pub struct ShadowHandle(Arc<Mutex<Option<mpsc::Sender<ShadowCommand>>>>);
+
+impl ShadowHandle {
+    /// Sends if there is room.
+    pub fn try_send(&self, command: ShadowCommand) -> bool {
+        let sender = self.0.lock().clone();
+        sender.is_some_and(|sender| sender.try_send(command).is_ok())
+    }
+
+    /// Sends, waiting for room. `false`: the hub is down.
+    pub async fn send(&self, command: ShadowCommand) -> bool {
+        let sender = self.0.lock().clone();
+        match sender {
+            Some(sender) => sender.send(command).await.is_ok(),
+            None => false,
+        }
+    }
+
+    /// Asks and waits for the answer; nothing when the hub is down.
+    pub async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> ShadowCommand) -> Option<T> {
+        let (sender, answer) = oneshot::channel();
+        self.send(question(sender)).await.then_some(())?;
+        answer.await.ok()
+    }
+}
+
+/// Everything the hub's thread is made of.
+#[derive(Clone)]
+pub struct ShadowSpec {
+    /// How the hub behaves.
+    pub hub: HubConfig,
+    /// What it remembers by.
+    pub store: Arc<DiskStore>,
+    /// Where its messages go.
+    pub plane: PlaneHandle,
+    /// Where its frames go.
+    pub links: Links,
+    /// The way in.
+    pub handle: ShadowHandle,
+}
+
+/// What the actor is told.
+#[derive(Debug)]
+pub enum ShadowMsg {
+    /// From the thread: it ended, with what.
+    Ended(String),
+    /// From the timer.
+    Tick,
+}
+
+/// The actor.
+pub struct ShadowActor;
+
+impl ShadowActor {
+    /// Starts the actor and its thread below a supervisor.
+    ///
+    /// # Errors
+    /// Why it could not be started.
+    pub async fn start(spec: ShadowSpec, supervisor: ActorCell) -> Result<ActorCell, String> {
+        let started = Actor::spawn_linked(None, Self, spec, supervisor).await;
+        started.map(|(actor, _)| actor.get_cell()).map_err(|error| error.to_string())
+    }
+}
+
+impl Actor for ShadowActor {
+    type Msg = ShadowMsg;
+    type State = ShadowHandle;
+    type Arguments = ShadowSpec;
+
+    async fn pre_start(&self, myself: ActorRef<ShadowMsg>, spec: ShadowSpec) -> Result<ShadowHandle, ActorProcessingErr> {
+        let handle = spec.handle.clone();
+        let (ready, is_ready) = oneshot::channel();
+        let to_actor = myself.clone();
+        std::thread::Builder::new().name("shadows".to_owned()).spawn(move || {
+            let result = std::panic::catch_unwind(AssertUnwindSafe(|| run_thread(spec, ready)));
+            let cause = match result {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error,
+                Err(panic) => format!("the hub panicked: {}", panic_text(&*panic)),
+            };
+            // The actor is gone only when the node is.
+            let _ = to_actor.cast(ShadowMsg::Ended(cause));
+        })?;
+        is_ready.await.map_err(|_| "the hub's thread ended before it was ready")?;
+        myself.send_interval(TICK, || ShadowMsg::Tick);
+        Ok(handle)
+    }
+
+    async fn handle(&self, _: ActorRef<ShadowMsg>, message: ShadowMsg, handle: &mut ShadowHandle) -> Result<(), ActorProcessingErr> {
+        match message {
+            ShadowMsg::Ended(cause) => return Err(cause.into()),
+            ShadowMsg::Tick => {
+                // A full queue means the hub is awake anyway.
+                handle.try_send(ShadowCommand::Tick);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn run_thread(spec: ShadowSpec, ready: oneshot::Sender<()>) -> Result<(), String> {
+    spec.store.sync_all().map_err(|error| error.to_string())?;
+    let mut driver = Driver::load(spec)?;
+    let (sender, mut commands) = mpsc::channel(REQUESTS_MAX);
+    *driver.spec.handle.0.lock() = Some(sender);
+    let _ = ready.send(());
+    driver.drain();
+    while let Some(command) = commands.blocking_recv() {
+        if let ShadowCommand::Stop(done) = command {
+            let _ = done.send(());
+            return Ok(());
+        }
+        driver.command(command);
+        driver.drain();
+        driver.release();
+    }
+    Ok(())
+}
+
+enum Asker {
+    Device(u64),
+    Http(oneshot::Sender<Reply>),
+}
+
+struct Driver {
+    spec: ShadowSpec,
+    hub: Hub,
+    waiting: VecDeque<(Lsn, Vec<Output>)>,
+    last: Lsn,
+    askers: HashMap<u64, Asker>,
+    next_id: u64,
+    failed: bool,
+}
+
+impl Driver {
+    fn load(spec: ShadowSpec) -> Result<Self, String> {
+        let mut hub = Hub::new(spec.hub.clone(), crate::dice::random_u64(), Hlc::default());
+        let mut from = Vec::new();
+        loop {
+            let rows = spec.store.scan(Space::Shadows, &[], &from, 1_024).map_err(|error| error.to_string())?;
+            let Some((last, _)) = rows.last() else { break };
+            from = [last, &[0][..]].concat();
+            for (key, value) in rows {
+                if let Err(error) = hub.load_row(&key, &value) {
+                    warn!("{error}; this row is left out, peers will send the shadow again");
+                }
+            }
+        }
+        Ok(Self { spec, hub, waiting: VecDeque::new(), last: Lsn(0), askers: HashMap::new(), next_id: 1, failed: false })
+    }
+
+    fn command(&mut self, command: ShadowCommand) {
+        let now = now();
+        match command {
+            ShadowCommand::Request { topic, payload, job } => match parse_topic(&topic) {
+                Some((key, verb)) => {
+                    let id = self.asker(Asker::Device(job));
+                    self.hub.request(key, verb, &payload, id, now);
+                }
+                // Looks like a request and is none: an ordinary message.
+                None => self.answer(Asker::Device(job), 200, Vec::new()),
+            },
+            ShadowCommand::Ask { key, verb, payload, reply } => {
+                let id = self.asker(Asker::Http(reply));
+                self.hub.request(key, verb, &payload, id, now);
+            }
+            ShadowCommand::List { prefix, after, limit, reply } => {
+                let _ = reply.send(self.hub.list(&prefix, after.as_ref(), limit));
+            }
+            ShadowCommand::Stats(reply) => {
+                let _ = reply.send(self.hub.stats());
+            }
+            ShadowCommand::PeerUp(peer) => self.hub.peer_up(peer, now),
+            ShadowCommand::PeerDown(peer) => self.hub.peer_down(peer, now),
+            ShadowCommand::PeerFrame(peer, frame) => {
+                if let Err(error) = self.hub.handle_peer_frame(peer, &frame, now) {
+                    warn!("closing the link to peer {peer}: {error}");
+                    self.spec.links.close(peer, &error.to_string());
+                }
+            }
+            ShadowCommand::Tick => self.hub.handle_tick(now),
+            ShadowCommand::Synced | ShadowCommand::Stop(_) => {}
+        }
+    }
+
+    fn asker(&mut self, asker: Asker) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.askers.insert(id, asker);
+        id
+    }
+
+    /// Carries out what the hub wants: writes now, says later.
+    fn drain(&mut self) {
+        while let Some(effect) = self.hub.poll_effect() {
+            match effect {
+                Effect::Now(output) => self.output(output),
+                Effect::Commit { rows, then } => {
+                    let op = |(key, value): (Vec<u8>, Option<Vec<u8>>)| match value {
+                        Some(value) => Op::Put(Space::Shadows, key.into(), value.into()),
+                        None => Op::Delete(Space::Shadows, key.into()),
+                    };
+                    self.submit(rows.into_iter().map(op).collect());
+                    if !self.failed && !then.is_empty() {
+                        self.waiting.push_back((self.last, then));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands a batch to the store. This thread may wait for the disk; nothing of a device runs on it.
+    fn submit(&mut self, batch: Batch) {
+        while !batch.is_empty() && !self.failed {
+            match self.spec.store.submit(batch.clone()) {
+                Ok(lsn) => {
+                    self.last = lsn;
+                    return;
+                }
+                Err(SubmitError::Busy { .. }) if self.spec.store.sync_all().is_ok() => {}
+                Err(error) => {
+                    warn!("shadows are no longer written: {error}; updates are not answered until the store is back");
+                    self.failed = true;
+                    self.waiting.clear();
+                }
+            }
+        }
+    }
+
+    /// Says what has become durable.
+    fn release(&mut self) {
+        let synced = self.spec.store.synced();
+        while self.waiting.front().is_some_and(|(needs, _)| *needs <= synced) {
+            let (_, outputs) = self.waiting.pop_front().expect("just seen");
+            outputs.into_iter().for_each(|output| self.output(output));
+        }
+    }
+
+    fn output(&mut self, output: Output) {
+        match output {
+            Output::Publish { topic, payload } => {
+                let publish = LocalPublish {
+                    topic: topic.into(),
+                    payload: payload.into(),
+                    qos: QoS::AtLeastOnce,
+                    retain: false,
+                    properties: None,
+                };
+                if self.spec.plane.send_blocking(Command::Publish(publish, None)).is_err() {
+                    warn!("an answer of the shadow service was lost: the data plane is being restarted");
+                }
+            }
+            Output::ToPeer { peer, frame } => self.spec.links.send(peer, PeerFrame::Shadow(frame.into())),
+            Output::Reply { id, status, body } => {
+                if let Some(asker) = self.askers.remove(&id) {
+                    self.answer(asker, status, body);
+                }
+            }
+            Output::Event(event) => log(&event),
+        }
+    }
+
+    fn answer(&mut self, asker: Asker, status: u16, body: Vec<u8>) {
+        match asker {
+            Asker::Device(0) => {}
+            // A rejected request was received all the same; the reason is on the rejected topic.
+            Asker::Device(job) => {
+                if self.spec.plane.send_blocking(Command::Complete(job, ReasonCode::Success)).is_err() {
+                    warn!("a shadow request stays unacknowledged: the data plane is being restarted");
+                }
+            }
+            Asker::Http(reply) => {
+                // Who asked may have gone.
+                let _ = reply.send((status, body));
+            }
+        }
+    }
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::Written { .. } => debug!("shadow: {event:?}"),
+        other => info!("shadow: {other:?}"),
+    }
+}
