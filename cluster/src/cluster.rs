@@ -32,6 +32,8 @@ pub const HANDSHAKES_MAX: usize = 64;
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 /// How many refused parties are remembered so that each is logged once a minute, not at each of its attempts.
 const REFUSALS_REMEMBERED_MAX: usize = 64;
+/// What of the other side's words goes into the log.
+const REASON_CHARS_MAX: usize = 300;
 const REFUSAL_SILENCE: Duration = Duration::from_mins(1);
 /// How long the goodbye may take to get on its way before the links close.
 const GOODBYE: Duration = Duration::from_millis(50);
@@ -198,14 +200,14 @@ impl Context {
         match error {
             _ if !dial::is_refusal(error) => tracing::debug!(%addr, %error, "no connection"),
             ConnectionError::ConnectionClosed(close) => {
-                let why = reason(&close.to_string());
+                let why = reason(close);
                 self.refuse(
                     addr,
                     &format!("the other side does not accept this node's certificate: {why}"),
                 );
             }
             _ => {
-                let why = reason(&error.to_string());
+                let why = reason(error);
                 self.refuse(
                     addr,
                     &format!("the certificate of the other side is not accepted: {why}"),
@@ -231,9 +233,12 @@ impl Context {
 }
 
 /// The words for people in a TLS error: our own when the refusal was ours, without the library's wrapping.
-fn reason(error: &str) -> &str {
+fn reason(error: &impl std::fmt::Display) -> String {
+    // Part of it may be the other side's words.
+    let error: String =
+        error.to_string().chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect();
     match error.split_once("OtherError(") {
-        Some((_, ours)) => ours.trim_end_matches(')'),
+        Some((_, ours)) => ours.trim_end_matches(')').to_owned(),
         None => error,
     }
 }
