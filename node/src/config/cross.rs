@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use outpost_hardware::config::DEVICES_MAX;
+use outpost_hardware::{Drivers, HardwareConfig};
 use outpost_security::acl::Who;
+use outpost_security::identity;
 
 use super::keys::{Cluster, Config, User};
 use super::source::Tree;
@@ -24,6 +27,8 @@ pub(super) fn check(config: &Config, tree: &mut Tree) {
     }
     checks.users(&config.security.user);
     checks.rules(config);
+    checks.hardware(config);
+    checks.log(&config.log.level);
 }
 
 struct Checks<'a> {
@@ -39,12 +44,11 @@ impl Checks<'_> {
 
     fn node(&mut self, config: &Config) {
         let name = &config.node.name;
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if name.is_empty() || name.len() > 63 || !name.chars().all(plain) {
+        if !identity::is_node_name(name) {
             self.wrong(
                 "node.name",
                 format!("{name:?} is no node name"),
-                "1 to 63 letters, digits, - _ . are",
+                "a name is 1 to 63 of a-z, 0-9 and -",
             );
         }
         if config.node.data_dir.exists() && !config.node.data_dir.is_dir() {
@@ -117,8 +121,9 @@ impl Checks<'_> {
     }
 
     fn cluster(&mut self, cluster: &Cluster) {
-        if cluster.name.is_empty() {
-            self.wrong("cluster.name", "is empty", "");
+        if !identity::is_cluster_name(&cluster.name) {
+            let help = "a name is 1 to 63 of a-z, 0-9, - and .";
+            self.wrong("cluster.name", format!("{:?} is no cluster name", cluster.name), help);
         }
         let files = [
             ("cluster.ca", &cluster.ca),
@@ -241,6 +246,46 @@ impl Checks<'_> {
                     help.unwrap_or_default(),
                 );
             }
+        }
+    }
+
+    /// The hardware's own checks, device by device, so that each mistake has its place.
+    fn hardware(&mut self, config: &Config) {
+        let drivers = Drivers::built_in();
+        let mut names = BTreeSet::new();
+        for (index, device) in config.hardware.device.iter().enumerate() {
+            let key = format!("hardware.device[{index}]");
+            let one = HardwareConfig { device: vec![super::hardware::in_its_words(device)] };
+            // What is missing has been said already.
+            let missing = self.tree.issues.iter().any(|issue| issue.key.starts_with(&key));
+            if let (false, Err(why)) = (missing, one.check(&drivers)) {
+                self.wrong(&key, why.to_string(), "");
+            }
+            if !names.insert(&device.name) && !missing {
+                self.wrong(&format!("{key}.name"), format!("{:?} is there twice", device.name), "");
+            }
+        }
+        let count = config.hardware.device.len();
+        if count > DEVICES_MAX {
+            self.wrong(
+                "hardware.device",
+                format!("there are {count} devices, the limit is {DEVICES_MAX}"),
+                "",
+            );
+        }
+    }
+
+    fn log(&mut self, level: &str) {
+        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+        let single = level.chars().all(char::is_alphanumeric);
+        if single && !LEVELS.contains(&level) {
+            let help = super::issue::closest(level, LEVELS)
+                .map(|close| format!("did you mean {close:?}?"));
+            self.wrong(
+                "log.level",
+                format!("{level:?} is no level; levels are {}", LEVELS.join(", ")),
+                help.unwrap_or_default(),
+            );
         }
     }
 

@@ -19,6 +19,8 @@ section! {
         pub limits: Limits = Limits::default();
         /// Who may connect, and what they may do.
         pub security: Security = Security::default();
+        /// Lamps, relays and buttons on this machine.
+        pub hardware: Hardware = Hardware::default();
         /// What the node says about itself, on standard error.
         pub log: Log = Log::default();
     }
@@ -220,6 +222,67 @@ choice! {
         Allow = "allow",
         /// Forbids.
         Deny = "deny",
+    }
+}
+
+section! {
+    /// Lamps, relays and buttons on this machine.
+    pub struct Hardware {
+        /// A device: it publishes its state, retained, and takes commands, like a device of the network.
+        pub device: Vec<Device> = Vec::new();
+    }
+}
+
+section! {
+    /// One device on a GPIO line.
+    pub struct Device {
+        /// Its name, one level of its topics; unique on the node.
+        pub name: String = String::new(), if Required;
+        /// What it is: `led`, `relay`, `button`.
+        pub driver: String = String::new(), if Required;
+        /// What its line belongs to: a GPIO chip of this machine, or memory, for trying things out.
+        pub board: Board = Board::Linux;
+        /// The GPIO chip of a Linux board.
+        pub chip: PathBuf = PathBuf::from("/dev/gpiochip0");
+        /// The line's offset on the chip, as `gpioinfo` counts. The wrong one switches something else.
+        pub line: u32 = 0, if Required;
+        /// A low voltage means "on".
+        pub active_low: bool = false;
+        /// The resistor of an input. None and nothing outside: the input reads noise.
+        pub bias: Bias = Bias::AsIs;
+        /// Milliseconds an input must be stable before it counts. 0: every bounce of a contact is an event; too great: short
+        /// presses are missed.
+        pub debounce_ms: u32 = 10, if Range(0, 10_000);
+        /// What an output is when the node starts, and when it stops in order.
+        pub initial: bool = false;
+        /// The topics are `<topic_prefix>/<name>/state` and `…/set`.
+        pub topic_prefix: String = "hw".into();
+    }
+}
+
+choice! {
+    /// What a line belongs to.
+    pub enum Board {
+        /// A GPIO chip of this machine.
+        #[default]
+        Linux = "linux",
+        /// Memory.
+        Simulated = "simulated",
+    }
+}
+
+choice! {
+    /// The resistor of an input.
+    pub enum Bias {
+        /// As the board or the boot loader left it.
+        #[default]
+        AsIs = "as_is",
+        /// To the supply.
+        PullUp = "pull_up",
+        /// To ground.
+        PullDown = "pull_down",
+        /// None.
+        Disabled = "disabled",
     }
 }
 

@@ -7,6 +7,7 @@
 //! from that declaration.
 
 mod cross;
+mod hardware;
 mod issue;
 mod keys;
 mod reference;
@@ -22,8 +23,8 @@ use sha2::{Digest, Sha256};
 pub use cross::{TOKEN_CHARS_MIN, first_line};
 pub use issue::{ConfigError, Issue, Origin, closest};
 pub use keys::{
-    Access, Acl, Cluster, Config, Durability, Effect, Limits, Listen, ListenHttp, ListenMqtt, Log,
-    LogFormat, Node, Security, User,
+    Access, Acl, Bias, Board, Cluster, Config, Device, Durability, Effect, Hardware, Limits,
+    Listen, ListenHttp, ListenMqtt, Log, LogFormat, Node, Security, User,
 };
 pub use reference::reference;
 pub use schema::{Field, Kind};

@@ -195,6 +195,21 @@ fn users_and_rules_are_checked_one_by_one() {
 }
 
 #[test]
+fn names_levels_and_devices_are_checked() {
+    check(
+        "[node]\nname = \"Edge 1\"\n[log]\nlevel = \"inof\"\n\n[[hardware.device]]\nname = \"lamp\"\ndriver = \"lde\"\nline = 17\n\
+         [[hardware.device]]\nname = \"lamp\"\ndriver = \"led\"\nbias = \"pullup\"\n",
+        &[
+            "bad.toml:2:8: node.name: \"Edge 1\" is no node name; a name is 1 to 63 of a-z, 0-9 and -",
+            "bad.toml:4:9: log.level: \"inof\" is no level; levels are off, error, warn, info, debug, trace; did you mean \"info\"?",
+            "bad.toml:6:1: hardware.device[0]: hardware device lamp: there is no driver \"lde\"; there are: button, led, relay",
+            "bad.toml:10:1: hardware.device[1].line: is missing",
+            "bad.toml:13:8: hardware.device[1].bias: expected \"as_is\" or \"pull_up\" or \"pull_down\" or \"disabled\", found \"pullup\"; did you mean \"pull_up\"?",
+        ],
+    );
+}
+
+#[test]
 fn environment_and_set_are_checked_like_files() {
     let mut sources = Sources::default().with_set(vec![
         "listen.mqtt.bnd=x".into(),

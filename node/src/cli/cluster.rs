@@ -1,0 +1,122 @@
+//! `outpost cluster status`: who is in the cluster, as one node sees it.
+
+use std::fmt::Write;
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::api::Api;
+use super::failure::Failure;
+use super::output::{self, Paint};
+
+/// Look at the cluster
+#[derive(Debug, Args)]
+pub struct Cluster {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Status(Status),
+}
+
+/// Show the other nodes: alive or not, linked or not, and what went over the links
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  outpost cluster status\n  outpost cluster status --json | jq '.members[].state'"
+)]
+struct Status {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    api: Api,
+}
+
+impl Cluster {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// [`Failure`] with the node's words.
+    pub fn run(self) -> Result<(), Failure> {
+        let Verb::Status(status) = self.verb;
+        let body = status.api.get("/api/v1/cluster")?;
+        let text =
+            if status.json { format!("{body:#}\n") } else { table(&body, Paint::for_stdout()) };
+        output::print(&text)
+    }
+}
+
+fn table(status: &Value, paint: Paint) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("–").to_owned();
+    let mut out = format!(
+        "cluster {}, this node {} at {} (incarnation {})\nCA {}\n",
+        text(&status["cluster"]),
+        text(&status["name"]),
+        text(&status["address"]),
+        status["incarnation"],
+        text(&status["ca_fingerprint"]),
+    );
+    let empty = Vec::new();
+    let members = status["members"].as_array().unwrap_or(&empty);
+    if members.is_empty() {
+        out += "no other node was heard of yet\n";
+        return out;
+    }
+    let _ = writeln!(
+        out,
+        "{:<20} {:<22} {:<8} {:<9} {:>8} {:>14} {:>14}",
+        "NODE", "ADDRESS", "STATE", "LINK", "RTT ms", "BYTES OUT", "BYTES IN"
+    );
+    for member in members {
+        let state = format!("{:<8}", text(&member["state"]));
+        let state = match member["state"].as_str() {
+            Some("alive") => paint.good(&state),
+            Some("suspect") => paint.fair(&state),
+            _ => paint.bad(&state),
+        };
+        let link =
+            if member["linked"] == true { paint.good("linked   ") } else { paint.bad("no link  ") };
+        let rtt = member["rtt_ms"].as_f64().map_or("–".into(), |rtt| format!("{rtt:.1}"));
+        let sum = |key: &str| {
+            member["lanes"]
+                .as_array()
+                .map_or(0, |lanes| lanes.iter().filter_map(|lane| lane[key].as_u64()).sum::<u64>())
+        };
+        let (name, address) = (text(&member["name"]), text(&member["address"]));
+        let _ = writeln!(
+            out,
+            "{name:<20} {address:<22} {state} {link} {rtt:>8} {:>14} {:>14}",
+            sum("bytes_out"),
+            sum("bytes_in")
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn members_stand_in_a_table() {
+        let status = json!({
+            "cluster": "plant", "name": "edge-1", "address": "127.0.0.1:17447", "incarnation": 4, "ca_fingerprint": "SHA256:AA",
+            "members": [
+                { "name": "edge-2", "address": "127.0.0.1:17448", "state": "alive", "linked": true, "rtt_ms": 0.62,
+                  "lanes": [{ "bytes_out": 10, "bytes_in": 1 }, { "bytes_out": 20, "bytes_in": 2 }] },
+                { "name": "edge-3", "address": null, "state": "down", "linked": false, "rtt_ms": null, "lanes": [] },
+            ],
+        });
+        let expected = "\
+cluster plant, this node edge-1 at 127.0.0.1:17447 (incarnation 4)
+CA SHA256:AA
+NODE                 ADDRESS                STATE    LINK        RTT ms      BYTES OUT       BYTES IN
+edge-2               127.0.0.1:17448        alive    linked         0.6             30              3
+edge-3               –                      down     no link          –              0              0
+";
+        assert_eq!(table(&status, Paint::off()), expected);
+    }
+}

@@ -1,0 +1,50 @@
+//! `outpost passwd NAME`: the lines of a configuration for one user, with the password hashed.
+
+use std::io::{IsTerminal, Read};
+
+use clap::Args;
+use outpost_security::password;
+
+use super::failure::Failure;
+use super::output;
+
+/// Bytes of salt (RFC 9106, §3.1 recommends 16).
+const SALT_BYTES: usize = 16;
+
+/// Hash a password (read from standard input) for the configuration
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  outpost passwd ann < password.txt >> conf.d/users.toml")]
+pub struct Passwd {
+    /// The user name
+    name: String,
+    /// Only the hash, for password_file
+    #[arg(long)]
+    hash_only: bool,
+}
+
+impl Passwd {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// [`Failure`] when the password cannot be read or hashed.
+    pub fn run(self) -> Result<(), Failure> {
+        if std::io::stdin().is_terminal() {
+            eprintln!("Password (it is shown as you type; end with Enter and Ctrl-D):");
+        }
+        let mut text = String::new();
+        std::io::stdin().lock().take(64 << 10).read_to_string(&mut text)?;
+        let password = text.lines().next().unwrap_or_default();
+        if password.is_empty() {
+            return Err(Failure::usage("the password is empty"));
+        }
+        let mut salt = [0; SALT_BYTES];
+        std::fs::File::open("/dev/urandom")?.read_exact(&mut salt)?;
+        let hash = password::hash(password.as_bytes(), &salt)
+            .map_err(|why| Failure::new(why.to_string()))?;
+        output::print(&if self.hash_only {
+            format!("{hash}\n")
+        } else {
+            format!("[[security.user]]\nname = {:?}\npassword = {hash:?}\n", self.name)
+        })
+    }
+}

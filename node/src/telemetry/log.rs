@@ -1,0 +1,34 @@
+//! The log: one line a record on standard error, for people or as JSON.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Log, LogFormat};
+
+/// Starts to log. Only the first call of a process counts, so that several nodes can live in one.
+pub fn init(config: &Log) {
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter(config)).with_writer(std::io::stderr);
+    let started = match config.format {
+        LogFormat::Text => builder.with_ansi(colour()).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).with_ansi(false).try_init(),
+    };
+    if started.is_err() {
+        tracing::debug!("a log runs already; this one was not started");
+    }
+}
+
+/// `RUST_LOG`, when it is set and makes sense, else the configuration.
+fn filter(config: &Log) -> EnvFilter {
+    match std::env::var("RUST_LOG") {
+        Ok(directives) if !directives.is_empty() => EnvFilter::try_new(directives),
+        _ => EnvFilter::try_new(&config.level),
+    }
+    .unwrap_or_else(|_| EnvFilter::new("info"))
+}
+
+fn colour() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !refused && std::io::stderr().is_terminal()
+}

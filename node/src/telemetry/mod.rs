@@ -1,0 +1,3 @@
+//! What a node says about itself while it runs. Metrics are in [`crate::http::metrics`].
+
+pub mod log;
