@@ -23,7 +23,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::codec::MemberCodec;
-pub use crate::codec::{CodecError, CodecError as PacketError};
+pub use crate::codec::CodecError;
 
 /// A packet is at most this long: one datagram on any path.
 pub const PACKET_BYTES_MAX: usize = 1100;
