@@ -346,3 +346,19 @@ fn a_path_that_leads_nowhere_says_so_in_json() {
     let (status, body) = Api::new().get("/api/v2/actors");
     assert_eq!((status, &body["code"]), (404, &json!(404)));
 }
+
+#[test]
+fn every_path_stands_in_the_reference() {
+    let page =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/http.md"))
+            .expect("the page");
+    let paths: Vec<_> = include_str!("../server.rs")
+        .split("web::resource(")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').nth(1))
+        .collect();
+    assert!(paths.len() >= 9, "the paths are found in the source: {paths:?}");
+    for path in paths {
+        assert!(page.contains(path), "docs/reference/http.md does not say {path}");
+    }
+}
