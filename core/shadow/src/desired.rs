@@ -140,22 +140,25 @@ impl Desired {
     /// A document that cannot be loaded (a damaged disk) is rebuilt from the leaves, in a new epoch.
     pub fn write(&mut self, writes: &[(String, Option<String>)], pen: &Pen) -> bool {
         let Pen { stamp, actor, seq, rebase_at } = *pen;
-        let loaded = self.load();
         for (path, value) in writes {
             self.leaves.join(path, stamp, value.as_deref(), seq);
         }
         let full = self.log.len() >= rebase_at || self.document.len() > DOCUMENT_BYTES_MAX;
-        let Some(mut document) = loaded.filter(|_| !full) else {
+        let puts = || {
+            writes.iter().map(|(path, value)| (path.as_str(), register(&stamp, value.as_deref())))
+        };
+        let written = guarded(|| {
+            let mut document = self.load().filter(|_| !full)?;
+            document.set_actor(ActorId::from(&actor[..]));
+            let change = commit(&mut document, puts(), stamp.seconds() as i64)?;
+            Some((check_of(&change), document.save(), heads_of(&document)))
+        });
+        let Some((check, document, heads)) = written else {
             self.rebase(seq);
             return true;
         };
-        document.set_actor(ActorId::from(&actor[..]));
-        let puts =
-            writes.iter().map(|(path, value)| (path.as_str(), register(&stamp, value.as_deref())));
-        let change = commit(&mut document, puts, stamp.seconds() as i64)
-            .expect("no other register has this write's stamp");
-        self.log.push(Logged { check: check_of(&change), seq });
-        self.keep(&document);
+        self.log.push(Logged { check, seq });
+        (self.document, self.heads) = (document.into(), heads);
         false
     }
 
@@ -178,21 +181,20 @@ impl Desired {
         if !with_base && !self.log.iter().any(|l| l.seq > since) {
             return Part { epoch: self.epoch, base: None, changes: Vec::new() };
         }
-        let Some(document) = self.load() else { return lost };
-        let base = if with_base { self.base_leaves(&document) } else { None };
+        guarded(|| self.stored_part(since, with_base)).unwrap_or(lost)
+    }
+
+    fn stored_part(&self, since: u64, with_base: bool) -> Option<Part> {
+        let document = self.load()?;
+        let base = if with_base { Some(self.base_leaves(&document)?) } else { None };
         let wanted = |check: [u8; 8]| {
             self.log.iter().any(|l| l.check == check && (with_base || l.seq > since))
         };
         let changes = document.get_changes(&[ChangeHash(self.epoch.base)]);
         let shown = |path: &str, stamp| self.leaves.shows(path, stamp);
         let changes = changes.iter().filter(|c| wanted(check_of(c)));
-        let changes = changes.map(|c| WireChange::from_change(c, shown)).collect::<Option<_>>();
-        match changes {
-            Some(changes) if with_base == base.is_some() => {
-                Part { epoch: self.epoch, base, changes }
-            }
-            _ => lost,
-        }
+        let changes = changes.map(|c| WireChange::from_change(c, shown)).collect::<Option<_>>()?;
+        Some(Part { epoch: self.epoch, base, changes })
     }
 
     /// Takes in what a peer knows. Only to be called on a scratch copy: after an error, or a panic in automerge, the
@@ -322,8 +324,7 @@ impl Desired {
         if self.document.is_empty() {
             return Some(build_base(0, &Leaves::default()).1);
         }
-        let document =
-            std::panic::catch_unwind(|| Automerge::load(&self.document).ok()).ok().flatten()?;
+        let document = guarded(|| Automerge::load(&self.document).ok())?;
         document.get_change_by_hash(&ChangeHash(self.epoch.base)).is_some().then_some(document)
     }
 
@@ -349,8 +350,7 @@ impl Desired {
 
     fn keep(&mut self, document: &Automerge) {
         self.document = document.save().into();
-        self.heads = document.get_heads().iter().map(|hash| hash.0).collect();
-        self.heads.sort_unstable();
+        self.heads = heads_of(document);
     }
 
     /// Everything, for a row.
@@ -382,23 +382,6 @@ impl Desired {
             .collect::<Result<_, WireError>>()?;
         let leaves = Leaves::from_sorted(Leaves::decode(from, 'd', true)?)?;
         Ok(Self { epoch, document, heads, base_seq, log, leaves })
-    }
-
-    /// The leaves the document alone shows. Equal to [`Desired::leaves`] but for forgotten tombstones; for tests.
-    #[cfg(test)]
-    pub fn leaves_of_document(&self) -> Leaves {
-        let document = self.load().expect("own bytes load");
-        let mut leaves = Leaves::default();
-        for key in document.keys(ROOT) {
-            for (value, _) in document.get_all(ROOT, &key).expect("a root key") {
-                let (stamp, value) =
-                    crate::change::read_register(value.to_bytes().expect("registers hold bytes"))
-                        .map(|(s, v)| (s, v.map(str::to_owned)))
-                        .expect("own register");
-                leaves.join(&key, stamp, value.as_deref(), 0);
-            }
-        }
-        leaves
     }
 }
 
@@ -502,6 +485,17 @@ fn apply(document: &mut Automerge, changes: &[&WireChange]) -> Result<bool, Unso
     Ok(hashes.iter().all(|hash| document.get_change_by_hash(hash).is_some()))
 }
 
+fn heads_of(document: &Automerge) -> Vec<[u8; 32]> {
+    let mut heads: Vec<[u8; 32]> = document.get_heads().iter().map(|hash| hash.0).collect();
+    heads.sort_unstable();
+    heads
+}
+
+/// Work on stored bytes. automerge may panic on bytes it did not write; that counts as "cannot".
+fn guarded<T>(work: impl FnOnce() -> Option<T>) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok().flatten()
+}
+
 fn check_of(change: &Change) -> [u8; 8] {
     change.hash().0[..8].try_into().expect("a hash has 32 bytes")
 }
@@ -513,4 +507,78 @@ fn derived_actor(parts: &[&[u8]]) -> ActorId {
         hash.update(part);
     }
     ActorId::from(&hash.finalize()[..ACTOR_BYTES])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use outpost_model::{Hlc, NodeId};
+
+    fn write(desired: &mut Desired, node: u8, moment: u64, path: &str, value: Option<&str>) {
+        let stamp = Stamp::new(Hlc(moment), NodeId(u64::from(node)));
+        let pen = Pen { stamp, actor: [node; ACTOR_BYTES], seq: moment, rebase_at: 3 };
+        let path = path.replace('.', "\u{1f}");
+        desired.write(&[(path, value.map(str::to_owned))], &pen);
+    }
+
+    /// Each takes in what the other has, until nothing is new.
+    fn exchange(a: &mut Desired, b: &mut Desired) {
+        for _ in 0..3 {
+            b.merge(&a.part_since(0), 100).expect("sound");
+            a.merge(&b.part_since(0), 100).expect("sound");
+        }
+    }
+
+    #[test]
+    fn two_nodes_that_wrote_apart_end_with_equal_heads() {
+        let (mut a, mut b) = (Desired::default(), Desired::default());
+        write(&mut a, 1, 1, "d.color.r", Some("1"));
+        write(&mut b, 2, 2, "d.color.g", Some("2"));
+        exchange(&mut a, &mut b);
+        assert_eq!((a.heads(), a.epoch()), (b.heads(), b.epoch()));
+        assert_eq!(a.leaves().state(), Some(serde_json::json!({"color": {"r": 1, "g": 2}})));
+    }
+
+    #[test]
+    fn late_writes_survive_an_epoch_they_did_not_see() {
+        let (mut a, mut b) = (Desired::default(), Desired::default());
+        (1..9).for_each(|n| write(&mut a, 1, n, "d.n", Some(&n.to_string())));
+        assert!(a.epoch().number > 0);
+        write(&mut b, 2, 3, "d.late", Some("true"));
+        write(&mut b, 2, 4, "d.n", Some("100"));
+        exchange(&mut a, &mut b);
+        assert_eq!((a.heads(), a.epoch()), (b.heads(), b.epoch()));
+        assert_eq!(b.leaves().state(), Some(serde_json::json!({"n": 8, "late": true})));
+    }
+
+    #[test]
+    fn equal_leaves_make_equal_epochs() {
+        let (mut a, mut b) = (Desired::default(), Desired::default());
+        write(&mut a, 1, 1, "d.x", Some("1"));
+        exchange(&mut a, &mut b);
+        a.rebase(5);
+        b.rebase(9);
+        assert_eq!((a.epoch(), a.heads()), (b.epoch(), b.heads()));
+    }
+
+    #[test]
+    fn a_damaged_document_is_rebuilt_from_its_leaves() {
+        let mut a = Desired::default();
+        write(&mut a, 1, 1, "d.x", Some("1"));
+        a.document = b"damaged".as_slice().into();
+        let mut b = Desired::default();
+        b.merge(&a.part_since(0), 1).expect("sound");
+        assert_eq!(b.leaves().state(), a.leaves().state(), "the leaves still travel");
+        write(&mut a, 1, 2, "d.y", Some("2"));
+        assert!(a.load().is_some());
+        assert_eq!(a.leaves().state(), Some(serde_json::json!({"x": 1, "y": 2})));
+    }
+
+    #[test]
+    fn a_change_that_depends_on_an_unknown_one_asks_for_the_whole() {
+        let (mut a, mut b) = (Desired::default(), Desired::default());
+        write(&mut a, 1, 1, "d.x", Some("1"));
+        write(&mut a, 1, 2, "d.x", Some("2"));
+        assert_eq!(b.merge(&a.part_since(1), 1), Ok(Merged::Incomplete));
+    }
 }

@@ -388,7 +388,7 @@ fn difference(desired: &Value, reported: Option<&Value>) -> Option<Value> {
 fn same(a: &Value, b: &Value) -> bool {
     let as_floats =
         || (a.is_f64() || b.is_f64()).then(|| Some((a.as_f64()?, b.as_f64()?))).flatten();
-    a == b || as_floats().is_some_and(|(x, y)| x <= y && x >= y)
+    a == b || as_floats().is_some_and(|(x, y)| x.partial_cmp(&y) == Some(std::cmp::Ordering::Equal))
 }
 
 /// The part of `metadata` that belongs to the fields of `delta`.

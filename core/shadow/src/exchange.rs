@@ -85,7 +85,7 @@ impl Hub {
         match frame {
             Frame::Hello(hello) => self.handle_hello(peer, &hello),
             Frame::Items { number, stretch, items } => {
-                self.handle_items(peer, number, stretch, items, now)?
+                self.handle_items(peer, number, stretch, &items, now)?
             }
             Frame::Ack { number, read, stretch } => self.handle_ack(peer, number, read, stretch),
             Frame::Prints { number, part, read, prints } => {
@@ -174,7 +174,7 @@ impl Hub {
         peer: NodeId,
         number: u64,
         stretch: Option<(u64, u64)>,
-        items: Vec<(ShadowKey, Item)>,
+        items: &[(ShadowKey, Item)],
         now: Now,
     ) -> Result<(), PeerError> {
         let latest = Hlc(items.iter().map(|(_, item)| item.latest()).max().unwrap_or(0));
@@ -184,7 +184,7 @@ impl Hub {
             .map_err(|cause| PeerError::Clock { peer, cause })?;
 
         let (mut merged, mut missing) = (BTreeMap::new(), Vec::new());
-        for (key, item) in &items {
+        for (key, item) in items {
             match self.merge_item(peer, key, item, &mut merged)? {
                 Merged::Incomplete if stretch.is_none() => {
                     return Err(PeerError::Unsound {

@@ -33,6 +33,9 @@ impl Reject {
     }
 }
 
+/// A refusal, and the client token to be echoed with it.
+pub type Refused = (Reject, Option<String>);
+
 /// A sound update request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Update {
@@ -52,7 +55,7 @@ pub struct Update {
 ///
 /// # Errors
 /// The refusal, with the client token when one could be read.
-pub fn parse_update(payload: &[u8], limits: &Limits) -> Result<Update, (Reject, Option<String>)> {
+pub fn parse_update(payload: &[u8], limits: &Limits) -> Result<Update, Refused> {
     if payload.len() > limits.state_bytes_max + ENVELOPE_BYTES {
         return Err((Reject::too_large(), None));
     }
@@ -70,7 +73,7 @@ pub fn parse_update(payload: &[u8], limits: &Limits) -> Result<Update, (Reject, 
 pub fn parse_bare(
     payload: &[u8],
     limits: &Limits,
-) -> Result<(Option<String>, Option<u64>), (Reject, Option<String>)> {
+) -> Result<(Option<String>, Option<u64>), Refused> {
     if payload.len() > limits.state_bytes_max + ENVELOPE_BYTES {
         return Err((Reject::too_large(), None));
     }
@@ -86,7 +89,7 @@ pub fn parse_bare(
 
 type Object = Map<String, Value>;
 
-fn parse_object(payload: &[u8]) -> Result<(Object, Option<String>), (Reject, Option<String>)> {
+fn parse_object(payload: &[u8]) -> Result<(Object, Option<String>), Refused> {
     let text = std::str::from_utf8(payload).map_err(|_| {
         (Reject::new(415, "Unsupported documented encoding; supported encoding is UTF-8"), None)
     })?;

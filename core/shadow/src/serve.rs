@@ -117,11 +117,11 @@ impl Hub {
     fn decide(&mut self, job: Job, now: Now) {
         let decider = self.decider(&job.key);
         if decider == self.config.node {
-            return self.settle(job, Standing::Decider(self.config.node), now);
+            return self.settle(&job, Standing::Decider(self.config.node), now);
         }
         let reachable = self.peers.get(&decider).is_some_and(|peer| peer.greeted);
         if !reachable || job.tries >= TRIES_MAX {
-            return self.settle(job, Standing::Apart, now);
+            return self.settle(&job, Standing::Apart, now);
         }
         if self.pending.len() >= self.config.limits.forwards_max {
             let reject = Reject::new(429, "Too many requests wait for their home node");
@@ -208,7 +208,7 @@ impl Hub {
             } else {
                 Standing::Apart
             };
-            self.settle(job, standing, now);
+            self.settle(&job, standing, now);
         }
     }
 
@@ -217,9 +217,9 @@ impl Hub {
         self.pending.values().map(|pending| pending.deadline_ms).min()
     }
 
-    fn settle(&mut self, job: Job, standing: Standing, now: Now) {
+    fn settle(&mut self, job: &Job, standing: Standing, now: Now) {
         let outcome = self.perform(&job.key, job.ask, &job.payload, standing, now);
-        self.respond_job(&job, outcome, now);
+        self.respond_job(job, outcome, now);
     }
 
     fn perform(

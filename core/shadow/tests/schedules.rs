@@ -217,7 +217,7 @@ impl Run {
                     self.net.cut(node, other);
                 }
             }
-            34 if self.seed % 2 == 0 => {
+            34 if self.seed.is_multiple_of(2) => {
                 self.collected += self.net.nodes[node].hub.stats().tombstones_collected;
                 self.crashes += 1;
                 self.net.crash(node);

@@ -1,0 +1,202 @@
+//! Frames no honest peer sends: valid ones with bytes flipped, cut, repeated and spliced. A hub takes such a frame or
+//! refuses it; it never panics, and after a refusal it is as it was.
+
+mod support;
+
+use outpost_model::Hlc;
+use outpost_shadow::{Hub, Limits, PeerError, ShadowKey, Verb};
+use serde_json::json;
+use support::Net;
+
+/// How many damaged frames are tried.
+const FRAMES: u64 = 100_000;
+
+#[test]
+fn a_hundred_thousand_damaged_frames_change_nothing_when_they_are_refused() {
+    quiet_panics();
+    let frames = honest_frames();
+    let mut state = 0x1234_5678_9abc_def1u64;
+    let mut below = move |limit: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % limit.max(1) as u64) as usize
+    };
+    let (mut net, mut refused, mut taken) = (victim(), 0u64, 0u64);
+    for round in 0..FRAMES {
+        let mut frame = frames[below(frames.len())].clone();
+        for _ in 0..=below(3) {
+            damage(&mut frame, &frames, &mut below);
+        }
+        let (now, peer) = (net.now(0), net.nodes[1].id);
+        let before = net.nodes[0].hub.fingerprint();
+        let hub = &mut net.nodes[0].hub;
+        if hub.handle_peer_frame(peer, &frame, now).is_ok() {
+            taken += 1;
+        } else {
+            refused += 1;
+            assert_eq!(
+                hub.fingerprint(),
+                before,
+                "frame {round} was refused and changed something"
+            );
+        }
+        while hub.poll_effect().is_some() {}
+        if round % 1_000 == 999 {
+            still_works(&mut net);
+            net = victim();
+        }
+    }
+    println!("{refused} refused, {taken} taken");
+    assert!(refused > FRAMES / 4 && taken > FRAMES / 100, "{refused} refused, {taken} taken");
+}
+
+#[test]
+fn a_stamp_from_the_far_future_is_refused_and_the_clock_stays() {
+    let mut net = Net::meshed(2, &Limits::default());
+    net.nodes[1].skew_ms = 10 * 60_000;
+    net.cut(0, 1);
+    net.update(1, &ShadowKey::classic("lamp"), &json!({"state": {"desired": {"a": 1}}}));
+    net.connect(0, 1);
+    let mut refusal = None;
+    for _ in 0..50 {
+        for node in 0..2 {
+            net.sync_one(node);
+        }
+        net.deliver_one(0, 1);
+        let Some(frame) = net.wire.get_mut(&(1, 0)).and_then(std::collections::VecDeque::pop_front)
+        else {
+            continue;
+        };
+        let (now, peer) = (net.now(0), net.nodes[1].id);
+        let floor = net.nodes[0].hub.hlc_floor();
+        if let Err(error) = net.nodes[0].hub.handle_peer_frame(peer, &frame, now) {
+            assert_eq!(net.nodes[0].hub.hlc_floor(), floor);
+            refusal = Some(error);
+        }
+        net.drain(0);
+    }
+    assert!(matches!(refusal, Some(PeerError::Clock { .. })), "{refusal:?}");
+    assert!(net.document(0, &ShadowKey::classic("lamp")).is_none());
+}
+
+#[test]
+fn damaged_rows_are_left_out_and_do_not_panic() {
+    quiet_panics();
+    let mut net = victim();
+    net.settle();
+    let rows: Vec<(Vec<u8>, Vec<u8>)> = net.nodes[0].disk.clone().into_iter().collect();
+    for seed in 0..20_000usize {
+        let mut hub = Hub::new(support::config(0, &Limits::default()), 9, Hlc::default());
+        let (key, mut value) = rows[seed % rows.len()].clone();
+        let at = (seed * 7919) % value.len().max(1);
+        value[at] ^= 1 << (seed % 8);
+        if hub.load_row(&key, &value).is_ok() {
+            // Whatever it says now, it can be written to.
+            hub.handle_request(
+                ShadowKey::classic("lamp"),
+                Verb::Update,
+                br#"{"state":{"desired":{"a":9}}}"#,
+                net.now(0),
+            );
+        }
+    }
+}
+
+/// Damaged changes may make automerge panic; that is caught, but would fill the test's output.
+fn quiet_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        if info.location().is_none_or(|at| {
+            !at.file().contains("automerge")
+                && !at.file().contains("hexane")
+                && !at.file().contains("/rustc/")
+        }) {
+            eprintln!("{info}");
+        }
+    }));
+}
+
+/// Two hubs that have met, partitioned and merged, so that all kinds of frames and several epochs occur.
+fn victim() -> Net {
+    let limits = Limits { rebase_changes: 3, ..Limits::default() };
+    let mut net = Net::meshed(2, &limits);
+    for round in 0..4 {
+        net.update(round % 2, &ShadowKey::classic("lamp"), &json!({"state": {"desired": {"a": {"x": round}, "b": [1, 2]}, "reported": {"c": round}}}));
+        net.settle();
+    }
+    net.cut(0, 1);
+    for round in 0..5 {
+        net.update(0, &ShadowKey::classic("lamp"), &json!({"state": {"desired": {"left": round}}}));
+        net.update(
+            1,
+            &ShadowKey::classic("lamp"),
+            &json!({"state": {"desired": {"right": round, "a": null}}}),
+        );
+        net.update(
+            1,
+            &ShadowKey::named("lamp", "cfg"),
+            &json!({"state": {"desired": {"n": round}}}),
+        );
+    }
+    net.connect(0, 1);
+    net.settle();
+    net
+}
+
+fn honest_frames() -> Vec<Vec<u8>> {
+    let mut net = victim();
+    net.ask(0, &ShadowKey::named("lamp", "cfg"), Verb::Delete, b"", None);
+    net.settle();
+    net.nodes[1].disk.clear();
+    net.crash(1);
+    net.connect(0, 1);
+    net.settle();
+    net.frames
+}
+
+fn damage(frame: &mut Vec<u8>, frames: &[Vec<u8>], below: &mut impl FnMut(usize) -> usize) {
+    if frame.is_empty() {
+        return;
+    }
+    let at = below(frame.len());
+    match below(7) {
+        0 => frame[at] ^= 1 << below(8),
+        1 => frame[at] = [0, 1, 0x7f, 0x80, 0xff][below(5)],
+        2 => frame.truncate(at),
+        3 => {
+            let length = below(16).min(frame.len() - at);
+            let piece = frame[at..at + length].to_vec();
+            frame.splice(at..at, piece);
+        }
+        4 => {
+            let end = (at + below(8)).min(frame.len());
+            frame.drain(at..end);
+        }
+        5 => {
+            let other = &frames[below(frames.len())];
+            let from = below(other.len());
+            frame.truncate(at);
+            frame.extend_from_slice(&other[from..]);
+        }
+        _ => frame[at] = frame[at].wrapping_add(1),
+    }
+}
+
+fn still_works(net: &mut Net) {
+    net.drain(0);
+    net.ask(0, &ShadowKey::classic("other"), Verb::Get, b"", Some(1));
+    while net.sync_one(0) {}
+    assert_eq!(net.nodes[0].replies.pop().map(|reply| reply.1), Some(404));
+    let now = net.now(0);
+    let peer = net.nodes[1].id;
+    net.nodes[0].hub.peer_down(peer, now);
+    net.ask(
+        0,
+        &ShadowKey::classic("lamp"),
+        Verb::Update,
+        br#"{"state":{"desired":{"z":1}}}"#,
+        Some(2),
+    );
+    while net.sync_one(0) {}
+    assert_eq!(net.nodes[0].replies.pop().map(|reply| reply.1), Some(200));
+}
