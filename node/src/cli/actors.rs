@@ -131,10 +131,10 @@ impl Drawing<'_> {
             other => self.paint.fair(other),
         };
         let kind = self.paint.faint(&format!("({})", actor.kind));
-        let mut line = format!(
-            "{} {} {kind}  {state}  mailbox {}/{}",
-            actor.role, actor.name, actor.mailbox, actor.mailbox_max
-        );
+        let mut line = format!("{} {} {kind}  {state}", actor.role, actor.name);
+        if actor.mailbox_max > 0 {
+            let _ = write!(line, "  mailbox {}/{}", actor.mailbox, actor.mailbox_max);
+        }
         if actor.restarts > 0 {
             let _ = write!(line, "  restarts {}", actor.restarts);
         }

@@ -17,10 +17,16 @@ const ANSWER_BYTES_MAX: u64 = 256 << 20;
 #[derive(Debug, Clone, Args)]
 pub struct Api {
     /// The node's HTTP address
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:18080", env = "OUTPOST_URL")]
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:18080",
+        env = "OUTPOST_URL",
+        hide_env_values = true
+    )]
     pub url: String,
     /// File with the node's token, when it wants one
-    #[arg(long, value_name = "FILE", env = "OUTPOST_TOKEN_FILE")]
+    #[arg(long, value_name = "FILE", env = "OUTPOST_TOKEN_FILE", hide_env_values = true)]
     pub token_file: Option<PathBuf>,
 }
 

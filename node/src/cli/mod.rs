@@ -33,7 +33,6 @@ pub use failure::Failure;
     name = "outpost",
     version,
     disable_help_subcommand = true,
-    term_width = 100,
     after_help = "Example:
   outpost dev                                  a node on this machine, with lines to paste
   outpost sub -t 'plant/#' -v                  print messages as they come

@@ -87,14 +87,13 @@ impl Join {
         let joined = output::runtime()?
             .block_on(join(request, confirm))
             .map_err(|why| Failure::new(why.to_string()))?;
-        output::print(&format!(
-            "joined cluster {} as {}; CA {}\n\n{}",
-            joined.cluster,
-            joined.name,
-            joined.ca_fingerprint,
-            cluster_section(&joined.cluster, &joined.name, &self.dir)
-                .replace("seeds = []  ", &format!("seeds = [{:?}]", self.at)),
-        ))
+        // Only the configuration goes to standard output, so that `> outpost.toml` makes a valid file.
+        eprintln!(
+            "joined cluster {} as {}; CA {}\n",
+            joined.cluster, joined.name, joined.ca_fingerprint
+        );
+        let section = cluster_section(&joined.cluster, &joined.name, &self.dir);
+        output::print(&section.replace("seeds = []  ", &format!("seeds = [{:?}]", self.at)))
     }
 }
 

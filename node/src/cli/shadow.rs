@@ -25,7 +25,7 @@ pub struct Shadow {
 enum Verb {
     Get(Get),
     Set(Set),
-    Delete(Get),
+    Delete(Delete),
     Ls(Ls),
     Watch(Box<Watch>),
 }
@@ -40,12 +40,23 @@ struct Which {
     name: Option<String>,
 }
 
-/// Print a shadow as JSON (or take it away, with `delete`)
+/// Print a shadow as JSON
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  outpost shadow get lamp\n  outpost shadow delete lamp --name config"
-)]
+#[command(after_help = "Example:
+  outpost shadow get lamp
+  outpost shadow get lamp --name config")]
 struct Get {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    api: Api,
+}
+
+/// Take a shadow away
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  outpost shadow delete lamp --name config")]
+struct Delete {
     #[command(flatten)]
     which: Which,
     #[command(flatten)]
@@ -112,7 +123,9 @@ impl Shadow {
     pub fn run(self) -> Result<(), Failure> {
         match self.verb {
             Verb::Get(get) => show(&get.api.get(&get.which.path())?),
-            Verb::Delete(get) => show(&accepted(get.api.ask(Method::Delete, &get.which.path())?)?),
+            Verb::Delete(delete) => {
+                show(&accepted(delete.api.ask(Method::Delete, &delete.which.path())?)?)
+            }
             Verb::Set(set) => set.run(),
             Verb::Ls(ls) => ls.run(),
             Verb::Watch(watch) => watch.run(),

@@ -289,7 +289,8 @@ choice! {
 section! {
     /// What the node says about itself, on standard error.
     pub struct Log {
-        /// Level, or directives like `info,outpost_cluster=debug`. `RUST_LOG` goes before it. `trace` writes a line a packet.
+        /// `off`, `error`, `warn`, `info`, `debug` or `trace` for Outpost's own records (libraries only warn), or directives like
+        /// `info,outpost_cluster=debug`. `RUST_LOG` goes before it. `trace` writes a line a packet.
         pub level: String = "info".into();
         /// One line a record: for people, or one JSON object.
         pub format: LogFormat = LogFormat::Text;

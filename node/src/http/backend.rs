@@ -62,7 +62,7 @@ pub struct ActorInfo {
     pub state: String,
     /// Messages waiting.
     pub mailbox: usize,
-    /// Room for messages.
+    /// Room for messages; 0 when the bound is elsewhere (a permit, a channel).
     pub mailbox_max: usize,
     /// How often it was restarted.
     pub restarts: u64,

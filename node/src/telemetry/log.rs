@@ -23,9 +23,17 @@ pub fn init(config: &Log) {
 fn filter(config: &Log) -> EnvFilter {
     match std::env::var("RUST_LOG") {
         Ok(directives) if !directives.is_empty() => EnvFilter::try_new(directives),
-        _ => EnvFilter::try_new(&config.level),
+        _ => EnvFilter::try_new(directives(&config.level)),
     }
-    .unwrap_or_else(|_| EnvFilter::new("info"))
+    .unwrap_or_else(|_| EnvFilter::new(directives("info")))
+}
+
+/// A single level is Outpost's own; libraries only warn. Directives are taken as they are.
+fn directives(level: &str) -> String {
+    match level {
+        "info" | "debug" | "trace" => format!("warn,outpost={level}"),
+        other => other.to_owned(),
+    }
 }
 
 fn colour() -> bool {

@@ -17,7 +17,8 @@ pub struct Connection {
         long,
         value_name = "HOST",
         default_value = "127.0.0.1",
-        env = "OUTPOST_MQTT_HOST"
+        env = "OUTPOST_MQTT_HOST",
+        hide_env_values = true
     )]
     pub host: String,
     /// Port to connect to
@@ -26,11 +27,12 @@ pub struct Connection {
         long,
         value_name = "PORT",
         default_value_t = 1883,
-        env = "OUTPOST_MQTT_PORT"
+        env = "OUTPOST_MQTT_PORT",
+        hide_env_values = true
     )]
     pub port: u16,
-    /// All in one: mqtt://[user[:password]@]host[:port][/topic]
-    #[arg(short = 'L', long, value_name = "URL", conflicts_with_all = ["host", "port"])]
+    /// All in one: mqtt://[user[:password]@]host[:port][/topic]; goes before -h and -p
+    #[arg(short = 'L', long, value_name = "URL")]
     pub url: Option<String>,
     /// Client id; made up when left out
     #[arg(short = 'i', long, value_name = "ID")]
