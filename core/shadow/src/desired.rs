@@ -581,4 +581,15 @@ mod tests {
         write(&mut a, 1, 2, "d.x", Some("2"));
         assert_eq!(b.merge(&a.part_since(1), 1), Ok(Merged::Incomplete));
     }
+
+    #[test]
+    fn what_was_wiped_out_is_not_brought_back_by_who_forgot_the_tombstone() {
+        let (mut a, mut b, mut c): (Desired, Desired, Desired) = Default::default();
+        write(&mut a, 1, 5, "d.x", None);
+        write(&mut b, 2, 1, "d.x", Some("1"));
+        a.merge(&b.part_since(0), 100).expect("sound");
+        a.leaves_mut().forget_tombstones(|_| true);
+        c.merge(&a.part_since(50), 1).expect("sound");
+        assert_eq!(c.leaves().state(), None);
+    }
 }
