@@ -8,6 +8,7 @@
 //! ```
 //! Start reading at [`hub`].
 
+pub mod exercise;
 pub mod hub;
 pub mod key;
 pub mod stamp;
