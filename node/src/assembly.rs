@@ -11,6 +11,7 @@ use outpost_actors::shard::{Probe, ShardConfig};
 use outpost_actors::tree::{ChildSpec, Tree, TreeMsg};
 use outpost_cluster::{Cluster, ClusterConfig};
 use outpost_flow::RestartPolicy;
+use outpost_hardware::{Boards, Drivers, Hardware};
 use outpost_membership::PeerFrame;
 use outpost_model::NodeId;
 use outpost_mqtt::session::SessionLimits;
@@ -22,6 +23,7 @@ use ractor::ActorRef;
 use tracing::{error, info, warn};
 
 use crate::backend::NodeBackend;
+use crate::bus::PlaneBus;
 use crate::config::{Config, Durability};
 use crate::gate::ConfigGate;
 use crate::http::HttpServer;
@@ -62,6 +64,9 @@ pub enum StartError {
     /// The HTTP API cannot be started.
     #[error(transparent)]
     Http(#[from] crate::http::HttpError),
+    /// The devices of this machine cannot be started.
+    #[error("cannot start the hardware: {0}")]
+    Hardware(#[from] outpost_hardware::StartError),
     /// A part could not be started.
     #[error("{0}")]
     Part(String),
@@ -72,6 +77,8 @@ pub enum StartError {
 pub struct Hooks {
     /// Shown every turn of a cell; may panic in its place.
     pub probe: Option<Probe>,
+    /// The boards devices are on; keep a clone to press simulated buttons.
+    pub boards: Boards,
 }
 
 /// A running node.
@@ -79,9 +86,9 @@ pub struct Node {
     mqtt: SocketAddr,
     plane: PlaneHandle,
     shadows: ShadowHandle,
-    links: Links,
     tree: ActorRef<TreeMsg>,
     cluster: Arc<Mutex<Option<Arc<Cluster>>>>,
+    hardware: Option<Arc<Hardware>>,
     http: Option<HttpServer>,
     store: Arc<DiskStore>,
 }
@@ -127,10 +134,13 @@ impl Node {
     /// [`StartError`]; nothing runs then.
     pub async fn start_with(config: Config, hooks: Hooks) -> Result<Self, StartError> {
         let listener = listen(config.listen.mqtt.bind)?;
-        let mqtt = listener.local_addr().map_err(|source| listen_error(config.listen.mqtt.bind, source))?;
+        let mqtt = listener
+            .local_addr()
+            .map_err(|source| listen_error(config.listen.mqtt.bind, source))?;
         let store = open_store(&config).await?;
         let gate = Arc::new(ConfigGate::new(&config).map_err(StartError::Part)?);
-        let (plane, shadows, links) = (PlaneHandle::default(), ShadowHandle::default(), Links::default());
+        let (plane, shadows, links) =
+            (PlaneHandle::default(), ShadowHandle::default(), Links::default());
         let store_failed = watch_store(&store, &plane, &shadows);
         let id = NodeId::from_name(&config.node.name);
 
@@ -152,15 +162,19 @@ impl Node {
         };
         let tree = Tree::start(children(plane_spec, shadow_spec), RestartPolicy::default())
             .await
-            .map_err(|error| StartError::Part(format!("cannot start the supervision tree: {error}")))?;
+            .map_err(|error| {
+            StartError::Part(format!("cannot start the supervision tree: {error}"))
+        })?;
         all_running(&tree).await?;
 
         let cluster = Arc::new(Mutex::new(None));
         if let Some(cluster_config) = cluster_config(&config) {
             let sink = NodeSink::start(links.clone(), plane.clone(), shadows.clone());
             let incarnation = crate::clock::now().wall_ms;
-            *cluster.lock() = Some(Arc::new(Cluster::start(cluster_config, sink, incarnation).await?));
+            *cluster.lock() =
+                Some(Arc::new(Cluster::start(cluster_config, sink, incarnation).await?));
         }
+        let hardware = start_hardware(&config, &hooks.boards, &plane).await?;
         let backend = NodeBackend {
             name: config.node.name.clone(),
             config_sha256: config.sha256(),
@@ -172,10 +186,11 @@ impl Node {
             links: links.clone(),
             tree: tree.clone(),
             cluster: Arc::clone(&cluster),
+            hardware: hardware.clone(),
         };
         let http = Some(HttpServer::start(&config.listen.http, Arc::new(backend))?);
         info!("node {:?} serves MQTT on {mqtt}", config.node.name);
-        Ok(Self { mqtt, plane, shadows, links, tree, cluster, http, store })
+        Ok(Self { mqtt, plane, shadows, tree, cluster, hardware, http, store })
     }
 
     /// Where MQTT is served.
@@ -203,7 +218,9 @@ impl Node {
         if let Some(http) = self.http.take() {
             http.stop().await;
         }
-        self.links.close_all("this node is stopping");
+        if let Some(hardware) = self.hardware.take().and_then(Arc::into_inner) {
+            hardware.stop().await;
+        }
         let cluster = self.cluster.lock().take();
         if let Some(cluster) = cluster.and_then(Arc::into_inner) {
             cluster.shutdown().await;
@@ -230,7 +247,8 @@ fn listen_error(address: SocketAddr, source: std::io::Error) -> StartError {
 
 async fn open_store(config: &Config) -> Result<Arc<DiskStore>, StartError> {
     let path = config.node.data_dir.clone();
-    let options = Options { backlog_bytes_max: config.limits.store_backlog_bytes_max, ..Options::default() };
+    let options =
+        Options { backlog_bytes_max: config.limits.store_backlog_bytes_max, ..Options::default() };
     let opened = tokio::task::spawn_blocking({
         let path = path.clone();
         move || DiskStore::open(path, options)
@@ -247,7 +265,11 @@ async fn open_store(config: &Config) -> Result<Arc<DiskStore>, StartError> {
 }
 
 /// Tells the shard and the hub what has become durable.
-fn watch_store(store: &Arc<DiskStore>, plane: &PlaneHandle, shadows: &ShadowHandle) -> Arc<Mutex<Option<String>>> {
+fn watch_store(
+    store: &Arc<DiskStore>,
+    plane: &PlaneHandle,
+    shadows: &ShadowHandle,
+) -> Arc<Mutex<Option<String>>> {
     let failed = Arc::new(Mutex::new(None));
     let (plane, shadows, failure) = (plane.clone(), shadows.clone(), Arc::clone(&failed));
     store.listen(Arc::new(move |event: StoreEvent| {
@@ -263,11 +285,13 @@ fn watch_store(store: &Arc<DiskStore>, plane: &PlaneHandle, shadows: &ShadowHand
 fn children(plane: PlaneSpec, shadows: ShadowSpec) -> Vec<ChildSpec> {
     let start_plane = move |supervisor| {
         let spec = plane.clone();
-        Box::pin(PlaneActor::start(spec, supervisor)) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>
+        Box::pin(PlaneActor::start(spec, supervisor))
+            as std::pin::Pin<Box<dyn Future<Output = _> + Send>>
     };
     let start_shadows = move |supervisor| {
         let spec = shadows.clone();
-        Box::pin(ShadowActor::start(spec, supervisor)) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>
+        Box::pin(ShadowActor::start(spec, supervisor))
+            as std::pin::Pin<Box<dyn Future<Output = _> + Send>>
     };
     vec![
         ChildSpec { role: "shard", name: "shard-0".to_owned(), start: Arc::new(start_plane) },
@@ -280,15 +304,37 @@ async fn all_running(tree: &ActorRef<TreeMsg>) -> Result<(), StartError> {
     loop {
         let children = ractor::call!(tree, TreeMsg::List)
             .map_err(|error| StartError::Part(format!("the supervision tree ended: {error}")))?;
-        if let Some(down) = children.iter().find(|child| child.cause.is_some() && child.state != "running") {
+        if let Some(down) =
+            children.iter().find(|child| child.cause.is_some() && child.state != "running")
+        {
             tree.stop(None);
-            return Err(StartError::Part(format!("{} does not start: {}", down.name, down.cause.clone().unwrap_or_default())));
+            return Err(StartError::Part(format!(
+                "{} does not start: {}",
+                down.name,
+                down.cause.clone().unwrap_or_default()
+            )));
         }
         if children.iter().all(|child| child.state == "running") {
             return Ok(());
         }
         tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     }
+}
+
+/// Starts the devices of this machine, when there are any.
+async fn start_hardware(
+    config: &Config,
+    boards: &Boards,
+    plane: &PlaneHandle,
+) -> Result<Option<Arc<Hardware>>, StartError> {
+    let hardware = config.hardware();
+    if hardware.device.is_empty() {
+        return Ok(None);
+    }
+    let bus = Arc::new(PlaneBus(plane.clone()));
+    let drivers = Drivers::built_in();
+    let started = Hardware::start(&hardware, &drivers, boards, bus, RestartPolicy::default());
+    Ok(Some(Arc::new(started.await?)))
 }
 
 fn shard_config(config: &Config, node: NodeId, store_id: u64) -> ShardConfig {

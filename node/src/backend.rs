@@ -6,6 +6,8 @@ use std::time::Instant;
 use outpost_actors::shard::{ActorInfo as Actor, LocalPublish};
 use outpost_actors::tree::TreeMsg;
 use outpost_cluster::Cluster;
+use outpost_flow::Health as ActorHealth;
+use outpost_hardware::{DeviceStatus, Hardware};
 use outpost_mqtt::packet::ReasonCode;
 use outpost_shadow::{ShadowKey as HubKey, Verb};
 use outpost_store::disk::DiskStore;
@@ -14,7 +16,8 @@ use ractor::ActorRef;
 use serde_json::json;
 
 use crate::http::{
-    ActorInfo, Backend, BoxFuture, Health, PublishError, PublishRequest, ShadowKey, ShadowReply, ShadowRequest, ShadowVerb,
+    ActorInfo, Backend, BoxFuture, Health, PublishError, PublishRequest, ShadowKey, ShadowReply,
+    ShadowRequest, ShadowVerb,
 };
 use crate::peers::Links;
 use crate::plane::{Command, PlaneHandle};
@@ -35,6 +38,7 @@ pub struct NodeBackend {
     pub(crate) links: Links,
     pub(crate) tree: ActorRef<TreeMsg>,
     pub(crate) cluster: Arc<Mutex<Option<Arc<Cluster>>>>,
+    pub(crate) hardware: Option<Arc<Hardware>>,
 }
 
 impl Backend for NodeBackend {
@@ -54,8 +58,17 @@ impl Backend for NodeBackend {
                 detail: String::new(),
             };
             let heavy = ractor::call!(self.tree, TreeMsg::List).unwrap_or_default();
-            let cells = self.plane.ask(|reply| Command::Actors(ACTORS_MAX, reply)).await.unwrap_or_default();
-            std::iter::once(root).chain(heavy).chain(cells).map(actor_info).collect()
+            let cells = self
+                .plane
+                .ask(|reply| Command::Actors(ACTORS_MAX, reply))
+                .await
+                .unwrap_or_default();
+            let devices = match &self.hardware {
+                Some(hardware) => hardware.status().await,
+                None => Vec::new(),
+            };
+            let devices = devices.into_iter().map(device_info);
+            std::iter::once(root).chain(heavy).chain(devices).chain(cells).map(actor_info).collect()
         })
     }
 
@@ -73,16 +86,29 @@ impl Backend for NodeBackend {
                 ShadowVerb::Delete => Verb::Delete,
             };
             let payload = request.payload;
-            let answer = self.shadows.ask(|reply| ShadowCommand::Ask { key, verb, payload, reply }).await;
-            let (status, body) = answer.unwrap_or_else(|| (503, b"{\"code\":503,\"message\":\"the shadow service is being restarted\"}".to_vec()));
+            let answer =
+                self.shadows.ask(|reply| ShadowCommand::Ask { key, verb, payload, reply }).await;
+            let (status, body) = answer.unwrap_or_else(|| {
+                (
+                    503,
+                    b"{\"code\":503,\"message\":\"the shadow service is being restarted\"}"
+                        .to_vec(),
+                )
+            });
             ShadowReply { status, body: body.into() }
         })
     }
 
-    fn shadow_list(&self, prefix: String, after: Option<ShadowKey>, limit: usize) -> BoxFuture<'_, Vec<ShadowKey>> {
+    fn shadow_list(
+        &self,
+        prefix: String,
+        after: Option<ShadowKey>,
+        limit: usize,
+    ) -> BoxFuture<'_, Vec<ShadowKey>> {
         Box::pin(async move {
             let after = after.map(|(thing, name)| HubKey { thing, name });
-            let found = self.shadows.ask(|reply| ShadowCommand::List { prefix, after, limit, reply }).await;
+            let found =
+                self.shadows.ask(|reply| ShadowCommand::List { prefix, after, limit, reply }).await;
             found.unwrap_or_default().into_iter().map(|key| (key.thing, key.name)).collect()
         })
     }
@@ -98,7 +124,9 @@ impl Backend for NodeBackend {
             };
             match self.plane.ask(|reply| Command::Publish(publish, Some(reply))).await {
                 Ok(ReasonCode::Success) => Ok(()),
-                Ok(ReasonCode::QuotaExceeded) => Err(PublishError::Busy("a receiver's queue is full".to_owned())),
+                Ok(ReasonCode::QuotaExceeded) => {
+                    Err(PublishError::Busy("a receiver's queue is full".to_owned()))
+                }
                 Ok(reason) => Err(PublishError::Refused(format!("{reason:?}"))),
                 Err(error) => Err(PublishError::Failed(error.to_string())),
             }
@@ -133,7 +161,7 @@ impl Backend for NodeBackend {
                     "unwanted_total": ledger.unwanted,
                     "owed_total": ledger.owed,
                     "delivered_total": ledger.delivered,
-                    "dropped_total": dropped,
+                    "dropped_total": { "by_reason": dropped },
                 },
                 "actors": { "channels": shard.channels, "panics_total": ledger.panics },
                 "peers": {
@@ -169,6 +197,27 @@ impl Backend for NodeBackend {
             uptime_s: self.started.elapsed().as_secs(),
             store: failed.unwrap_or_else(|| "ok".to_owned()),
         }
+    }
+}
+
+fn device_info(device: DeviceStatus) -> Actor {
+    let state = match device.health {
+        ActorHealth::Running => "running",
+        ActorHealth::Restarting { .. } => "restarting",
+        ActorHealth::Quarantined { .. } => "quarantined",
+    };
+    Actor {
+        id: format!("device/{}", device.name),
+        parent: Some("node".to_owned()),
+        weight: "ractor",
+        role: "device",
+        name: device.name,
+        state,
+        mailbox: 0,
+        mailbox_max: crate::bus::DEVICE_MESSAGES_MAX,
+        restarts: device.restarts,
+        cause: device.last_cause,
+        detail: format!("driver {}", device.driver),
     }
 }
 

@@ -31,10 +31,16 @@ impl ConfigGate {
     pub fn new(config: &Config) -> Result<Self, String> {
         let mut users = BTreeMap::new();
         for user in &config.security.user {
-            let hash = user.password_hash().map_err(|error| format!("cannot read the password of user {:?}: {error}", user.name))?;
+            let hash = user.password_hash().map_err(|error| {
+                format!("cannot read the password of user {:?}: {error}", user.name)
+            })?;
             users.insert(user.name.clone(), UserEntry { hash, roles: user.roles.clone() });
         }
-        let acl = config.acl().map(|rules| Acl::compile(&rules)).transpose().map_err(|error| error.to_string())?;
+        let acl = config
+            .acl()
+            .map(|rules| Acl::compile(&rules))
+            .transpose()
+            .map_err(|error| error.to_string())?;
         Ok(Self { anonymous: config.anonymous(), users, acl })
     }
 }
@@ -66,7 +72,8 @@ impl Gate for ConfigGate {
 
     fn allows(&self, who: &Identity, action: Action, topic: &str) -> bool {
         let Some(acl) = &self.acl else { return true };
-        let roles = who.user.as_deref().and_then(|name| self.users.get(name)).map(|user| &user.roles);
+        let roles =
+            who.user.as_deref().and_then(|name| self.users.get(name)).map(|user| &user.roles);
         let subject = Subject {
             client_id: who.client_id.clone(),
             user: who.user.as_deref().map(Into::into),

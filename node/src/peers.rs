@@ -45,7 +45,10 @@ impl Links {
                 self.0.dropped.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => {
-                warn!("closing the link to {}: {error}; it starts again where the peer left off", link.peer().name);
+                warn!(
+                    "closing the link to {}: {error}; it starts again where the peer left off",
+                    link.peer().name
+                );
                 link.close("the queue is full");
             }
         }
@@ -90,8 +93,12 @@ impl NodeSink {
         tokio::spawn(async move {
             while let Some(change) = waiting.recv().await {
                 let (command, shadow, known) = match change {
-                    Change::Up(peer, known) => (Command::PeerUp(peer), ShadowCommand::PeerUp(peer), Some(known)),
-                    Change::Down(peer) => (Command::PeerDown(peer), ShadowCommand::PeerDown(peer), None),
+                    Change::Up(peer, known) => {
+                        (Command::PeerUp(peer), ShadowCommand::PeerUp(peer), Some(known))
+                    }
+                    Change::Down(peer) => {
+                        (Command::PeerDown(peer), ShadowCommand::PeerDown(peer), None)
+                    }
                 };
                 // Whoever is down now hears of all links when it is back: they are closed then.
                 let _ = to_plane.send(command).await;
@@ -116,8 +123,11 @@ impl PeerSink for NodeSink {
     }
 
     fn peer_down(&self, peer: NodeId) {
-        info!("link to {peer} is down; what it is owed waits on disk");
-        self.links.0.up.lock().remove(&peer);
+        let name = self.links.0.up.lock().remove(&peer).map(|up| up.link.peer().name.clone());
+        info!(
+            "link to {} is down; what it is owed waits on disk",
+            name.unwrap_or_else(|| peer.to_string())
+        );
         if self.changes.try_send(Change::Down(peer)).is_err() {
             warn!("the loss of the link to {peer} was not told: {CHANGES_MAX} changes wait");
         }
@@ -125,12 +135,17 @@ impl PeerSink for NodeSink {
 
     fn frame(&self, peer: NodeId, frame: PeerFrame) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let Some(mut known) = self.links.0.up.lock().get(&peer).map(|up| up.known.clone()) else { return };
+            let Some(mut known) = self.links.0.up.lock().get(&peer).map(|up| up.known.clone())
+            else {
+                return;
+            };
             if known.wait_for(|known| *known).await.is_err() {
                 return;
             }
             let delivered = match frame {
-                PeerFrame::Shadow(bytes) => self.shadows.send(ShadowCommand::PeerFrame(peer, bytes)).await,
+                PeerFrame::Shadow(bytes) => {
+                    self.shadows.send(ShadowCommand::PeerFrame(peer, bytes)).await
+                }
                 frame => self.plane.send(Command::PeerFrame(peer, frame)).await.is_ok(),
             };
             if !delivered {

@@ -16,7 +16,9 @@ use outpost_actors::shard::LocalPublish;
 use outpost_membership::PeerFrame;
 use outpost_model::{Hlc, NodeId, QoS};
 use outpost_mqtt::packet::ReasonCode;
-use outpost_shadow::{Effect, Event, Hub, HubConfig, HubStats, Output, ShadowKey, Verb, parse_topic};
+use outpost_shadow::{
+    Effect, Event, Hub, HubConfig, HubStats, Output, ShadowKey, Verb, parse_topic,
+};
 use outpost_store::disk::DiskStore;
 use outpost_store::{Batch, Lsn, Op, Space, Store, SubmitError};
 use parking_lot::Mutex;
@@ -46,7 +48,12 @@ pub enum ShadowCommand {
     /// From HTTP.
     Ask { key: ShadowKey, verb: Verb, payload: Bytes, reply: oneshot::Sender<Reply> },
     /// From HTTP.
-    List { prefix: String, after: Option<ShadowKey>, limit: usize, reply: oneshot::Sender<Vec<ShadowKey>> },
+    List {
+        prefix: String,
+        after: Option<ShadowKey>,
+        limit: usize,
+        reply: oneshot::Sender<Vec<ShadowKey>>,
+    },
     /// From people.
     Stats(oneshot::Sender<HubStats>),
     /// From links.
@@ -84,7 +91,10 @@ impl ShadowHandle {
     }
 
     /// Asks and waits for the answer; nothing when the hub is down.
-    pub async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> ShadowCommand) -> Option<T> {
+    pub async fn ask<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<T>) -> ShadowCommand,
+    ) -> Option<T> {
         let (sender, answer) = oneshot::channel();
         self.send(question(sender)).await.then_some(())?;
         answer.await.ok()
@@ -134,7 +144,11 @@ impl Actor for ShadowActor {
     type State = ShadowHandle;
     type Arguments = ShadowSpec;
 
-    async fn pre_start(&self, myself: ActorRef<ShadowMsg>, spec: ShadowSpec) -> Result<ShadowHandle, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<ShadowMsg>,
+        spec: ShadowSpec,
+    ) -> Result<ShadowHandle, ActorProcessingErr> {
         let handle = spec.handle.clone();
         let (ready, is_ready) = oneshot::channel();
         let to_actor = myself.clone();
@@ -153,7 +167,12 @@ impl Actor for ShadowActor {
         Ok(handle)
     }
 
-    async fn handle(&self, _: ActorRef<ShadowMsg>, message: ShadowMsg, handle: &mut ShadowHandle) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<ShadowMsg>,
+        message: ShadowMsg,
+        handle: &mut ShadowHandle,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             ShadowMsg::Ended(cause) => return Err(cause.into()),
             ShadowMsg::Tick => {
@@ -204,7 +223,10 @@ impl Driver {
         let mut hub = Hub::new(spec.hub.clone(), crate::dice::random_u64(), Hlc::default());
         let mut from = Vec::new();
         loop {
-            let rows = spec.store.scan(Space::Shadows, &[], &from, 1_024).map_err(|error| error.to_string())?;
+            let rows = spec
+                .store
+                .scan(Space::Shadows, &[], &from, 1_024)
+                .map_err(|error| error.to_string())?;
             let Some((last, _)) = rows.last() else { break };
             from = [last, &[0][..]].concat();
             for (key, value) in rows {
@@ -213,7 +235,15 @@ impl Driver {
                 }
             }
         }
-        Ok(Self { spec, hub, waiting: VecDeque::new(), last: Lsn(0), askers: HashMap::new(), next_id: 1, failed: false })
+        Ok(Self {
+            spec,
+            hub,
+            waiting: VecDeque::new(),
+            last: Lsn(0),
+            askers: HashMap::new(),
+            next_id: 1,
+            failed: false,
+        })
     }
 
     fn command(&mut self, command: ShadowCommand) {
@@ -286,7 +316,9 @@ impl Driver {
                 }
                 Err(SubmitError::Busy { .. }) if self.spec.store.sync_all().is_ok() => {}
                 Err(error) => {
-                    warn!("shadows are no longer written: {error}; updates are not answered until the store is back");
+                    warn!(
+                        "shadows are no longer written: {error}; updates are not answered until the store is back"
+                    );
                     self.failed = true;
                     self.waiting.clear();
                 }
@@ -314,10 +346,14 @@ impl Driver {
                     properties: None,
                 };
                 if self.spec.plane.send_blocking(Command::Publish(publish, None)).is_err() {
-                    warn!("an answer of the shadow service was lost: the data plane is being restarted");
+                    warn!(
+                        "an answer of the shadow service was lost: the data plane is being restarted"
+                    );
                 }
             }
-            Output::ToPeer { peer, frame } => self.spec.links.send(peer, PeerFrame::Shadow(frame.into())),
+            Output::ToPeer { peer, frame } => {
+                self.spec.links.send(peer, PeerFrame::Shadow(frame.into()))
+            }
             Output::Reply { id, status, body } => {
                 if let Some(asker) = self.askers.remove(&id) {
                     self.answer(asker, status, body);
@@ -332,8 +368,15 @@ impl Driver {
             Asker::Device(0) => {}
             // A rejected request was received all the same; the reason is on the rejected topic.
             Asker::Device(job) => {
-                if self.spec.plane.send_blocking(Command::Complete(job, ReasonCode::Success)).is_err() {
-                    warn!("a shadow request stays unacknowledged: the data plane is being restarted");
+                if self
+                    .spec
+                    .plane
+                    .send_blocking(Command::Complete(job, ReasonCode::Success))
+                    .is_err()
+                {
+                    warn!(
+                        "a shadow request stays unacknowledged: the data plane is being restarted"
+                    );
                 }
             }
             Asker::Http(reply) => {

@@ -143,7 +143,8 @@ impl Connection {
     fn write(&self, cx: &mut Context<'_>, plane: &Plane) -> io::Result<bool> {
         plane.with_out_buffer(self.id, |out| {
             while !out.is_empty() {
-                let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(outpost_actors::out_buffer::SLICES_MAX);
+                let mut slices: Vec<IoSlice<'_>> =
+                    Vec::with_capacity(outpost_actors::out_buffer::SLICES_MAX);
                 out.slices(&mut slices);
                 let mut stream = self.stream.borrow_mut();
                 match Pin::new(&mut *stream).poll_write_vectored(cx, &slices) {

@@ -46,7 +46,9 @@ pub async fn serve(listener: TcpListener, name: Arc<str>, plane: Rc<Plane>) {
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                warn!("cannot accept on listener {name}: {error}; trying again in {EXHAUSTED_PAUSE:?}");
+                warn!(
+                    "cannot accept on listener {name}: {error}; trying again in {EXHAUSTED_PAUSE:?}"
+                );
                 tokio::time::sleep(EXHAUSTED_PAUSE).await;
             }
         }
@@ -55,5 +57,10 @@ pub async fn serve(listener: TcpListener, name: Arc<str>, plane: Rc<Plane>) {
 
 /// The client was gone before we looked: nothing to wait for.
 fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
 }

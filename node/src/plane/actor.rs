@@ -62,11 +62,16 @@ impl Actor for PlaneActor {
     type State = ();
     type Arguments = PlaneSpec;
 
-    async fn pre_start(&self, myself: ActorRef<PlaneMsg>, spec: PlaneSpec) -> Result<(), ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<PlaneMsg>,
+        spec: PlaneSpec,
+    ) -> Result<(), ActorProcessingErr> {
         let control = tokio::runtime::Handle::current();
         let (ready, is_ready) = oneshot::channel();
         std::thread::Builder::new().name("shard-0".to_owned()).spawn(move || {
-            let result = std::panic::catch_unwind(AssertUnwindSafe(|| run_thread(&spec, control, ready)));
+            let result =
+                std::panic::catch_unwind(AssertUnwindSafe(|| run_thread(&spec, control, ready)));
             let ended = match result {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => error,
@@ -78,29 +83,55 @@ impl Actor for PlaneActor {
         is_ready.await.map_err(|_| "the data thread ended before it was ready".into())
     }
 
-    async fn handle(&self, _: ActorRef<PlaneMsg>, message: PlaneMsg, (): &mut ()) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<PlaneMsg>,
+        message: PlaneMsg,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
         let PlaneMsg::Ended(cause) = message;
         Err(cause.into())
     }
 }
 
-fn run_thread(spec: &PlaneSpec, control: tokio::runtime::Handle, ready: oneshot::Sender<()>) -> Result<(), String> {
+fn run_thread(
+    spec: &PlaneSpec,
+    control: tokio::runtime::Handle,
+    ready: oneshot::Sender<()>,
+) -> Result<(), String> {
     // What an earlier thread had submitted must be readable before this one reads.
     spec.store.sync_all().map_err(|error| error.to_string())?;
     let store: Arc<DiskStore> = Arc::clone(&spec.store);
-    let mut shard =
-        Shard::open(spec.shard.clone(), Arc::clone(&spec.gate), store, now()).map_err(|error| error.to_string())?;
+    let mut shard = Shard::open(spec.shard.clone(), Arc::clone(&spec.gate), store, now())
+        .map_err(|error| error.to_string())?;
     if let Some(probe) = &spec.probe {
         shard.set_probe(Arc::clone(probe));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
     let local = LocalSet::new();
     let (sender, commands) = mpsc::channel::<Command>(COMMANDS_MAX);
     spec.handle.connect(sender);
-    let plane = Plane::new(shard, spec.handle.clone(), Arc::clone(&spec.ports), Arc::clone(&spec.gate), control);
+    let plane = Plane::new(
+        shard,
+        spec.handle.clone(),
+        Arc::clone(&spec.ports),
+        Arc::clone(&spec.gate),
+        control,
+    );
     local.block_on(&runtime, async {
-        let listener = spec.mqtt.try_clone().and_then(tokio::net::TcpListener::from_std).map_err(|error| error.to_string())?;
-        let serving = tokio::task::spawn_local(tcp::serve(listener, Arc::from("mqtt"), std::rc::Rc::clone(&plane)));
+        let listener = spec
+            .mqtt
+            .try_clone()
+            .and_then(tokio::net::TcpListener::from_std)
+            .map_err(|error| error.to_string())?;
+        let serving = tokio::task::spawn_local(tcp::serve(
+            listener,
+            Arc::from("mqtt"),
+            std::rc::Rc::clone(&plane),
+        ));
         spec.ports.started();
         // The one who waits is this actor's own start.
         let _ = ready.send(());

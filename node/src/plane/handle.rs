@@ -114,7 +114,10 @@ impl PlaneHandle {
     ///
     /// # Errors
     /// [`Unavailable`] when the data thread is down or goes down meanwhile.
-    pub async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Unavailable> {
+    pub async fn ask<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Unavailable> {
         let (sender, answer) = oneshot::channel();
         self.send(question(sender)).await?;
         answer.await.map_err(|_| Unavailable)

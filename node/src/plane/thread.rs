@@ -126,7 +126,11 @@ impl Plane {
     ///
     /// # Errors
     /// What `write` returns.
-    pub fn with_out_buffer(&self, id: ConnId, write: impl FnOnce(&mut OutBuffer) -> io::Result<bool>) -> io::Result<bool> {
+    pub fn with_out_buffer(
+        &self,
+        id: ConnId,
+        write: impl FnOnce(&mut OutBuffer) -> io::Result<bool>,
+    ) -> io::Result<bool> {
         let mut shard = self.shard.borrow_mut();
         let Some(out) = shard.out_buffer(id) else { return Ok(true) };
         let written = write(out)?;
@@ -170,7 +174,8 @@ impl Plane {
     async fn timers(self: Rc<Self>) {
         loop {
             let due_ms = self.shard.borrow().next_tick_ms();
-            let wait_ms = due_ms.map_or(60_000, |due_ms| due_ms.saturating_sub(now().mono_ms).clamp(1, 60_000));
+            let wait_ms = due_ms
+                .map_or(60_000, |due_ms| due_ms.saturating_sub(now().mono_ms).clamp(1, 60_000));
             tokio::select! {
                 biased;
                 () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {
@@ -189,9 +194,12 @@ impl Plane {
             Event::Resume(id) => self.with_connection(id, Connection::resume),
             Event::Authenticate { conn, origin, client_id, credentials } => {
                 let (gate, handle) = (Arc::clone(&self.gate), self.handle.clone());
-                let check = self.control.spawn_blocking(move || gate.check_slowly(&origin, &client_id, &credentials));
+                let check = self
+                    .control
+                    .spawn_blocking(move || gate.check_slowly(&origin, &client_id, &credentials));
                 self.control.spawn(async move {
-                    let admission = check.await.unwrap_or(outpost_actors::ports::Admission::NotAuthorized);
+                    let admission =
+                        check.await.unwrap_or(outpost_actors::ports::Admission::NotAuthorized);
                     // When the data thread is down the connection is too.
                     let _ = handle.send(Command::Admitted(conn, admission)).await;
                 });
@@ -237,7 +245,9 @@ impl Plane {
                 let job = waiting.map_or(0, |waiting| self.new_job(waiting));
                 self.shard.borrow_mut().publish(publish, job, now);
             }
-            Command::Admitted(conn, admission) => self.shard.borrow_mut().admitted(conn, admission, now),
+            Command::Admitted(conn, admission) => {
+                self.shard.borrow_mut().admitted(conn, admission, now)
+            }
             Command::Complete(job, reason) => self.shard.borrow_mut().complete(job, reason, now),
             Command::PeerUp(peer) => self.shard.borrow_mut().peer_up(peer, now),
             Command::PeerDown(peer) => self.shard.borrow_mut().peer_down(peer, now),
@@ -268,7 +278,9 @@ impl Plane {
     fn subscribe(&self, filter: &TopicFilter, channel: mpsc::Sender<Arc<Message>>) {
         let mut local = self.local.borrow_mut();
         if local.len() >= LOCAL_SUBSCRIPTIONS_MAX {
-            return warn!("refused the node's own subscription to {filter}: there are {LOCAL_SUBSCRIPTIONS_MAX}");
+            return warn!(
+                "refused the node's own subscription to {filter}: there are {LOCAL_SUBSCRIPTIONS_MAX}"
+            );
         }
         let number = local.len() as u32;
         local.push(channel);
