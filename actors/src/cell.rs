@@ -133,6 +133,11 @@ impl<B, M, O> Cells<B, M, O> {
         Ok(())
     }
 
+    /// Whether a message to this cell would be taken.
+    pub fn has_room(&self, to: CellId) -> bool {
+        self.slot(to).is_none_or(|slot| slot.waiting < MAILBOX_MAX)
+    }
+
     /// The next message of any cell.
     pub fn next_message(&mut self) -> Option<(CellId, M)> {
         let (to, message) = self.queue.pop_front()?;

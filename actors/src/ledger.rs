@@ -24,11 +24,13 @@ pub enum Drop {
     Offline,
     /// The publisher may not publish there.
     Denied,
+    /// Its row cannot be read from the store any more.
+    Damaged,
 }
 
 impl Drop {
     /// All reasons, in the order of the counters.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Expired,
         Self::Refused,
         Self::SlowClient,
@@ -39,6 +41,7 @@ impl Drop {
         Self::Crashed,
         Self::Offline,
         Self::Denied,
+        Self::Damaged,
     ];
 
     /// The value of the metric's `reason` label.
@@ -54,11 +57,13 @@ impl Drop {
             Self::Crashed => "crashed",
             Self::Offline => "offline",
             Self::Denied => "denied",
+            Self::Damaged => "damaged",
         }
     }
 }
 
-/// Counters of one shard since it started.
+/// Counters of one shard since it started. Between turns `owed` is `delivered`, all of `dropped`, and what sessions and
+/// peers are still owed, together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// Messages accepted from clients, peers and the node itself.
@@ -87,6 +92,21 @@ impl Ledger {
     /// Counts deliveries given up.
     pub fn drop(&mut self, why: Drop, count: u64) {
         self.dropped[why as usize] += count;
+    }
+
+    /// Counts deliveries that were given up before they had been counted as owed.
+    pub fn drop_unqueued(&mut self, why: Drop, count: u64) {
+        self.owed += count;
+        self.drop(why, count);
+    }
+
+    /// A delivery counted as dropped with its session goes to somebody else after all.
+    pub fn take_back(&mut self, why: Drop) {
+        let counted = &mut self.dropped[why as usize];
+        if *counted > 0 {
+            *counted -= 1;
+            self.owed -= 1;
+        }
     }
 
     /// All deliveries given up.

@@ -65,6 +65,9 @@ pub struct DeliveryRecord {
     /// Subscription identifiers.
     #[n(5)]
     pub subscription_ids: Vec<u32>,
+    /// The shared subscription it came through.
+    #[n(6)]
+    pub share: Option<String>,
 }
 
 #[derive(Debug, Encode, Decode)]

@@ -8,7 +8,7 @@ use outpost_mqtt::packet::{Connack, Connect, Packet, ReasonCode, Version};
 use outpost_mqtt::session::keep_alive_override;
 
 use super::connection::Phase;
-use super::{CellMsg, ConnId, Event, LogLevel, Shard};
+use super::{CellMsg, ConnId, Event, Hold, LogLevel, Shard};
 use crate::ports::{Action, Admission, Credentials, Identity};
 
 impl Shard {
@@ -98,9 +98,14 @@ impl Shard {
                 existing = self.clients.get(&*who.client_id).copied();
             }
         }
+        let mut wait = false;
         if let (Some(session), true) = (existing, connect.clean_start) {
+            wait = true; // or a crash could bring it back
             self.end_session(session);
             existing = None;
+        }
+        if self.journal.failed().is_some() && (wait || existing.is_some() || asks_s(&connect) > 0) {
+            return self.refuse(conn, ReasonCode::ServerUnavailable);
         }
         let session = match existing {
             Some(session) if self.is_session_down(session) => {
@@ -112,7 +117,7 @@ impl Shard {
             }
             None => self.new_session(&who),
         };
-        self.welcome(conn, session, connect, existing.is_some());
+        self.welcome(conn, session, connect, existing.is_some(), wait);
     }
 
     fn welcome(
@@ -121,13 +126,10 @@ impl Shard {
         session: u32,
         connect: Box<Connect>,
         session_present: bool,
+        wait: bool,
     ) {
         let expiry_max = self.config.session.session_expiry_s_max;
-        let asked_s = match connect.version {
-            Version::V5 => connect.session_expiry_s.unwrap_or(0),
-            _ if connect.clean_start => 0,
-            _ => u32::MAX,
-        };
+        let asked_s = asks_s(&connect);
         let expiry_s = asked_s.min(expiry_max);
         let keep_alive_s = keep_alive_override(connect.keep_alive_s, &self.config.session)
             .unwrap_or(connect.keep_alive_s);
@@ -135,12 +137,8 @@ impl Shard {
         let Some(connection) = self.connection_mut(conn) else { return };
         connection.phase = Phase::Open(session);
         connection.keep_alive_ms = u64::from(keep_alive_s) * 1000;
-        let keep_alive_ms = connection.keep_alive_ms;
         let assigned = std::mem::take(&mut connection.assigned);
-        self.connection_wheel.cancel(conn.index);
-        if keep_alive_ms > 0 {
-            self.connection_wheel.set(conn.index, now_ms + keep_alive_ms * 3 / 2);
-        }
+        self.connection_wheel.set(conn.index, now_ms + self.config.connect_timeout_ms);
         let slot = &mut self.sessions[session as usize];
         slot.conn = Some(conn);
         slot.will.clone_from(&connect.will);
@@ -157,8 +155,34 @@ impl Shard {
                 .then(|| slot.client_id.clone()),
             ..Connack::default()
         };
+        let (number, connack) = (slot.number, Box::new(connack));
+        if slot.durable || wait {
+            self.sessions[session as usize].held += 1;
+            self.journal.hold(Hold::Welcome { session, number, conn, connect, connack });
+        } else {
+            self.welcome_now(session, conn, connect, connack);
+        }
+    }
+
+    /// What CONNACK says is durable: it leaves, and everything else may follow.
+    pub(super) fn welcome_now(
+        &mut self,
+        session: u32,
+        conn: ConnId,
+        connect: Box<Connect>,
+        connack: Box<Connack>,
+    ) {
+        let Some(slot) = self.sessions.get(session as usize) else { return };
         let cell = slot.cell;
-        self.send(cell, CellMsg::Connect(connect, Box::new(connack)));
+        if slot.conn != Some(conn) {
+            return;
+        }
+        if let Some(connection) = self.connection_mut(conn) {
+            connection.welcomed = true;
+            self.connection_wheel.cancel(conn.index);
+            self.touch(conn);
+        }
+        self.send(cell, CellMsg::Connect(connect, connack));
     }
 
     /// CONNACK with a refusal, then the end.
@@ -184,5 +208,14 @@ impl Shard {
     fn new_client_id(&mut self) -> ByteString {
         let id = self.next_message_id();
         format!("auto-{:08x}-{:x}", id.node.0 >> 32, id.seq).into()
+    }
+}
+
+/// How long a client wants its session to outlive the connection, in seconds.
+fn asks_s(connect: &Connect) -> u32 {
+    match connect.version {
+        Version::V5 => connect.session_expiry_s.unwrap_or(0),
+        _ if connect.clean_start => 0,
+        _ => u32::MAX,
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct Connection {
     pub(super) phase: Phase,
     pub(super) version: Version,
     pub(super) packet_max: u32,
+    /// Its CONNACK is written: other packets may follow.
+    pub(super) welcomed: bool,
     /// 0 = never times out.
     pub(super) keep_alive_ms: u64,
     pub(super) connect: Option<Box<Connect>>,
@@ -72,6 +74,7 @@ impl Shard {
             phase: Phase::Opening,
             version: Version::V4,
             packet_max: u32::MAX,
+            welcomed: false,
             keep_alive_ms: 0,
             connect: None,
             assigned: false,
@@ -120,6 +123,9 @@ impl Shard {
 
     /// The driver has written to a connection: it may be read from again.
     pub fn written(&mut self, conn: ConnId) {
+        if !self.retained_due.is_empty() {
+            self.settle();
+        }
         let limit = self.config.out_bytes_max / 2;
         let Some(connection) = self.connection_mut(conn) else { return };
         if connection.paused
@@ -166,7 +172,11 @@ impl Shard {
     fn must_pause(&mut self, conn: ConnId) -> bool {
         let (busy, limit) = (self.journal.is_busy(), self.config.out_bytes_max);
         let Some(connection) = self.connection_mut(conn) else { return false };
-        let waits = connection.phase == Phase::Authenticating;
+        let waits = match connection.phase {
+            Phase::Authenticating => true,
+            Phase::Open(_) => !connection.welcomed,
+            Phase::Opening | Phase::Closing => false,
+        };
         connection.paused =
             busy || waits || connection.blocked.is_some() || connection.out.len() > limit;
         connection.paused
@@ -191,10 +201,11 @@ impl Shard {
         all.into_iter().for_each(|conn| self.resume(conn));
     }
 
-    fn touch(&mut self, conn: ConnId) {
+    pub(super) fn touch(&mut self, conn: ConnId) {
         let now_ms = self.now.mono_ms;
         if let Some(connection) = self.connection(conn)
             && connection.keep_alive_ms > 0
+            && matches!(connection.phase, Phase::Open(_))
         {
             // One and a half times the keep alive (MQTT-3.1.2-22).
             let deadline_ms = now_ms + connection.keep_alive_ms * 3 / 2;
@@ -206,6 +217,11 @@ impl Shard {
         let Some(connection) = self.connections.get(index as usize) else { return };
         let conn = ConnId { index, generation: connection.generation };
         match connection.phase {
+            // Its packets are not read on our account: its silence is ours.
+            Phase::Open(_) if connection.blocked.is_some() || self.journal.is_busy() => {
+                self.touch(conn);
+            }
+            Phase::Open(_) if !connection.welcomed => self.close(conn, ReasonCode::Success, ""),
             Phase::Open(_) => self.close(
                 conn,
                 ReasonCode::KeepAliveTimeout,
@@ -253,13 +269,18 @@ impl Shard {
     pub(super) fn deliver(
         &mut self,
         session: u32,
-        delivery: Delivery,
+        delivery: &Delivery,
         id: Option<PacketId>,
         dup: bool,
     ) {
         let wall_ms = self.now.wall_ms;
-        let Some(conn) = self.sessions.get(session as usize).and_then(|s| s.conn) else { return };
-        let Some(connection) = self.connection_mut(conn) else { return };
+        let conn = self.sessions.get(session as usize).and_then(|s| s.conn);
+        let Some(connection) = conn.and_then(|conn| self.connection_mut(conn)) else {
+            if id.is_none() {
+                self.ledger.drop(Drop::Offline, 1);
+            }
+            return;
+        };
         let message = &delivery.message;
         let head = PublishHead {
             dup,
@@ -277,7 +298,9 @@ impl Shard {
         let fits = connection.out.put_with(|out| head.encode(version, packet_max, out)).is_ok();
         if fits {
             connection.out.put_payload(&message.payload);
-            self.flush(conn);
+            if let Some(conn) = conn {
+                self.flush(conn);
+            }
         }
         match (id, fits) {
             (None, true) => self.ledger.delivered += 1,
@@ -314,7 +337,7 @@ impl Shard {
         if connection.phase == Phase::Closing {
             return;
         }
-        let is_open = matches!(connection.phase, Phase::Open(_));
+        let is_open = matches!(connection.phase, Phase::Open(_)) && connection.welcomed;
         if is_open && connection.version == Version::V5 && reason != ReasonCode::Success {
             self.send_packet(conn, &disconnect(reason, text));
         }
@@ -325,10 +348,11 @@ impl Shard {
     pub(super) fn end(&mut self, conn: ConnId) {
         let Some(connection) = self.connection_mut(conn) else { return };
         let phase = std::mem::replace(&mut connection.phase, Phase::Closing);
-        connection.blocked = None;
+        let blocked = connection.blocked.take();
         if phase == Phase::Closing {
             return;
         }
+        self.forget_blocked(phase, blocked);
         let linger_ms = self.now.mono_ms + self.config.connect_timeout_ms;
         self.connection_wheel.set(conn.index, linger_ms);
         self.events.push_back(Event::Close(conn));
@@ -340,11 +364,22 @@ impl Shard {
     fn forget_connection(&mut self, conn: ConnId) {
         let Some(connection) = self.connection(conn) else { return };
         let phase = connection.phase;
-        self.connections.remove(conn.index as usize);
+        let blocked = self.connections.remove(conn.index as usize).blocked;
+        self.forget_blocked(phase, blocked);
         self.connection_wheel.cancel(conn.index);
         self.blocked.retain(|blocked| *blocked != conn);
         if let Phase::Open(session) = phase {
             self.session_left(session, conn);
+        }
+    }
+
+    /// The publish a connection had to wait with was never accepted: its id is free again.
+    fn forget_blocked(&mut self, phase: Phase, blocked: Option<Box<Publish>>) {
+        if let (Phase::Open(session), Some(publish)) = (phase, blocked)
+            && let (Some(id), Some(slot)) = (publish.packet_id, self.sessions.get(session as usize))
+        {
+            let (cell, qos, reason) = (slot.cell, publish.qos, ReasonCode::QuotaExceeded);
+            self.send(cell, CellMsg::Accepted { id, qos, reason, same_link: false });
         }
     }
 }

@@ -128,7 +128,14 @@ impl<H> Journal<H> {
 
     /// Whether a hold taken now would not have to wait.
     pub fn is_settled(&self) -> bool {
-        self.batch.is_empty() && self.held.is_empty() && (self.lazy || self.synced >= self.last)
+        let idle = self.batch.is_empty() && self.held.is_empty();
+        idle && (self.lazy || self.synced >= self.last)
+    }
+
+    /// Whether a commit would do something.
+    pub fn has_work(&self) -> bool {
+        let idle = self.batch.is_empty() && self.held.is_empty() && self.reads.is_empty();
+        !idle && !self.busy && self.failed.is_none()
     }
 
     /// Ends the turn: hands the batch to the store. What may happen at once is returned.

@@ -8,7 +8,7 @@
 //! The thread that drives it (`node`, or the simulator) hands in bytes, time and what the disk says, calls
 //! [`Shard::end_turn`], and then carries out what [`Shard::poll_event`] asks for.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use hashbrown::HashMap;
 use outpost_flow::{RestartPolicy, Wheel};
-use outpost_membership::PeerFrame;
+use outpost_membership::{Hello, PeerFrame};
 use outpost_model::{
     Hlc, HlcClock, Message, MessageId, MessageProperties, NodeId, Now, QoS, TopicTable,
 };
@@ -33,6 +33,7 @@ use crate::ports::{Credentials, Gate, Origin};
 mod channel;
 mod connect;
 mod connection;
+mod ending;
 mod inspect;
 mod journal;
 mod peers;
@@ -52,10 +53,14 @@ use journal::Journal;
 use peers::Peer;
 use retained::Retained;
 use sessions::SessionSlot;
-use subscribe::Group;
+use subscribe::{Group, RetainedDue};
 
 /// Longest client id, topic filter and retained topic, bytes: together with a prefix they are keys of the store.
 pub const NAME_BYTES_MAX: usize = 65_000;
+
+/// Batches one turn may hand to the store: what a commit sets free may have something to write again. Lower: it waits
+/// for the next turn; higher: one turn can take longer.
+const COMMITS_PER_TURN_MAX: usize = 16;
 
 /// How a shard behaves. Each limit has a line in `docs/reference/limits.md`.
 #[derive(Debug, Clone)]
@@ -191,7 +196,9 @@ enum CellMsg {
     /// To a session: answer to SUBSCRIBE or (`true`) UNSUBSCRIBE.
     Subscribed(PacketId, Vec<ReasonCode>, bool),
     /// To a session: deliveries from disk.
-    Loaded { rows: Vec<(Delivery, bool)>, next: u64, dup: bool },
+    Loaded { from: u64, rows: Vec<(Delivery, bool)>, next: u64, dup: bool },
+    /// To a session: the rows of its deliveries below this place are durable.
+    RowsSynced(u64),
     /// To a channel: a message for its topic.
     Publish { message: Arc<Message>, from: Option<u32>, recipients: Arc<[Recipient]> },
     /// To a subscriber: a message that matches.
@@ -220,6 +227,31 @@ enum Fx {
 /// What waits for the disk.
 #[derive(Debug)]
 enum Hold {
+    /// CONNACK, and with it everything else for this connection.
+    Welcome {
+        session: u32,
+        number: u64,
+        conn: ConnId,
+        connect: Box<Connect>,
+        connack: Box<Connack>,
+    },
+    /// Rows of QoS 2 deliveries: their packet ids are safe to use.
+    Rows {
+        session: u32,
+        number: u64,
+        upto: u64,
+    },
+    /// What is left of a failed session can be read.
+    Revive {
+        session: u32,
+        number: u64,
+    },
+    /// What the hello claims to be durable is.
+    Hello {
+        peer: NodeId,
+        link: u64,
+        hello: Hello,
+    },
     Packet {
         session: u32,
         number: u64,
@@ -245,9 +277,19 @@ enum Hold {
         upto: u64,
     },
     /// The rows of an ended session can be cleared away.
-    Sweep {
-        number: u64,
-    },
+    Sweep(Remains),
+}
+
+/// What an ended session leaves on disk.
+#[derive(Debug)]
+struct Remains {
+    number: u64,
+    /// Places of QoS 2 deliveries its client may have: nobody else may get them (MQTT-4.8.2-5).
+    sent: BTreeSet<u64>,
+    /// So many rows from the front count as sent too: a process that is no more may have sent them.
+    unsure: usize,
+    /// Its deliveries were counted as dropped when it ended.
+    counted: bool,
 }
 
 /// Who waits to hear that a message is safe.
@@ -297,6 +339,8 @@ pub struct Shard {
     shadow_jobs: BTreeMap<u64, Ticket>,
     shadow_job: u64,
     crashed_messages: Vec<MessageId>,
+    retained_due: VecDeque<RetainedDue>,
+    link_count: u64,
     full_sessions: u32,
     full_peers: u32,
     blocked: Vec<ConnId>,
@@ -359,6 +403,8 @@ impl Shard {
             shadow_jobs: BTreeMap::new(),
             shadow_job: 0,
             crashed_messages: Vec::new(),
+            retained_due: VecDeque::new(),
+            link_count: 0,
             full_sessions: 0,
             full_peers: 0,
             blocked: Vec::new(),
@@ -424,17 +470,22 @@ impl Shard {
     pub fn end_turn(&mut self, now: Now) {
         self.now = now;
         self.settle();
-        let was_busy = self.journal.is_busy();
-        let free = self.journal.commit();
-        self.release(free);
-        self.settle();
-        if was_busy && !self.journal.is_busy() {
-            self.resume_all();
-        }
-        if std::mem::take(&mut self.retry_blocked) {
-            self.retry_stalled_events();
-            self.retry_blocked_publishers();
+        for _ in 0..COMMITS_PER_TURN_MAX {
+            let was_busy = self.journal.is_busy();
+            let free = self.journal.commit();
+            self.release(free);
             self.settle();
+            if was_busy && !self.journal.is_busy() {
+                self.resume_all();
+            }
+            if std::mem::take(&mut self.retry_blocked) {
+                self.retry_stalled_events();
+                self.retry_blocked_publishers();
+                self.settle();
+            }
+            if !self.journal.has_work() {
+                break;
+            }
         }
     }
 
@@ -449,6 +500,7 @@ impl Shard {
         self.session_wheel.poll_expired(now.mono_ms, &mut due);
         for index in due.drain(..) {
             self.session_timeout(index);
+            self.run_cells(); // a mailbox is not made for the wills of thousands
         }
         self.cell_wheel.poll_expired(now.mono_ms, &mut due);
         for index in due {

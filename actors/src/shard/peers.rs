@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use outpost_membership::interest::PeerInterest;
 use outpost_membership::{Hello, Interest, PeerFrame, RetainedEntry};
-use outpost_model::{Message, NodeId, Now, QoS};
+use outpost_model::{Message, NodeId, Now, QoS, topic};
 use outpost_store::Space;
 
 use super::{CellMsg, Event, Hold, LogLevel, Shard};
-use crate::ledger::Drop;
 use crate::record::{self, PeerRecord};
 
 /// Events sent to a peer and not yet acknowledged. Lower: a long round trip starves the link; higher: more is sent
@@ -42,6 +41,12 @@ pub(super) struct Peer {
     up: bool,
     /// Its hello came on this link.
     greeted: bool,
+    /// Which link this is; frames held for an earlier one are not for this one.
+    link: u64,
+    /// Our hello was said on this link.
+    said_hello: bool,
+    /// A retained slot of this peer was not taken on this link: what it sends later is not noted as seen either.
+    retained_gap: bool,
     pub(super) interest: PeerInterest,
     /// What is durable here of what it sent.
     record: PeerRecord,
@@ -60,13 +65,17 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn is_up(&self) -> bool {
-        self.up
-    }
-
     pub(super) fn owed(&self) -> usize {
         self.outbox.len()
     }
+}
+
+/// One hop only: a peer speaks for itself, and of topics a client could have named.
+fn check_event(from: NodeId, message: &Message) -> Result<(), String> {
+    if message.id.node != from {
+        return Err(format!("an event of node {} that came from {from}", message.id.node));
+    }
+    topic::check_name(&message.topic).map_err(|error| format!("an event whose topic {error}"))
 }
 
 fn outbox_key(peer: NodeId, seq: u64) -> Vec<u8> {
@@ -85,8 +94,11 @@ impl Shard {
     /// The link to a peer is up.
     pub fn peer_up(&mut self, id: NodeId, now: Now) {
         self.now = now;
+        self.link_count += 1;
+        let link = self.link_count;
         let peer = self.peers.entry(id).or_default();
-        (peer.up, peer.greeted) = (true, false);
+        (peer.up, peer.greeted, peer.said_hello) = (true, false, false);
+        (peer.link, peer.retained_gap) = (link, false);
         (peer.sent, peer.sent_bytes) = (0, 0);
         peer.stalled.clear();
         let hello = Hello {
@@ -97,8 +109,22 @@ impl Shard {
         };
         self.table_epoch += 1;
         self.journal.hold(Hold::Retained { peer: id, feed_seq: self.retained.feed_last() });
-        self.events.push_back(Event::Peer(id, PeerFrame::Hello(hello)));
+        // The peer forgets what the hello says is durable here.
+        self.journal.hold(Hold::Hello { peer: id, link, hello });
+    }
+
+    pub(super) fn say_hello(&mut self, id: NodeId, link: u64, hello: Hello) {
+        let Some(peer) = self.peers.get_mut(&id).filter(|p| p.up && p.link == link) else { return };
+        peer.said_hello = true;
+        self.tell_peer(id, PeerFrame::Hello(hello));
         for frame in self.interest.all_frames() {
+            self.tell_peer(id, frame);
+        }
+    }
+
+    /// Says something to a peer, unless the hello of this link is still to come: it says all that is said here.
+    pub(super) fn tell_peer(&mut self, id: NodeId, frame: PeerFrame) {
+        if self.peers.get(&id).is_some_and(|p| p.up && p.said_hello) {
             self.events.push_back(Event::Peer(id, frame));
         }
     }
@@ -133,7 +159,10 @@ impl Shard {
             | PeerFrame::InterestRemove(_)) => {
                 self.peer_interest(id, &frame)?;
             }
-            PeerFrame::Event { seq, message } => self.peer_event(id, seq, message),
+            PeerFrame::Event { seq, message } => {
+                check_event(id, &message)?;
+                self.peer_event(id, seq, message);
+            }
             PeerFrame::EventAck { seq } => self.event_acked(id, seq),
             PeerFrame::Retained { feed_seq, entry } => self.peer_retained(id, feed_seq, entry)?,
             PeerFrame::Shadow(_) => {
@@ -165,6 +194,15 @@ impl Shard {
 
     fn peer_interest(&mut self, id: NodeId, frame: &PeerFrame) -> Result<(), String> {
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+        let named: Vec<&str> = match frame {
+            PeerFrame::InterestAll(all) | PeerFrame::InterestAdd(all) => {
+                all.iter().map(|i| &*i.pattern).collect()
+            }
+            _ => Vec::new(),
+        };
+        if named.iter().any(|pattern| pattern.len() > super::NAME_BYTES_MAX) {
+            return Err("interest in a filter too long to be kept".to_owned());
+        }
         let before = peer.interest.all();
         peer.interest.apply(frame).map_err(|error| error.to_string())?;
         let after = peer.interest.all();
@@ -371,17 +409,27 @@ impl Shard {
         feed_seq: u64,
         entry: RetainedEntry,
     ) -> Result<(), String> {
+        // It becomes a key of the store.
+        if topic::check_name(&entry.topic).is_err() || entry.topic.len() > super::NAME_BYTES_MAX {
+            return Err("a retained slot whose topic is no topic name".to_owned());
+        }
         self.clock
             .observe(entry.stamp, self.now, CLOCK_AHEAD_MS_MAX)
             .map_err(|error| error.to_string())?;
         if entry.message.is_some() && !self.has_retained_room(&entry.topic) {
             // Not noted as seen: it comes again with the next link, when there may be room.
-            self.ledger.drop(Drop::Offline, 1);
+            if let Some(peer) = self.peers.get_mut(&id)
+                && !std::mem::replace(&mut peer.retained_gap, true)
+            {
+                let text = format!("no room for retained messages of peer {id}; they are left out");
+                self.log(LogLevel::Warn, text);
+            }
             return Ok(());
         }
         self.merge_retained(entry);
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.record.retained_seen = feed_seq;
+        match self.peers.get_mut(&id) {
+            Some(peer) if !peer.retained_gap => peer.record.retained_seen = feed_seq,
+            _ => return Ok(()),
         }
         self.write_peer(id);
         Ok(())
@@ -442,6 +490,7 @@ impl Shard {
         let seq = u64::from_be_bytes(key.get(8..16)?.try_into().ok()?);
         let peer = self.peers.entry(id).or_default();
         peer.outbox.push_back(Owed { seq, message: None, durable: true });
+        self.ledger.owed += 1;
         self.journal.count_body(outpost_model::MessageId { node: self.config.node, seq });
         Some(())
     }

@@ -2,12 +2,12 @@
 
 use outpost_model::{Hlc, HlcClock, MessageId, NodeId, TopicFilter};
 use outpost_mqtt::session::Session;
-use outpost_mqtt::window::Outbound;
+use outpost_mqtt::window::{HOT_MAX, Outbound};
 use outpost_store::{ReadError, Row, Space};
 
-use super::sessions::queue_key;
+use super::sessions::{place_of, queue_key};
 use super::subscribe::options_of;
-use super::{Cell, Hold, LogLevel, Shard};
+use super::{Cell, Hold, LogLevel, Remains, Shard};
 use crate::ports::Identity;
 use crate::record::{self, DeliveryRecord, SessionRecord, SubscriptionRecord};
 
@@ -139,13 +139,17 @@ impl Shard {
             else {
                 return;
             };
-            let place = key.get(9..17).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes);
+            let place = place_of(&key);
             let record = record::decode::<DeliveryRecord>("delivery", &value);
             if let (Some(0), Ok(record)) = (key.get(8), &record) {
                 shard.journal.count_body(MessageId { node: NodeId(record.node), seq: record.seq });
             }
             match (numbers.get(&number), place) {
-                (None, _) => drop(orphans.insert(number)),
+                (None, _) => {
+                    // Their numbers are taken until they are gone.
+                    shard.session_number = shard.session_number.max(number);
+                    orphans.insert(number);
+                }
                 (Some(session), Some(place)) if key[8] == 0 => shard.count_owed(*session, place),
                 _ => {}
             }
@@ -162,7 +166,8 @@ impl Shard {
             self.cells.revive(cell, Cell::Session(Box::new(body)));
         }
         for number in orphans {
-            self.journal.hold_for_reading(Hold::Sweep { number });
+            let (sent, unsure, counted) = (std::collections::BTreeSet::new(), HOT_MAX, false);
+            self.journal.hold_for_reading(Hold::Sweep(Remains { number, sent, unsure, counted }));
         }
         Ok(())
     }

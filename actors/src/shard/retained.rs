@@ -1,10 +1,11 @@
 //! Retained messages: one slot a topic, last writer wins by (stamp, node), replicated to every node by a feed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use outpost_membership::RetainedEntry;
-use outpost_model::{Message, MessageId, TopicFilter};
+use outpost_model::{Hlc, Message, MessageId, TopicFilter};
 use outpost_store::Space;
 
 use super::{Hold, Shard};
@@ -25,27 +26,44 @@ pub(super) struct Retained {
     feed: BTreeMap<u64, String>,
     feed_next: u64,
     live: usize,
+    /// Slots without a message, oldest first.
+    tombstones: BTreeSet<(Hlc, String)>,
     /// Written in this turn; whoever published them waits for the disk.
     written: Vec<MessageId>,
 }
 
 impl Retained {
-    /// Messages whose topic matches, in order of topics.
-    pub(super) fn matching(&self, filter: &TopicFilter) -> Vec<Arc<Message>> {
+    /// At most `limit` messages whose topic matches and comes after `after`, in order of topics; and where to go on.
+    pub(super) fn matching(
+        &self,
+        filter: &TopicFilter,
+        after: &str,
+        limit: usize,
+    ) -> (Vec<Arc<Message>>, Option<String>) {
         let message = |slot: &RetainedSlot| slot.entry.message.clone();
         if filter.is_exact() {
-            return self.slots.get(filter.pattern()).and_then(message).into_iter().collect();
+            let found = self.slots.get(filter.pattern()).and_then(message);
+            return (found.into_iter().collect(), None);
         }
         // Everything before the first wildcard is a prefix of what can match.
         let pattern = filter.pattern();
         let fixed = &pattern[..pattern.find(['+', '#']).unwrap_or(pattern.len())];
         let start = fixed.strip_suffix('/').filter(|_| pattern.ends_with('#')).unwrap_or(fixed);
-        self.slots
-            .range(start.to_owned()..)
-            .take_while(|(topic, _)| topic.starts_with(start))
-            .filter(|(topic, _)| filter.matches(topic))
-            .filter_map(|(_, slot)| message(slot))
-            .collect()
+        let from = match after {
+            "" => Bound::Included(start),
+            after => Bound::Excluded(after),
+        };
+        let mut found = Vec::new();
+        let slots = self.slots.range::<str, _>((from, Bound::Unbounded));
+        for (topic, slot) in slots.take_while(|(topic, _)| topic.starts_with(start)) {
+            if filter.matches(topic) {
+                found.extend(message(slot));
+            }
+            if found.len() == limit {
+                return (found, Some(topic.clone()));
+            }
+        }
+        (found, None)
     }
 
     /// How many topics have a retained message.
@@ -85,13 +103,31 @@ impl Retained {
 
     pub(super) fn insert(&mut self, entry: RetainedEntry, feed_seq: u64) {
         self.feed_next = self.feed_next.max(feed_seq);
-        self.live += usize::from(entry.message.is_some());
-        self.feed.insert(feed_seq, entry.topic.clone());
-        if let Some(old) = self.slots.insert(entry.topic.clone(), RetainedSlot { entry, feed_seq })
-        {
+        if let Some(old) = self.slots.get(&entry.topic) {
             self.feed.remove(&old.feed_seq);
-            self.live -= usize::from(old.entry.message.is_some());
+            match old.entry.message {
+                Some(_) => self.live -= 1,
+                None => drop(self.tombstones.remove(&(old.entry.stamp, entry.topic.clone()))),
+            }
         }
+        match entry.message {
+            Some(_) => self.live += 1,
+            None => drop(self.tombstones.insert((entry.stamp, entry.topic.clone()))),
+        }
+        self.feed.insert(feed_seq, entry.topic.clone());
+        self.slots.insert(entry.topic.clone(), RetainedSlot { entry, feed_seq });
+    }
+
+    /// Forgets the oldest tombstone when there are more than `limit`. Its topic.
+    fn forget_tombstone(&mut self, limit: usize) -> Option<String> {
+        if self.tombstones.len() <= limit {
+            return None;
+        }
+        let (_, topic) = self.tombstones.pop_first()?;
+        if let Some(slot) = self.slots.remove(&topic) {
+            self.feed.remove(&slot.feed_seq);
+        }
+        Some(topic)
     }
 }
 
@@ -99,7 +135,9 @@ impl Shard {
     /// A message with the retain flag was accepted here.
     pub(super) fn retain(&mut self, message: &Arc<Message>) {
         let kept = (!message.payload.is_empty()).then(|| Arc::clone(message));
-        if kept.is_none() && !self.retained.slots.contains_key(&*message.topic) {
+        // A peer may know more than this node does: what is cleared here is cleared there.
+        let alone = self.peers.is_empty();
+        if kept.is_none() && alone && !self.retained.slots.contains_key(&*message.topic) {
             return; // clearing what was never set needs no tombstone
         }
         let entry = RetainedEntry {
@@ -115,9 +153,12 @@ impl Shard {
     /// An entry from here or from a peer: written down if newer, and told to the peers once durable.
     pub(super) fn merge_retained(&mut self, entry: RetainedEntry) {
         let Some(feed_seq) = self.retained.merge(entry) else { return };
-        let topic = self.retained.feed[&feed_seq].clone();
+        let Some(topic) = self.retained.feed.get(&feed_seq).cloned() else { return };
         let row = record::encode_retained(&self.retained.slots[&topic].entry, feed_seq);
         self.journal.put(Space::Retained, topic.into_bytes(), row);
+        while let Some(topic) = self.retained.forget_tombstone(self.config.retained_max) {
+            self.journal.delete(Space::Retained, topic.into_bytes());
+        }
         let peers: Vec<_> = self.peers.keys().copied().collect();
         for peer in peers {
             self.journal.hold(Hold::Retained { peer, feed_seq });
@@ -128,6 +169,7 @@ impl Shard {
     pub(super) fn has_retained_room(&self, topic: &str) -> bool {
         let fits =
             topic.len() <= super::NAME_BYTES_MAX && self.retained.live < self.config.retained_max;
-        fits || self.retained.slots.contains_key(topic)
+        let old = self.retained.slots.get(topic);
+        fits || old.is_some_and(|slot| slot.entry.message.is_some())
     }
 }

@@ -6,7 +6,8 @@ use outpost_model::{Message, MessageId, QoS, topic};
 use outpost_mqtt::packet::{Publish, ReasonCode, Version};
 
 use super::channel::Recipient;
-use super::{CellMsg, ConnId, Event, Hold, Shard, Ticket};
+use super::sessions::SessionSlot;
+use super::{CellMsg, Event, Hold, Shard, Ticket};
 use crate::ledger::Drop;
 use crate::ports::Action;
 
@@ -27,8 +28,8 @@ impl Shard {
             None => Ticket::None,
         };
         if !self.gate.allows(&slot.identity(), Action::Publish, &publish.topic) {
-            self.ledger.drop(Drop::Denied, 1);
-            return self.refuse_publish(conn, ticket, ReasonCode::NotAuthorized);
+            self.ledger.drop_unqueued(Drop::Denied, 1);
+            return self.answer(ticket, ReasonCode::NotAuthorized);
         }
         if let Err(topic::TopicError::WildcardInName | topic::TopicError::Empty) =
             topic::check_name(&publish.topic)
@@ -40,7 +41,11 @@ impl Shard {
             );
         }
         match self.route(publish, Some(session), ticket) {
-            Ok(()) => {}
+            Ok(()) => {
+                if let Ticket::Client { id, qos: QoS::ExactlyOnce, .. } = ticket {
+                    self.write_received(session, id, true);
+                }
+            }
             Err((publish, ReasonCode::QuotaExceeded)) if version != Version::V5 => {
                 // No way to say no: the client waits, unread, until there is room.
                 if let Some(connection) = self.connection_mut(conn) {
@@ -50,19 +55,17 @@ impl Shard {
             }
             Err((_, reason)) => {
                 self.ledger.refused += 1;
-                self.refuse_publish(conn, ticket, reason);
+                self.answer(ticket, reason);
             }
         }
     }
 
-    /// Version 5 is told; 3.1.1 has no word for it, so the connection ends unacknowledged.
-    fn refuse_publish(&mut self, conn: ConnId, ticket: Ticket, reason: ReasonCode) {
-        match ticket {
-            Ticket::None => {}
-            ticket if self.connection(conn).is_some_and(|c| c.version == Version::V5) => {
-                self.settle_ticket(ticket, reason)
-            }
-            _ => self.close(conn, reason, ""),
+    /// Answers a refused publish, behind the answers that wait for the disk already (MQTT-4.6.0-2).
+    fn answer(&mut self, ticket: Ticket, reason: ReasonCode) {
+        if self.has_held(ticket) && self.journal.failed().is_none() {
+            self.hold_ticket(ticket, reason);
+        } else {
+            self.settle_ticket(ticket, reason);
         }
     }
 
@@ -126,7 +129,8 @@ impl Shard {
     fn cannot_take(&self, publish: &Publish, recipients: &[Recipient]) -> Option<ReasonCode> {
         if publish.retain && !publish.payload.is_empty() && !self.has_retained_room(&publish.topic)
         {
-            return Some(ReasonCode::QuotaExceeded);
+            // Not a quota that frees itself: a 3.1.1 client must not be made to wait for it.
+            return Some(ReasonCode::ImplementationSpecificError);
         }
         if publish.qos == QoS::AtMostOnce {
             return None;
@@ -166,23 +170,33 @@ impl Shard {
     }
 
     /// Whether the answer to a message must wait for the disk.
-    pub(super) fn must_wait(&self, ticket: Ticket, id: MessageId) -> bool {
-        if self.journal.is_needed(id) || self.retained.was_written(id) {
-            return true;
+    pub(super) fn must_wait(&self, ticket: Ticket, id: MessageId, reason: ReasonCode) -> bool {
+        if self.has_held(ticket) {
+            return true; // answers keep their order
         }
-        match ticket {
-            Ticket::Client { session, qos, .. } => {
-                // A QoS 2 id of a durable session is written down; answers keep their order behind held ones.
-                let slot = self.sessions.get(session as usize);
-                slot.is_some_and(|s| s.held > 0 || (s.durable && qos == QoS::ExactlyOnce))
+        if reason.is_error() {
+            return false;
+        }
+        // A QoS 2 id of a durable session is written down.
+        let is_written = match ticket {
+            Ticket::Client { session, qos: QoS::ExactlyOnce, .. } => {
+                self.sessions.get(session as usize).is_some_and(|s| s.durable)
             }
-            Ticket::Node(_) | Ticket::None => false,
-        }
+            _ => false,
+        };
+        is_written || self.journal.is_needed(id) || self.retained.was_written(id)
+    }
+
+    fn has_held(&self, ticket: Ticket) -> bool {
+        let Ticket::Client { session, number, .. } = ticket else { return false };
+        let slot = self.sessions.get(session as usize);
+        slot.is_some_and(|s| s.number == number && s.held > 0)
     }
 
     pub(super) fn hold_ticket(&mut self, ticket: Ticket, reason: ReasonCode) {
-        if let Ticket::Client { session, .. } = ticket
+        if let Ticket::Client { session, number, .. } = ticket
             && let Some(slot) = self.sessions.get_mut(session as usize)
+            && slot.number == number
         {
             slot.held += 1;
         }
@@ -201,10 +215,13 @@ impl Shard {
                 };
                 let (cell, same_link) = (slot.cell, slot.conn == Some(conn));
                 let speaks_5 = self.connection(conn).is_some_and(|c| c.version == Version::V5);
-                if reason.is_error() && same_link && !speaks_5 {
-                    return self.close(conn, reason, "");
-                }
+                let close = reason.is_error() && same_link && !speaks_5;
+                // The session hears of it in any case: a QoS 2 id that was refused is free again.
+                let same_link = same_link && !close;
                 self.send(cell, CellMsg::Accepted { id, qos, reason, same_link });
+                if close {
+                    self.close(conn, reason, "");
+                }
             }
         }
     }
@@ -212,34 +229,59 @@ impl Shard {
     /// What the disk has set free.
     pub(super) fn release(&mut self, free: Vec<Hold>) {
         for hold in free {
-            match hold {
-                Hold::Packet { session, number, conn, packet } => {
-                    self.unhold(session, number);
-                    self.send_packet(conn, &packet);
-                }
-                Hold::Settle(ticket, reason) => {
-                    if let Ticket::Client { session, number, .. } = ticket {
-                        self.unhold(session, number);
-                    }
-                    self.settle_ticket(ticket, reason);
-                }
-                Hold::Peer(peer, frame) => self.events.push_back(Event::Peer(peer, frame)),
-                Hold::Outbox { peer, seq } => self.outbox_durable(peer, seq),
-                Hold::Retained { peer, feed_seq } => self.retained_durable(peer, feed_seq),
-                Hold::Load { session, number, from, count, upto } => {
-                    self.load(session, number, from, count, upto)
-                }
-                Hold::Sweep { number } => self.sweep(number),
-            }
+            self.release_one(hold);
+            self.run_cells(); // a mailbox is not made for a thousand acknowledgements at once
         }
     }
 
-    fn unhold(&mut self, session: u32, number: u64) {
-        if let Some(slot) = self.sessions.get_mut(session as usize)
-            && slot.number == number
-        {
-            slot.held = slot.held.saturating_sub(1);
+    fn release_one(&mut self, hold: Hold) {
+        match hold {
+            Hold::Welcome { session, number, conn, connect, connack } => {
+                if self.unhold(session, number) {
+                    self.welcome_now(session, conn, connect, connack);
+                    self.resume(conn);
+                }
+            }
+            Hold::Rows { session, number, upto } => {
+                if let Some(slot) = self.slot_of(session, number) {
+                    let cell = slot.cell;
+                    self.send(cell, CellMsg::RowsSynced(upto));
+                }
+            }
+            Hold::Revive { session, number } => {
+                if self.slot_of(session, number).is_some() {
+                    self.revive_session(session);
+                }
+            }
+            Hold::Hello { peer, link, hello } => self.say_hello(peer, link, hello),
+            Hold::Packet { session, number, conn, packet } => {
+                self.unhold(session, number);
+                self.send_packet(conn, &packet);
+            }
+            Hold::Settle(ticket, reason) => {
+                if let Ticket::Client { session, number, .. } = ticket {
+                    self.unhold(session, number);
+                }
+                self.settle_ticket(ticket, reason);
+            }
+            Hold::Peer(peer, frame) => self.tell_peer(peer, frame),
+            Hold::Outbox { peer, seq } => self.outbox_durable(peer, seq),
+            Hold::Retained { peer, feed_seq } => self.retained_durable(peer, feed_seq),
+            Hold::Load { session, number, from, count, upto } => {
+                self.load(session, number, from, count, upto)
+            }
+            Hold::Sweep(remains) => self.sweep(remains),
         }
+    }
+
+    /// The session of this number, if it still is the one at that place.
+    pub(super) fn slot_of(&mut self, session: u32, number: u64) -> Option<&mut SessionSlot> {
+        self.sessions.get_mut(session as usize).filter(|slot| slot.number == number)
+    }
+
+    fn unhold(&mut self, session: u32, number: u64) -> bool {
+        let slot = self.slot_of(session, number);
+        slot.map(|slot| slot.held = slot.held.saturating_sub(1)).is_some()
     }
 
     /// A number no message of this node has had or will have. Blocks are reserved in the same order as everything else

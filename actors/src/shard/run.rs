@@ -1,7 +1,9 @@
 //! Turns of cells: run until nobody has anything to do, carry out what they ask for, pick up those that panicked.
 
+use std::sync::Arc;
+
 use outpost_flow::Verdict;
-use outpost_model::MessageId;
+use outpost_model::{MessageId, NodeId, QoS};
 use outpost_mqtt::packet::{Packet, ReasonCode};
 use outpost_mqtt::session::{Effect, End};
 
@@ -14,11 +16,9 @@ use crate::ledger::Drop;
 #[derive(Clone, Copy)]
 enum Stake {
     Nothing,
-    /// A message on its way to several.
-    Message(MessageId),
-    /// A delivery whose row is on disk.
-    Safe,
-    /// A delivery nobody else holds.
+    /// A message on its way to so many.
+    Message(MessageId, u64),
+    /// A QoS 0 delivery nobody else holds.
     Delivery,
     /// A client waits for this.
     Client,
@@ -27,30 +27,58 @@ enum Stake {
 impl CellMsg {
     fn stake(&self) -> Stake {
         match self {
-            Self::Publish { message, .. } | Self::Forward { message, .. } => {
-                Stake::Message(message.id)
+            Self::Publish { message, recipients, .. } => {
+                Stake::Message(message.id, recipients.len() as u64)
             }
-            Self::Deliver(_, true) | Self::Loaded { .. } => Stake::Safe,
-            Self::Deliver(_, false) => Stake::Delivery,
+            Self::Forward { message, .. } => Stake::Message(message.id, 1),
+            Self::Deliver(delivery, _) if delivery.qos == QoS::AtMostOnce => Stake::Delivery,
             Self::Packet(_) | Self::Connect(..) => Stake::Client,
-            Self::Accepted { .. } | Self::Subscribed(..) | Self::LinkLost | Self::Skip(..) => {
-                Stake::Nothing
+            // QoS 1 and 2 deliveries are accounted for by their session's slot.
+            Self::Deliver(..)
+            | Self::Loaded { .. }
+            | Self::RowsSynced(_)
+            | Self::Accepted { .. }
+            | Self::Subscribed(..)
+            | Self::LinkLost
+            | Self::Skip(..) => Stake::Nothing,
+        }
+    }
+
+    /// What the shard can do itself when the cell cannot: a subscriber, and a channel for a message from a peer, only
+    /// count and pass on, and the peer has nobody left to ask.
+    fn fallback(&self, node: NodeId) -> Option<Self> {
+        match self {
+            Self::Forward { message, qos, retain, ids } => Some(Self::Forward {
+                message: Arc::clone(message),
+                qos: *qos,
+                retain: *retain,
+                ids: ids.clone(),
+            }),
+            Self::Publish { message, recipients, .. } if message.id.node != node => {
+                Some(Self::Publish {
+                    message: Arc::clone(message),
+                    from: None,
+                    recipients: Arc::clone(recipients),
+                })
             }
+            _ => None,
         }
     }
 }
 
 impl Shard {
-    /// Runs cells until all mailboxes are empty and every publish of the turn is settled or held.
+    /// Runs cells until all mailboxes are empty, every publish of the turn is settled or held, and retained messages
+    /// are sent as far as there is room.
     pub(super) fn settle(&mut self) {
         loop {
             self.run_cells();
-            if self.tickets.is_empty() {
+            if !self.tickets.is_empty() {
+                self.settle_tickets();
+            } else if !self.send_retained_due() {
                 self.crashed_messages.clear();
                 self.retained.end_turn();
                 return;
             }
-            self.settle_tickets();
         }
     }
 
@@ -71,6 +99,11 @@ impl Shard {
     fn run_turn(&mut self, id: CellId, message: CellMsg) {
         let stake = message.stake();
         let probe = self.probe.clone().map(|probe| (probe, self.name_of(id)));
+        // Only a probe can make these fail; without one nothing is copied.
+        let fallback = match &probe {
+            Some(_) => message.fallback(self.config.node),
+            None => None,
+        };
         let (mut fx, mut session_fx) =
             (std::mem::take(&mut self.fx), std::mem::take(&mut self.session_fx));
         let (now, limits) = (self.now, &self.config.session);
@@ -99,31 +132,60 @@ impl Shard {
             Turn::Panicked(verdict) => {
                 fx.clear();
                 session_fx.clear();
-                self.lost(id, stake, Drop::Crashed);
+                self.pass_on_or_lose(id, fallback, stake, Drop::Crashed);
                 self.cell_failed(id, &verdict);
             }
-            Turn::Unavailable => match (message, self.cells.owner(id)) {
-                // A subscriber only counts and passes on: while it is away the shard passes on itself.
-                (
-                    Some(CellMsg::Forward { message, qos, retain, ids }),
-                    Some(Owner::Subscriber { session, .. }),
-                ) => {
-                    let session = *session;
-                    self.enqueue(session, message, qos, retain, ids);
-                }
-                _ => self.lost(id, stake, Drop::Quarantined),
-            },
-            Turn::Gone => self.lost(id, stake, Drop::SessionEnded),
+            Turn::Unavailable => {
+                let fallback = message.as_ref().and_then(|m| m.fallback(self.config.node));
+                self.pass_on_or_lose(id, fallback, stake, Drop::Quarantined);
+            }
+            Turn::Gone => self.cell_gone(id, message, stake),
         }
         (self.fx, self.session_fx) = (fx, session_fx);
+    }
+
+    fn pass_on_or_lose(&mut self, id: CellId, fallback: Option<CellMsg>, stake: Stake, why: Drop) {
+        match (fallback, self.cells.owner(id)) {
+            (
+                Some(CellMsg::Forward { message, qos, retain, ids }),
+                Some(Owner::Subscriber { session, .. }),
+            ) => {
+                let session = *session;
+                self.enqueue(session, message, qos, retain, ids, None);
+            }
+            (Some(CellMsg::Publish { message, recipients, .. }), _) => {
+                let mut fx = Vec::new();
+                Channel::default().handle_publish(&message, None, &recipients, &mut fx);
+                fx.into_iter().for_each(|effect| self.apply(id, effect));
+            }
+            _ => self.lost(id, stake, why),
+        }
+    }
+
+    /// A cell stopped with messages in its mailbox.
+    fn cell_gone(&mut self, id: CellId, message: Option<CellMsg>, stake: Stake) {
+        match message {
+            // The channel was retired, not its receivers.
+            Some(CellMsg::Publish { message, from, recipients }) => {
+                let mut fx = Vec::new();
+                Channel::default().handle_publish(&message, from, &recipients, &mut fx);
+                fx.into_iter().for_each(|effect| self.apply(id, effect));
+            }
+            // Unsubscribed meanwhile: it is owed nothing.
+            Some(CellMsg::Forward { .. }) => {}
+            Some(CellMsg::Deliver(delivery, false)) if delivery.share.is_some() => {
+                self.reroute(delivery, true);
+            }
+            _ => self.lost(id, stake, Drop::SessionEnded),
+        }
     }
 
     /// A message did not get through a cell. Its publisher hears that it is not safe; nothing is lost in silence.
     fn lost(&mut self, id: CellId, stake: Stake, why: Drop) {
         match stake {
-            Stake::Nothing | Stake::Safe => {}
-            Stake::Message(message) => {
-                self.ledger.drop(why, 1);
+            Stake::Nothing => {}
+            Stake::Message(message, receivers) => {
+                self.ledger.drop_unqueued(why, receivers);
                 self.crashed_messages.push(message);
             }
             Stake::Delivery => self.ledger.drop(why, 1),
@@ -157,9 +219,9 @@ impl Shard {
                 self.send(to, CellMsg::Forward { message, qos, retain, ids })
             }
             Fx::Enqueue { session, message, qos, retain, ids } => {
-                self.enqueue(session, message, qos, retain, ids)
+                self.enqueue(session, message, qos, retain, ids, None)
             }
-            Fx::Group { group, message } => self.enqueue_group(group, message),
+            Fx::Group { group, message } => self.enqueue_group(group, message, false),
             Fx::Peer { peer, durable, message } => self.enqueue_peer(peer, durable, message),
             Fx::Local { subscription, message } => {
                 self.ledger.owed += 1;
@@ -173,13 +235,12 @@ impl Shard {
         match effect {
             Effect::Send(packet) => self.send_to_client(session, &packet),
             Effect::SendDurable(packet) => self.send_when_durable(session, packet),
-            Effect::Deliver { delivery, id, dup } => self.deliver(session, delivery, id, dup),
+            Effect::Deliver { delivery, id, dup } => self.deliver(session, &delivery, id, dup),
             Effect::Publish(publish) => self.route_from_client(session, *publish),
             Effect::Subscribe(subscribe) => self.subscribe(session, subscribe),
             Effect::Unsubscribe(unsubscribe) => self.unsubscribe(session, unsubscribe),
             Effect::Released(delivery) => self.write_released(session, &delivery),
             Effect::Done { delivery, end } => self.delivery_done(session, &delivery, end),
-            Effect::Received(id) => self.write_received(session, id, true),
             Effect::Forgotten(id) => self.write_received(session, id, false),
             Effect::Load(from, count) => self.want_load(session, from, count),
             Effect::Goodbye { will, session_expiry_s } => {
@@ -204,7 +265,7 @@ impl Shard {
             if matches!(ticket, Ticket::None) {
                 continue;
             }
-            if reason == ReasonCode::Success && self.must_wait(ticket, id) {
+            if self.must_wait(ticket, id, reason) {
                 self.hold_ticket(ticket, reason);
             } else {
                 self.settle_ticket(ticket, reason);
@@ -250,7 +311,7 @@ impl Shard {
 
     fn revive(&mut self, id: CellId) {
         match self.cells.owner(id).cloned() {
-            Some(Owner::Session(session)) => self.revive_session(session),
+            Some(Owner::Session(session)) => self.revive_when_readable(session),
             Some(Owner::Channel(_)) => self.cells.revive(id, Cell::Channel(Channel::default())),
             Some(Owner::Subscriber { session, .. }) => {
                 self.cells.revive(id, Cell::Subscriber(Subscriber::new(session)))
@@ -309,8 +370,9 @@ fn session_turn(
         }
         CellMsg::Subscribed(id, reasons, false) => session.handle_subscribed(id, reasons, fx),
         CellMsg::Subscribed(id, reasons, true) => session.handle_unsubscribed(id, reasons, fx),
-        CellMsg::Loaded { rows, next, dup } => {
-            session.outbound.load(rows, next, dup);
+        CellMsg::RowsSynced(upto) => session.handle_rows_synced(upto, now, fx),
+        CellMsg::Loaded { from, rows, next, dup } => {
+            session.outbound.load(from, rows, next, dup);
             session.transmit(now, fx);
         }
         CellMsg::Skip(id, qos, end) => session.skip(id, qos, end, fx),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytestring::ByteString;
-use outpost_model::{Message, QoS};
+use outpost_model::{Message, MessageId, NodeId, QoS};
 use outpost_mqtt::packet::{Packet, PacketId, Publish, SubscribeOptions, Will};
 use outpost_mqtt::session::{End, Session};
 use outpost_mqtt::window::{Delivery, Outbound};
@@ -16,9 +16,6 @@ use crate::cell::CellId;
 use crate::ledger::Drop;
 use crate::ports::{Action, Identity};
 use crate::record::{self, DeliveryRecord, SessionRecord};
-
-/// Rows cleared away at once after a session ended.
-const SWEEP_ROWS: usize = 512;
 
 /// One subscription of a session.
 #[derive(Debug, Clone)]
@@ -51,8 +48,8 @@ pub(super) struct SessionSlot {
     pub(super) will: Option<Box<Will>>,
     pub(super) will_due_ms: Option<u64>,
     pub(super) expires_ms: Option<u64>,
-    /// A load from disk is under way.
-    pub(super) loading: bool,
+    /// A load from disk is under way, from this place on.
+    pub(super) loading: Option<u64>,
     /// Places below this were there when the node started and may have been sent before.
     pub(super) recovered_below: u64,
 }
@@ -66,6 +63,11 @@ impl SessionSlot {
 /// Key of a delivery's row.
 pub(super) fn queue_key(number: u64, place: u64) -> Vec<u8> {
     [&number.to_be_bytes()[..], &[0], &place.to_be_bytes()].concat()
+}
+
+/// The place in a delivery's key.
+pub(super) fn place_of(key: &[u8]) -> Option<u64> {
+    key.get(9..17)?.try_into().ok().map(u64::from_be_bytes)
 }
 
 /// Key of a received QoS 2 id's row.
@@ -97,7 +99,7 @@ impl Shard {
             will: None,
             will_due_ms: None,
             expires_ms: None,
-            loading: false,
+            loading: None,
             recovered_below: 0,
         });
         self.clients.insert(who.client_id.clone(), session);
@@ -148,6 +150,7 @@ impl Shard {
         qos: QoS,
         retain: bool,
         ids: Vec<u32>,
+        share: Option<Arc<str>>,
     ) {
         self.ledger.owed += 1;
         let limit = self.config.out_bytes_max;
@@ -155,9 +158,16 @@ impl Shard {
             return self.ledger.drop(Drop::SessionEnded, 1);
         };
         let (conn, cell) = (slot.conn, slot.cell);
-        let mut delivery = Delivery { place: 0, message, qos, retain, subscription_ids: ids };
+        if !self.cells.has_room(cell) {
+            // Before it has a place: its publisher hears that it is not safe.
+            self.crashed_messages.push(message.id);
+            return self.ledger.drop(Drop::Crashed, 1);
+        }
+        let mut delivery =
+            Delivery { place: 0, message, qos, retain, subscription_ids: ids, share };
         if qos == QoS::AtMostOnce {
-            return match conn {
+            let open = conn.filter(|conn| self.connection(*conn).is_some_and(|c| c.welcomed));
+            return match open {
                 None => self.ledger.drop(Drop::Offline, 1),
                 Some(conn) if self.out_len(conn) > limit => self.ledger.drop(Drop::SlowClient, 1),
                 Some(_) => self.send(cell, CellMsg::Deliver(delivery, false)),
@@ -184,6 +194,10 @@ impl Shard {
             self.write_delivery(session, &delivery, false);
             self.journal.need_body(&delivery.message);
         }
+        if durable && qos == QoS::ExactlyOnce {
+            let (number, upto) = (self.sessions[session as usize].number, delivery.place + 1);
+            self.journal.hold(Hold::Rows { session, number, upto });
+        }
         self.send(cell, CellMsg::Deliver(delivery, durable));
     }
 
@@ -195,6 +209,7 @@ impl Shard {
             retain: delivery.retain,
             released,
             subscription_ids: delivery.subscription_ids.clone(),
+            share: delivery.share.as_deref().map(ToOwned::to_owned),
         };
         let key = queue_key(self.sessions[session as usize].number, delivery.place);
         self.journal.put(Space::Queues, key, record::encode(&record));
@@ -222,14 +237,19 @@ impl Shard {
     /// A delivery is done: its row and, after the last receiver, its body go. Lazily: a crash before means a duplicate.
     pub(super) fn delivery_done(&mut self, session: u32, delivery: &Delivery, end: End) {
         self.delivery_ended(end);
+        let cost_bytes = delivery.message.cost_bytes() as u64;
+        self.forget_delivery(session, delivery.place, delivery.message.id, cost_bytes);
+    }
+
+    fn forget_delivery(&mut self, session: u32, place: u64, message: MessageId, cost_bytes: u64) {
         let (messages_max, bytes_max) =
             (self.config.queue_messages_max, self.config.queue_bytes_max);
         let Some(slot) = self.sessions.get_mut(session as usize) else { return };
         slot.queued = slot.queued.saturating_sub(1);
-        slot.queued_bytes = slot.queued_bytes.saturating_sub(delivery.message.cost_bytes() as u64);
+        slot.queued_bytes = slot.queued_bytes.saturating_sub(cost_bytes);
         // Some room first, so that publishers are not woken for each single place.
         if slot.full
-            && slot.queued <= messages_max - messages_max / 8
+            && slot.queued <= messages_max.saturating_sub((messages_max / 8).max(1))
             && slot.queued_bytes <= bytes_max - bytes_max / 8
         {
             slot.full = false;
@@ -238,87 +258,83 @@ impl Shard {
         }
         let slot = &self.sessions[session as usize];
         if slot.durable {
-            let key = queue_key(slot.number, delivery.place);
+            let key = queue_key(slot.number, place);
             self.journal.delete(Space::Queues, key);
-            self.journal.release_body(delivery.message.id);
+            self.journal.release_body(message);
         }
     }
 
     /// The session has room in memory for deliveries that are on disk.
     pub(super) fn want_load(&mut self, session: u32, from: u64, count: usize) {
         let Some(slot) = self.sessions.get_mut(session as usize) else { return };
-        if slot.loading {
+        if slot.loading == Some(from) {
             return;
         }
-        slot.loading = true;
+        slot.loading = Some(from);
         let hold = Hold::Load { session, number: slot.number, from, count, upto: slot.next_place };
         // Rows of this very turn are not readable before they are synced.
         self.journal.hold_for_reading(hold);
     }
 
     pub(super) fn load(&mut self, session: u32, number: u64, from: u64, count: usize, upto: u64) {
-        let Some(slot) = self.sessions.get_mut(session as usize).filter(|s| s.number == number)
-        else {
-            return;
+        let Some(slot) = self.slot_of(session, number).filter(|s| s.loading == Some(from)) else {
+            return; // ended, or its cell failed since
         };
-        slot.loading = false;
+        slot.loading = None;
         let (cell, dup) = (slot.cell, from < slot.recovered_below);
         slot.recovered_below = 0; // only the first window can have been sent
         let prefix = queue_key(number, 0)[..9].to_vec();
-        let rows = match self.journal.store().scan(
-            Space::Queues,
-            &prefix,
-            &queue_key(number, from),
-            count,
-        ) {
+        let start = queue_key(number, from);
+        let rows = match self.journal.store().scan(Space::Queues, &prefix, &start, count) {
             Ok(rows) => rows,
             Err(error) => {
                 return self.log(LogLevel::Warn, format!("deliveries stay on disk: {error}"));
             }
         };
         let complete = rows.len() < count;
-        let (mut loaded, mut last) = (Vec::with_capacity(rows.len()), from);
+        let (mut loaded, mut next) = (Vec::with_capacity(rows.len()), from);
         for (key, value) in rows {
-            let Some(place) =
-                key.get(9..17).and_then(|p| p.try_into().ok()).map(u64::from_be_bytes)
-            else {
-                continue;
-            };
-            last = place + 1;
+            // What was written since is not yet durable.
+            let Some(place) = place_of(&key).filter(|place| *place < upto) else { continue };
+            next = place + 1;
             match self.read_delivery(place, &value) {
-                Some(row) => loaded.push(row),
-                None => self.ledger.drop(Drop::Expired, 0),
+                Ok(row) => loaded.push(row),
+                Err(message) => {
+                    self.ledger.drop(Drop::Damaged, 1);
+                    self.forget_delivery(session, place, message, 0);
+                }
             }
         }
-        let next = if complete { last.max(upto) } else { last };
-        self.send(cell, CellMsg::Loaded { rows: loaded, next, dup });
+        let next = if complete { upto } else { next };
+        self.send(cell, CellMsg::Loaded { from, rows: loaded, next, dup });
     }
 
-    fn read_delivery(&mut self, place: u64, value: &[u8]) -> Option<(Delivery, bool)> {
-        let record: DeliveryRecord = match record::decode("delivery", value) {
-            Ok(record) => record,
-            Err(error) => {
-                self.log(LogLevel::Warn, error.to_string());
-                return None;
-            }
-        };
-        let id =
-            outpost_model::MessageId { node: outpost_model::NodeId(record.node), seq: record.seq };
+    /// A delivery and whether it is released, or the message that cannot be delivered.
+    pub(super) fn read_delivery(
+        &mut self,
+        place: u64,
+        row: &[u8],
+    ) -> Result<(Delivery, bool), MessageId> {
+        let record: DeliveryRecord = record::decode("delivery", row).map_err(|error| {
+            self.log(LogLevel::Warn, error.to_string());
+            MessageId { node: NodeId(0), seq: 0 }
+        })?;
+        let id = MessageId { node: NodeId(record.node), seq: record.seq };
         let body = self.journal.store().get(Space::Messages, &id.to_bytes()).ok().flatten();
-        let message = body.and_then(|body| record::decode_message(&body).ok());
-        let Some(message) = message else {
-            self.log(
-                LogLevel::Warn,
-                format!("the body of message {id:?} cannot be read; one delivery is lost"),
-            );
-            return None;
+        let Some(message) = body.and_then(|body| record::decode_message(&body).ok()) else {
+            let text = format!("the body of message {id:?} cannot be read; one delivery is lost");
+            self.log(LogLevel::Warn, text);
+            return Err(id);
         };
-        let qos = QoS::from_bits(record.qos).unwrap_or(QoS::AtLeastOnce);
-        let (retain, subscription_ids) = (record.retain, record.subscription_ids);
-        Some((
-            Delivery { place, message: Arc::new(message), qos, retain, subscription_ids },
-            record.released,
-        ))
+        let delivery = Delivery {
+            place,
+            message: Arc::new(message),
+            qos: QoS::from_bits(record.qos).unwrap_or(QoS::AtLeastOnce),
+            retain: record.retain,
+            subscription_ids: record.subscription_ids,
+            share: record.share.map(Into::into),
+        };
+        Ok((delivery, record.released))
     }
 
     /// A packet that may only leave once all this session had written is durable.
@@ -338,9 +354,6 @@ impl Shard {
         let expiry_max = self.config.session.session_expiry_s_max;
         let Some(slot) = self.sessions.get_mut(session as usize) else { return };
         let Some(conn) = slot.conn else { return };
-        if !will {
-            slot.will = None;
-        }
         if let Some(expiry_s) = session_expiry_s {
             if slot.expiry_s == 0 && expiry_s > 0 {
                 // MQTT-3.14.2.2.2: it cannot come back to life by DISCONNECT.
@@ -349,6 +362,9 @@ impl Shard {
                 return self.close(conn, outpost_mqtt::packet::ReasonCode::ProtocolError, text);
             }
             self.set_expiry(session, expiry_s.min(expiry_max));
+        }
+        if !will && let Some(slot) = self.sessions.get_mut(session as usize) {
+            slot.will = None;
         }
         self.end(conn);
     }
@@ -399,7 +415,7 @@ impl Shard {
         self.arm_session(session);
     }
 
-    fn publish_will(&mut self, session: u32) {
+    pub(super) fn publish_will(&mut self, session: u32) {
         let Some(slot) = self.sessions.get_mut(session as usize) else { return };
         slot.will_due_ms = None;
         let Some(will) = slot.will.take() else { return };
@@ -434,58 +450,6 @@ impl Shard {
         }
     }
 
-    /// Ends a session: its will goes out, its subscriptions and deliveries go away.
-    pub(super) fn end_session(&mut self, session: u32) {
-        self.publish_will(session);
-        self.run_cells();
-        let Some(slot) = self.sessions.get(session as usize) else { return };
-        let filters: Vec<ByteString> = slot.subscriptions.keys().cloned().collect();
-        for filter in filters {
-            self.remove_subscription(session, &filter);
-        }
-        if self.sessions[session as usize].durable {
-            self.forget_rows(session);
-        }
-        self.session_wheel.cancel(session);
-        let slot = self.sessions.remove(session as usize);
-        self.ledger.drop(Drop::SessionEnded, u64::from(slot.queued));
-        self.cells.stop(slot.cell);
-        self.clients.remove(&*slot.client_id);
-        if slot.full {
-            self.full_sessions -= 1;
-            self.retry_blocked = true;
-        }
-    }
-
-    /// Takes a session's rows from disk: its own at once, its deliveries as soon as they can be read.
-    fn forget_rows(&mut self, session: u32) {
-        let slot = &self.sessions[session as usize];
-        let (key, number) = (slot.client_id.as_bytes().clone(), slot.number);
-        self.journal.delete(Space::Sessions, key);
-        self.journal.hold_for_reading(Hold::Sweep { number });
-    }
-
-    pub(super) fn sweep(&mut self, number: u64) {
-        let Ok(rows) =
-            self.journal.store().scan(Space::Queues, &number.to_be_bytes(), &[], SWEEP_ROWS)
-        else {
-            return;
-        };
-        if rows.is_empty() {
-            return;
-        }
-        for (key, value) in rows {
-            if key.get(8) == Some(&0)
-                && let Ok(record) = record::decode::<DeliveryRecord>("delivery", &value)
-            {
-                let node = outpost_model::NodeId(record.node);
-                self.journal.release_body(outpost_model::MessageId { node, seq: record.seq });
-            }
-            self.journal.delete(Space::Queues, key);
-        }
-        self.journal.hold_for_reading(Hold::Sweep { number });
-    }
-
     /// Whether a session's cell is being restarted or in quarantine.
     pub(super) fn is_session_down(&self, session: u32) -> bool {
         self.sessions.get(session as usize).is_some_and(|slot| self.cells.body(slot.cell).is_none())
@@ -495,7 +459,7 @@ impl Shard {
     pub(super) fn session_crashed(&mut self, session: u32) {
         let Some(slot) = self.sessions.get_mut(session as usize) else { return };
         let conn = slot.conn;
-        slot.loading = false;
+        slot.loading = None;
         if let Some(conn) = conn {
             self.close(
                 conn,
@@ -505,10 +469,21 @@ impl Shard {
         }
     }
 
+    /// Gives a session's cell a new body as soon as all it had written can be read: a QoS 2 id it took or gave back
+    /// a moment ago must not be forgotten.
+    pub(super) fn revive_when_readable(&mut self, session: u32) {
+        let Some(slot) = self.sessions.get(session as usize) else { return };
+        let number = slot.number;
+        self.journal.hold_for_reading(Hold::Revive { session, number });
+    }
+
     /// Gives a session's cell a new body: from disk, as far as it is there.
     pub(super) fn revive_session(&mut self, session: u32) {
         let Some(slot) = self.sessions.get(session as usize) else { return };
         let (cell, number) = (slot.cell, slot.number);
+        if !self.is_session_down(session) {
+            return;
+        }
         let mut body = Session::default();
         if slot.durable {
             let upto = slot.next_place;

@@ -9,7 +9,7 @@ use outpost_store::Space;
 
 use super::channel::{Owner, Subscriber};
 use super::sessions::Subscription;
-use super::{Cell, CellMsg, Event, Route, Shard};
+use super::{Cell, CellMsg, Route, Shard};
 use crate::ledger::Drop;
 use crate::ports::Action;
 use crate::record::{self, SubscriptionRecord};
@@ -20,6 +20,17 @@ pub(super) struct Group {
     name: (String, String),
     members: Vec<Member>,
     next: usize,
+}
+
+/// Retained messages a new subscription is still owed: they go out as the client and its queue have room.
+#[derive(Debug)]
+pub(super) struct RetainedDue {
+    pub(super) session: u32,
+    filter: TopicFilter,
+    options: SubscribeOptions,
+    id: Option<u32>,
+    /// The last topic looked at.
+    after: String,
 }
 
 #[derive(Debug, Clone)]
@@ -53,7 +64,9 @@ impl Shard {
         let cell = slot.cell;
         self.send(cell, CellMsg::Subscribed(request.packet_id, reasons, false));
         for (filter, options) in retained {
-            self.send_retained(session, &filter, options, request.subscription_id);
+            self.retained_due.retain(|due| due.session != session || due.filter != filter);
+            let (id, after) = (request.subscription_id, String::new());
+            self.retained_due.push_back(RetainedDue { session, filter, options, id, after });
         }
     }
 
@@ -79,10 +92,11 @@ impl Shard {
         if is_new && slot.subscriptions.len() >= self.config.subscriptions_max {
             return Err(ReasonCode::QuotaExceeded);
         }
-        if !is_new {
-            self.remove_subscription(session, filter.as_byte_string());
+        if is_new {
+            self.insert_subscription(session, &filter, options, id);
+        } else {
+            self.change_subscription(session, &filter, options, id);
         }
-        self.insert_subscription(session, &filter, options, id);
         let subscription =
             self.sessions[session as usize].subscriptions[filter.as_byte_string()].clone();
         self.write_subscription(session, filter.as_byte_string(), Some(&subscription));
@@ -119,12 +133,42 @@ impl Shard {
         self.tell_interest(&name, options.qos, durable, true);
     }
 
+    /// A filter subscribed to again: nothing in between may be missed (MQTT-3.8.4-3), here or at a peer.
+    fn change_subscription(
+        &mut self,
+        session: u32,
+        filter: &TopicFilter,
+        options: SubscribeOptions,
+        id: Option<u32>,
+    ) {
+        let name = filter.as_byte_string();
+        let slot = &mut self.sessions[session as usize];
+        let durable = slot.durable;
+        let Some(subscription) = slot.subscriptions.get_mut(name) else { return };
+        let old_qos = std::mem::replace(&mut subscription.options, options).qos;
+        subscription.id = id;
+        if let Some(share) = filter.share_group()
+            && let Some(group) = self.group_id(share, filter.pattern())
+            && let Some(group) = self.groups.get_mut(&group)
+        {
+            for member in group.members.iter_mut().filter(|m| m.session == session) {
+                member.qos = options.qos;
+                member.retain_as_published = options.retain_as_published;
+                member.id = id;
+            }
+        }
+        self.table_epoch += 1;
+        self.tell_interest(name, options.qos, durable, true);
+        self.tell_interest(name, old_qos, durable, false);
+    }
+
     pub(super) fn unsubscribe(&mut self, session: u32, request: Unsubscribe) {
         let mut reasons = Vec::with_capacity(request.filters.len());
         for filter in request.filters {
-            reasons.push(match self.remove_subscription(session, &filter) {
-                true => ReasonCode::Success,
-                false => ReasonCode::NoSubscriptionExisted,
+            reasons.push(if self.remove_subscription(session, &filter) {
+                ReasonCode::Success
+            } else {
+                ReasonCode::NoSubscriptionExisted
             });
         }
         let Some(slot) = self.sessions.get(session as usize) else { return };
@@ -136,6 +180,8 @@ impl Shard {
         let Some(slot) = self.sessions.get_mut(session as usize) else { return false };
         let Some(subscription) = slot.subscriptions.remove(filter) else { return false };
         let durable = slot.durable;
+        self.retained_due
+            .retain(|due| due.session != session || due.filter.as_byte_string() != filter);
         if let Ok(parsed) = TopicFilter::new(filter.clone()) {
             if let Some(group) = parsed.share_group() {
                 self.leave_group(group, parsed.pattern(), session);
@@ -146,7 +192,9 @@ impl Shard {
         self.cells.stop(subscription.cell);
         self.table_epoch += 1;
         self.tell_interest(filter, subscription.options.qos, durable, false);
-        self.write_subscription(session, filter, None);
+        if durable {
+            self.write_subscription(session, filter, None);
+        }
         true
     }
 
@@ -178,15 +226,15 @@ impl Shard {
     ) {
         let Ok(parsed) = TopicFilter::new(filter.clone()) else { return };
         let durable = durable_session && qos > QoS::AtMostOnce;
-        let change = match more {
-            true => self.interest.add(parsed.pattern(), durable),
-            false => self.interest.remove(parsed.pattern(), durable),
+        let change = if more {
+            self.interest.add(parsed.pattern(), durable)
+        } else {
+            self.interest.remove(parsed.pattern(), durable)
         };
         if let Some(frame) = change {
-            let up: Vec<_> =
-                self.peers.iter().filter(|(_, p)| p.is_up()).map(|(id, _)| *id).collect();
-            for peer in up {
-                self.events.push_back(Event::Peer(peer, frame.clone()));
+            let peers: Vec<_> = self.peers.keys().copied().collect();
+            for peer in peers {
+                self.tell_peer(peer, frame.clone());
             }
         }
     }
@@ -213,9 +261,7 @@ impl Shard {
     }
 
     fn leave_group(&mut self, group: &str, pattern: &str, session: u32) {
-        let Some(id) = self.group_ids.get(&(group.to_owned(), pattern.to_owned())).copied() else {
-            return;
-        };
+        let Some(id) = self.group_id(group, pattern) else { return };
         let Some(group) = self.groups.get_mut(&id) else { return };
         group.members.retain(|m| m.session != session);
         if group.members.is_empty() {
@@ -226,20 +272,34 @@ impl Shard {
         }
     }
 
-    /// Which member is next: one that is connected and has room, else a durable one.
-    fn next_member(&self, group: &Group, qos: QoS) -> Option<usize> {
+    fn group_id(&self, group: &str, pattern: &str) -> Option<u32> {
+        self.group_ids.get(&(group.to_owned(), pattern.to_owned())).copied()
+    }
+
+    /// The group of a shared filter, when it has members.
+    pub(super) fn group_of(&self, share: &str) -> Option<u32> {
+        let filter = TopicFilter::new(share.to_owned()).ok()?;
+        self.group_id(filter.share_group()?, filter.pattern())
+    }
+
+    /// Which member is next: one that is connected and has room, else a durable one with room. With `must` one that has
+    /// no room is better than none.
+    fn next_member(&self, group: &Group, qos: QoS, must: bool) -> Option<usize> {
         let count = group.members.len();
-        let fits = |index: &usize, connected: bool| {
-            let slot = self.sessions.get(group.members[*index].session as usize);
-            slot.is_some_and(|s| {
-                !s.full && (s.conn.is_some() || (!connected && s.durable && qos > QoS::AtMostOnce))
+        let fits = |index: usize, connected: bool, room: bool| {
+            let member = &group.members[index];
+            let waits = qos.min(member.qos) > QoS::AtMostOnce;
+            self.sessions.get(member.session as usize).is_some_and(|s| {
+                let here = s.conn.is_some() || (!connected && s.durable && waits);
+                here && (!s.full || !room)
             })
         };
-        let turn = |i: usize| (group.next + i) % count;
-        (0..count)
-            .map(turn)
-            .find(|i| fits(i, true))
-            .or_else(|| (0..count).map(turn).find(|i| fits(i, false)))
+        let find = |connected: bool, room: bool| {
+            let mut turns = (0..count).map(|i| (group.next + i) % count);
+            turns.find(|index| fits(*index, connected, room))
+        };
+        let found = find(true, true).or_else(|| find(false, true));
+        if must { found.or_else(|| find(false, false)) } else { found }
     }
 
     pub(super) fn is_group_full(&self, id: u32) -> bool {
@@ -248,35 +308,53 @@ impl Shard {
         !group.members.is_empty() && group.members.iter().all(full)
     }
 
-    pub(super) fn enqueue_group(&mut self, id: u32, message: Arc<Message>) {
-        let chosen = self.groups.get(&id).and_then(|group| self.next_member(group, message.qos));
+    /// A message for one member of a group. `again` when the session it had been given to ended.
+    pub(super) fn enqueue_group(&mut self, id: u32, message: Arc<Message>, again: bool) {
+        let group = self.groups.get(&id);
+        let chosen = group.and_then(|group| self.next_member(group, message.qos, again));
         let (Some(index), Some(group)) = (chosen, self.groups.get_mut(&id)) else {
-            self.ledger.owed += 1;
-            return self.ledger.drop(Drop::Offline, 1);
+            return self.ledger.drop_unqueued(Drop::Offline, 1);
         };
         group.next = (index + 1) % group.members.len();
         let member = group.members[index].clone();
         let (qos, retain) =
             (member.qos.min(message.qos), member.retain_as_published && message.retain);
-        self.enqueue(member.session, message, qos, retain, member.id.into_iter().collect());
+        let share = format!("$share/{}/{}", group.name.0, group.name.1);
+        let ids = member.id.into_iter().collect();
+        self.enqueue(member.session, message, qos, retain, ids, Some(share.into()));
     }
 
-    fn send_retained(
-        &mut self,
-        session: u32,
-        filter: &TopicFilter,
-        options: SubscribeOptions,
-        id: Option<u32>,
-    ) {
+    /// Sends some retained messages to a session that is owed them and has room. `false`: there is none.
+    pub(super) fn send_retained_due(&mut self) -> bool {
+        let Some(index) = self.retained_due.iter().position(|due| self.has_retained_turn(due))
+        else {
+            return false;
+        };
+        let Some(mut due) = self.retained_due.remove(index) else { return false };
+        let (messages, last) = self.retained.matching(&due.filter, &due.after, RETAINED_AT_ONCE);
         let wall_ms = self.now.wall_ms;
-        for message in self.retained.matching(filter) {
+        for message in messages {
             if message.expiry_left_s(wall_ms) != Some(0) {
-                let qos = options.qos.min(message.qos);
-                self.enqueue(session, message, qos, true, id.into_iter().collect());
+                let qos = due.options.qos.min(message.qos);
+                self.enqueue(due.session, message, qos, true, due.id.into_iter().collect(), None);
             }
         }
+        if let Some(last) = last {
+            due.after = last;
+            self.retained_due.push_front(due);
+        }
+        true
+    }
+
+    fn has_retained_turn(&self, due: &RetainedDue) -> bool {
+        self.sessions.get(due.session as usize).is_none_or(|slot| {
+            !slot.full && slot.conn.is_none_or(|c| self.out_len(c) <= self.config.out_bytes_max / 4)
+        })
     }
 }
+
+/// Retained messages handed to a session before it gets to run. More would not fit its mailbox.
+const RETAINED_AT_ONCE: usize = 64;
 
 fn wants_retained(handling: RetainHandling, is_new: bool) -> bool {
     match handling {

@@ -65,7 +65,8 @@ pub enum Effect {
         /// Sent before, perhaps.
         dup: bool,
     },
-    /// Route a message the client published; answer with [`Session::handle_accepted`] when it has a packet id.
+    /// Route a message the client published; answer with [`Session::handle_accepted`] when it has a packet id. A QoS 2
+    /// packet id is to be written down as taken in the same batch as the message.
     Publish(Box<Publish>),
     /// Subscribe; answer with [`Session::handle_subscribed`].
     Subscribe(Subscribe),
@@ -80,9 +81,7 @@ pub enum Effect {
         /// How it ended.
         end: End,
     },
-    /// Write down that this QoS 2 packet id of the client is taken (in the same batch as its message).
-    Received(PacketId),
-    /// ... and that it is free again.
+    /// Write down that this QoS 2 packet id of the client is free again.
     Forgotten(PacketId),
     /// More deliveries can be loaded from disk: from this place, at most so many.
     Load(u64, usize),
@@ -141,7 +140,8 @@ impl Session {
         self.link.is_some()
     }
 
-    /// A client connected. `connack` carries what only the node knows: session present, assigned client id, expiry.
+    /// A client connected, and what CONNACK says is durable. `connack` carries what only the node knows: session
+    /// present, assigned client id, expiry. Nothing may be sent before it (MQTT-3.2.0-1).
     pub fn handle_connect(
         &mut self,
         connect: &Connect,
@@ -163,7 +163,7 @@ impl Session {
                 (limits.topic_alias_max > 0).then_some(limits.topic_alias_max);
             connack.server_keep_alive_s = keep_alive_override(connect.keep_alive_s, limits);
         }
-        fx.push(Effect::SendDurable(Packet::Connack(Box::new(connack))));
+        fx.push(Effect::Send(Packet::Connack(Box::new(connack))));
         self.outbound.restart();
     }
 
@@ -253,11 +253,19 @@ impl Session {
                 } else {
                     self.received.insert(id, true);
                 }
-                if self.link.is_some() {
+                // 3.1.1 has no word for a refusal: a PUBREC would say yes.
+                let says = |link: &Link| link.version == Version::V5 || !reason.is_error();
+                if self.link.as_deref().is_some_and(says) {
                     fx.push(Effect::Send(Packet::Pubrec(Ack::new(id, reason))));
                 }
             }
         }
+    }
+
+    /// The rows of all deliveries with places below `upto` are durable.
+    pub fn handle_rows_synced(&mut self, upto: u64, now: Now, fx: &mut Vec<Effect>) {
+        self.outbound.handle_synced(upto);
+        self.transmit(now, fx);
     }
 
     /// The answer to SUBSCRIBE.
@@ -319,22 +327,16 @@ impl Session {
             fx.push(Effect::Fail(reason, text));
             return;
         }
-        let taken = usize::from(link.unacked) + self.received.len();
-        match (publish.qos, publish.packet_id) {
-            (QoS::AtLeastOnce, _) => link.unacked = link.unacked.saturating_add(1),
-            (QoS::ExactlyOnce, Some(id)) => match self.received.get(&id) {
-                Some(true) => {
-                    fx.push(Effect::SendDurable(Packet::Pubrec(Ack::new(id, ReasonCode::Success))));
-                    return;
-                }
-                Some(false) => return, // its PUBREC is on its way
-                None => {
-                    self.received.insert(id, false);
-                    fx.push(Effect::Received(id));
-                }
-            },
-            _ => {}
+        if publish.qos == QoS::ExactlyOnce
+            && let Some(id) = publish.packet_id
+            && let Some(answered) = self.received.get(&id)
+        {
+            if *answered {
+                fx.push(Effect::SendDurable(Packet::Pubrec(Ack::new(id, ReasonCode::Success))));
+            } // else its PUBREC is on its way
+            return;
         }
+        let taken = usize::from(link.unacked) + self.received.len();
         if publish.qos > QoS::AtMostOnce
             && taken >= usize::from(limits.receive_max)
             && link.version == Version::V5
@@ -344,6 +346,13 @@ impl Session {
                 "more publishes unacknowledged than the CONNACK allowed",
             ));
             return;
+        }
+        match (publish.qos, publish.packet_id) {
+            (QoS::AtLeastOnce, _) => link.unacked = link.unacked.saturating_add(1),
+            (QoS::ExactlyOnce, Some(id)) => {
+                self.received.insert(id, false);
+            }
+            _ => {}
         }
         fx.push(Effect::Publish(publish));
     }

@@ -32,6 +32,8 @@ pub struct Delivery {
     pub retain: bool,
     /// Numbers of the subscriptions that matched.
     pub subscription_ids: Vec<u32>,
+    /// The shared subscription it came through, as the client wrote it: if this session ends, another member gets it.
+    pub share: Option<Arc<str>>,
 }
 
 /// The packet id that belongs to a place.
@@ -41,6 +43,9 @@ pub fn packet_id_of(place: u64) -> PacketId {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
+    /// QoS 2, its row is not yet durable: sent now and forgotten in a crash, its packet id could come to name another
+    /// message, which the client would take for a copy.
+    Written,
     /// Not sent on this connection; `true` when an earlier connection may have sent it.
     Queued(bool),
     Sent,
@@ -96,8 +101,20 @@ impl Outbound {
         if durable && (!self.cold.is_empty() || self.slots.len() >= HOT_MAX) {
             let start = if self.cold.is_empty() { delivery.place } else { self.cold.start };
             self.cold = start..delivery.place + 1;
-        } else {
-            self.slots.push_back(Slot { delivery, state: State::Queued(false) });
+            return;
+        }
+        let waits = durable && delivery.qos == QoS::ExactlyOnce;
+        let state = if waits { State::Written } else { State::Queued(false) };
+        self.slots.push_back(Slot { delivery, state });
+    }
+
+    /// The rows of all places below `upto` are durable.
+    pub fn handle_synced(&mut self, upto: u64) {
+        let waiting = self.slots.iter_mut().filter(|slot| slot.delivery.place < upto);
+        for slot in waiting {
+            if slot.state == State::Written {
+                slot.state = State::Queued(false);
+            }
         }
     }
 
@@ -107,9 +124,19 @@ impl Outbound {
         (!self.cold.is_empty() && room > HOT_MAX / 2).then_some((self.cold.start, room))
     }
 
-    /// Takes in what was loaded. `next` is the first place not yet looked at; what lies before it is no longer cold.
+    /// Takes in what was loaded from place `from` on; of no use unless that is where the cold ones begin.
+    /// `next` is the first place not yet looked at; what lies before it is no longer cold.
     /// `released` deliveries were acknowledged with PUBREC; `dup` when an earlier connection may have sent them.
-    pub fn load(&mut self, loaded: impl IntoIterator<Item = (Delivery, bool)>, next: u64, dup: bool) {
+    pub fn load(
+        &mut self,
+        from: u64,
+        loaded: impl IntoIterator<Item = (Delivery, bool)>,
+        next: u64,
+        dup: bool,
+    ) {
+        if from != self.cold.start {
+            return; // asked for by a body of this session that is no more
+        }
         for (delivery, released) in loaded {
             if !self.cold.contains(&delivery.place) {
                 continue;
@@ -135,7 +162,7 @@ impl Outbound {
                     slot.state = State::Released(false);
                     self.in_flight += 1;
                 }
-                State::Queued(_) | State::Done => {}
+                State::Written | State::Queued(_) | State::Done => {}
             }
         }
     }
@@ -144,6 +171,7 @@ impl Outbound {
     pub fn poll_transmit(&mut self, receive_max: u16, wall_ms: u64) -> Option<Transmit> {
         while let Some(slot) = self.slots.get_mut(self.cursor) {
             match slot.state {
+                State::Written => return None, // and nothing behind it may overtake it
                 State::Queued(dup) => {
                     if slot.delivery.message.expiry_left_s(wall_ms) == Some(0) && !dup {
                         let delivery = slot.delivery.clone();
@@ -153,14 +181,20 @@ impl Outbound {
                     }
                     let oldest = self.slots.front().map_or(0, |first| first.delivery.place);
                     let slot = &mut self.slots[self.cursor];
-                    if self.in_flight >= usize::from(receive_max) || slot.delivery.place - oldest >= IDS {
+                    if self.in_flight >= usize::from(receive_max)
+                        || slot.delivery.place - oldest >= IDS
+                    {
                         return None;
                     }
                     slot.state = State::Sent;
                     self.in_flight += 1;
                     self.cursor += 1;
                     let delivery = slot.delivery.clone();
-                    return Some(Transmit::Publish { id: packet_id_of(delivery.place), delivery, dup });
+                    return Some(Transmit::Publish {
+                        id: packet_id_of(delivery.place),
+                        delivery,
+                        dup,
+                    });
                 }
                 State::Released(false) => {
                     slot.state = State::Released(true);
@@ -182,18 +216,18 @@ impl Outbound {
         self.finish(id)
     }
 
-    /// PUBREC: the client owns the message now. The place to write down as released, `None` when the id is unknown;
+    /// PUBREC: the client owns the message now. The delivery to write down as released, `None` when the id is unknown;
     /// asking again for a released id is answered again.
-    pub fn handle_pubrec(&mut self, id: PacketId) -> Option<u64> {
+    pub fn handle_pubrec(&mut self, id: PacketId) -> Option<Delivery> {
         let slot = self.find(id)?;
         match slot.state {
             State::Sent if slot.delivery.qos == QoS::ExactlyOnce => {
-                slot.state = State::Released(true);
-                Some(slot.delivery.place)
+                slot.state = State::Released(true)
             }
-            State::Released(_) => Some(slot.delivery.place),
-            _ => None,
+            State::Released(_) => {}
+            _ => return None,
         }
+        Some(slot.delivery.clone())
     }
 
     /// PUBCOMP: the id is free again. `None` when it was not released.
@@ -216,18 +250,23 @@ impl Outbound {
         self.slots.is_empty() && self.cold.is_empty()
     }
 
-    /// Takes every delivery that was never sent or may be sent to somebody else, in order.
-    pub fn drain(&mut self) -> Vec<Delivery> {
+    /// Takes every delivery in memory out, in order; `true` for those the client may have received already.
+    pub fn drain(&mut self) -> Vec<(Delivery, bool)> {
         self.in_flight = 0;
         self.cursor = 0;
-        let slots = std::mem::take(&mut self.slots);
-        slots.into_iter().filter(|s| matches!(s.state, State::Queued(_) | State::Sent)).map(|s| s.delivery).collect()
+        let open = |slot: Slot| match slot.state {
+            State::Written | State::Queued(false) => Some((slot.delivery, false)),
+            State::Queued(true) | State::Sent | State::Released(_) => Some((slot.delivery, true)),
+            State::Done => None,
+        };
+        std::mem::take(&mut self.slots).into_iter().filter_map(open).collect()
     }
 
     fn find(&mut self, id: PacketId) -> Option<&mut Slot> {
         let oldest = self.slots.front()?.delivery.place;
         let ahead = (u64::from(id.get() - 1) + IDS - oldest % IDS) % IDS;
-        let index = self.slots.binary_search_by_key(&(oldest + ahead), |s| s.delivery.place).ok()?;
+        let index =
+            self.slots.binary_search_by_key(&(oldest + ahead), |s| s.delivery.place).ok()?;
         self.slots.get_mut(index)
     }
 
@@ -269,12 +308,21 @@ mod tests {
             accepted_wall_ms: 0,
             expiry_s: None,
         };
-        Delivery { place, message: Arc::new(message), qos, retain: false, subscription_ids: Vec::new() }
+        Delivery {
+            place,
+            message: Arc::new(message),
+            qos,
+            retain: false,
+            subscription_ids: Vec::new(),
+            share: None,
+        }
     }
 
     fn queue(places: Range<u64>, qos: QoS) -> Outbound {
         let mut out = Outbound::default();
+        let end = places.end;
         places.for_each(|place| out.push(delivery(place, qos), true));
+        out.handle_synced(end);
         out
     }
 
@@ -292,9 +340,15 @@ mod tests {
     fn the_client_sets_how_much_is_in_flight() {
         let mut out = queue(1..6, QoS::AtLeastOnce);
         assert_eq!(sent(&mut out, 2), [(1, false), (2, false)]);
-        assert!(out.handle_done(packet_id_of(2), QoS::AtLeastOnce).is_some(), "acknowledgements may come in any order");
+        assert!(
+            out.handle_done(packet_id_of(2), QoS::AtLeastOnce).is_some(),
+            "acknowledgements may come in any order"
+        );
         assert_eq!(sent(&mut out, 2), [(3, false)]);
-        assert!(out.handle_done(packet_id_of(9), QoS::AtLeastOnce).is_none(), "nobody sent this id");
+        assert!(
+            out.handle_done(packet_id_of(9), QoS::AtLeastOnce).is_none(),
+            "nobody sent this id"
+        );
     }
 
     #[test]
@@ -312,7 +366,7 @@ mod tests {
         let id = packet_id_of(1);
         assert!(out.handle_done(id, QoS::AtLeastOnce).is_none(), "PUBACK does not fit QoS 2");
         assert!(out.handle_pubcomp(id).is_none(), "not before PUBREC");
-        assert_eq!(out.handle_pubrec(id), Some(1));
+        assert_eq!(out.handle_pubrec(id).map(|d| d.place), Some(1));
         out.restart();
         assert_eq!(out.poll_transmit(1, 0), Some(Transmit::Pubrel(id)), "never the message again");
         assert!(out.handle_pubcomp(id).is_some());
@@ -325,7 +379,10 @@ mod tests {
         let places = sent(&mut out, 100);
         assert_eq!(places.len(), 10);
         for (place, _) in places.iter().rev() {
-            assert_eq!(out.handle_done(packet_id_of(*place), QoS::AtLeastOnce).map(|d| d.place), Some(*place));
+            assert_eq!(
+                out.handle_done(packet_id_of(*place), QoS::AtLeastOnce).map(|d| d.place),
+                Some(*place)
+            );
         }
     }
 
@@ -339,10 +396,36 @@ mod tests {
         }
         let (from, room) = out.wants_load().expect("all in memory is done");
         assert_eq!((from, room), (HOT_MAX as u64 + 1, HOT_MAX));
-        out.load((from..from + 10).map(|p| (delivery(p, QoS::AtLeastOnce), false)), from + 10, false);
+        out.load(
+            from,
+            (from..from + 10).map(|p| (delivery(p, QoS::AtLeastOnce), false)),
+            from + 10,
+            false,
+        );
         assert_eq!(sent(&mut out, 1_000).len(), 10);
         out.push(delivery(1_001, QoS::AtLeastOnce), true);
-        assert!(sent(&mut out, 1_000).is_empty(), "a newer delivery must not overtake those on disk");
+        assert!(
+            sent(&mut out, 1_000).is_empty(),
+            "a newer delivery must not overtake those on disk"
+        );
+    }
+
+    #[test]
+    fn a_qos_2_delivery_waits_for_its_row_and_holds_back_what_follows() {
+        let mut out = Outbound::default();
+        out.push(delivery(1, QoS::ExactlyOnce), true);
+        out.push(delivery(2, QoS::AtLeastOnce), true);
+        assert!(sent(&mut out, 10).is_empty());
+        out.handle_synced(2);
+        assert_eq!(sent(&mut out, 10), [(1, false), (2, false)]);
+    }
+
+    #[test]
+    fn rows_read_for_an_earlier_body_change_nothing() {
+        let mut out = Outbound::from_disk(1..20);
+        let late = (10..20).map(|p| (delivery(p, QoS::AtLeastOnce), false));
+        out.load(10, late, 20, false);
+        assert_eq!(out.wants_load(), Some((1, HOT_MAX)), "places 1 to 9 are still to come");
     }
 
     #[test]

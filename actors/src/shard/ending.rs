@@ -1,0 +1,109 @@
+//! The end of a session: what goes out, what goes away, and what others get instead.
+
+use bytestring::ByteString;
+use outpost_model::{MessageId, NodeId, QoS};
+use outpost_mqtt::window::{Delivery, HOT_MAX};
+use outpost_store::Space;
+
+use super::sessions::place_of;
+use super::{Cell, Hold, LogLevel, Remains, Shard};
+use crate::ledger::Drop;
+use crate::record::{self, DeliveryRecord};
+
+/// Rows of an ended session cleared away at once. Lower: more batches until it is gone; higher: a turn takes longer.
+const SWEEP_ROWS: usize = 512;
+
+impl Shard {
+    /// Ends a session: its will goes out, its subscriptions and deliveries go away. What it was to get through a shared
+    /// subscription goes to other members.
+    pub(super) fn end_session(&mut self, session: u32) {
+        self.publish_will(session);
+        let Some(slot) = self.sessions.get(session as usize) else { return };
+        let filters: Vec<ByteString> = slot.subscriptions.keys().cloned().collect();
+        for filter in filters {
+            self.remove_subscription(session, &filter);
+        }
+        self.session_wheel.cancel(session);
+        self.retained_due.retain(|due| due.session != session);
+        let slot = self.sessions.remove(session as usize);
+        self.ledger.drop(Drop::SessionEnded, u64::from(slot.queued));
+        let body = self.cells.stop(slot.cell);
+        self.clients.remove(&*slot.client_id);
+        if slot.full {
+            self.full_sessions -= 1;
+            self.retry_blocked = true;
+        }
+        let left = match body {
+            Some(Cell::Session(mut body)) => body.outbound.drain(),
+            _ => Vec::new(),
+        };
+        if slot.durable {
+            self.journal.delete(Space::Sessions, slot.client_id.as_bytes().clone());
+            let qos_2 = |d: &Delivery, sent: bool| sent && d.qos == QoS::ExactlyOnce;
+            let sent = left.iter().filter(|(d, sent)| qos_2(d, *sent)).map(|(d, _)| d.place);
+            self.journal.hold_for_reading(Hold::Sweep(Remains {
+                number: slot.number,
+                sent: sent.collect(),
+                unsure: if slot.recovered_below > 0 { HOT_MAX } else { 0 },
+                counted: true,
+            }));
+            return;
+        }
+        for (delivery, sent) in left {
+            if !(sent && delivery.qos == QoS::ExactlyOnce) {
+                self.reroute(delivery, true);
+            }
+        }
+    }
+
+    /// A delivery whose session ended goes to another member of its share group, when it came through one (MQTT-4.8.2-6).
+    /// `counted`: it stands in the ledger as dropped with its session.
+    pub(super) fn reroute(&mut self, delivery: Delivery, counted: bool) {
+        let Some(share) = delivery.share.clone() else { return };
+        let Some(group) = self.group_of(&share) else { return };
+        if counted {
+            self.ledger.take_back(Drop::SessionEnded);
+        }
+        self.enqueue_group(group, delivery.message, true);
+    }
+
+    /// Takes the deliveries of an ended session from disk, some at a time, and gives away what others can have. The row
+    /// that goes and the row that comes are in one batch: exactly one of them is there after a crash.
+    pub(super) fn sweep(&mut self, mut remains: Remains) {
+        let prefix = remains.number.to_be_bytes();
+        let rows = self.journal.store().scan(Space::Queues, &prefix, &[], SWEEP_ROWS);
+        let rows = match rows {
+            Ok(rows) if rows.is_empty() => return,
+            Ok(rows) => rows,
+            Err(error) => {
+                return self.log(LogLevel::Warn, format!("an ended session's rows stay: {error}"));
+            }
+        };
+        for (key, value) in rows {
+            if key.get(8) == Some(&0) {
+                self.sweep_delivery(&mut remains, &key, &value);
+            }
+            self.journal.delete(Space::Queues, key);
+            self.run_cells();
+        }
+        self.journal.hold_for_reading(Hold::Sweep(remains));
+    }
+
+    fn sweep_delivery(&mut self, remains: &mut Remains, key: &[u8], row: &[u8]) {
+        let Ok(record) = record::decode::<DeliveryRecord>("delivery", row) else { return };
+        let id = MessageId { node: NodeId(record.node), seq: record.seq };
+        let place = place_of(key).unwrap_or(0);
+        let unsure = remains.unsure > 0;
+        remains.unsure = remains.unsure.saturating_sub(1);
+        let sent = record.released || unsure || remains.sent.contains(&place);
+        let may_move = !(sent && record.qos == QoS::ExactlyOnce as u8);
+        if record.share.is_some()
+            && may_move
+            && let Ok((delivery, _)) = self.read_delivery(place, row)
+        {
+            // Before the body's count goes down: it must not reach zero in between.
+            self.reroute(delivery, remains.counted);
+        }
+        self.journal.release_body(id);
+    }
+}

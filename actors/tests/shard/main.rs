@@ -1,0 +1,12 @@
+//! Stories about shards: real bytes in, real bytes out, a store that forgets what was not synced, a clock set by hand.
+//! Every story ends with the ledger: all that was owed was delivered, dropped for a reason, or is owed still.
+
+mod acknowledgements;
+mod failures;
+mod peers;
+mod queues;
+mod random;
+mod retained;
+mod sessions;
+mod shared;
+mod world;

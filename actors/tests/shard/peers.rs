@@ -1,0 +1,169 @@
+//! Two nodes and a link between them that breaks.
+
+use outpost_membership::{Interest, PeerFrame, RetainedEntry};
+use outpost_model::{Hlc, NodeId};
+
+use crate::retained::retained;
+use crate::world::{World, fleeting, publish, v5};
+
+#[test]
+fn a_durable_event_survives_a_cut_and_a_crash_of_either_side_and_arrives_once() {
+    for crashed in [0, 1] {
+        let mut world = World::with(2, |_| {});
+        let receiver = world.connect_to(1, v5("r"));
+        world.subscribe(receiver, "t/#", 2);
+        world.cut(receiver);
+        world.join();
+        world.cut_link();
+        let sender = world.connect_to(0, v5("s"));
+        for number in 1..=20 {
+            world.publish(sender, publish("t/1", &number.to_string(), 2, number));
+        }
+        world.drain(sender);
+        assert_eq!(world.shard(0).stats().outbox, 20);
+        world.crash(crashed);
+        world.heal();
+        world.cut_link(); // again and again, at awkward moments
+        world.heal();
+        world.sync();
+        world.crash(crashed);
+        world.join();
+        assert_eq!(world.shard(0).stats().outbox, 0, "crashed: {crashed}");
+        let receiver = world.connect_to(1, v5("r"));
+        let numbers: Vec<String> = (1..=20).map(|n: u16| n.to_string()).collect();
+        assert_eq!(world.drain(receiver), numbers, "crashed: {crashed}");
+    }
+}
+
+#[test]
+fn a_peer_is_not_told_that_something_is_durable_before_it_is() {
+    let mut world = World::with(2, |_| {});
+    let receiver = world.connect_to(1, v5("r"));
+    world.subscribe(receiver, "t", 1);
+    world.cut(receiver);
+    world.join();
+    let sender = world.connect_to(0, v5("s"));
+    world.publish(sender, publish("t", "kept", 1, 1));
+    let lsn = world.store(0).sync_all();
+    let now = world.now();
+    world.shard_mut(0).synced(lsn, now);
+    world.pump(); // it has arrived, and is not synced there
+    world.cut_link();
+    world.heal();
+    world.crash(1);
+    assert_eq!(world.shard(0).stats().outbox, 1);
+    world.join();
+    let receiver = world.connect_to(1, v5("r"));
+    assert_eq!(world.drain(receiver), ["kept"]);
+}
+
+#[test]
+fn fleeting_interest_is_told_and_withdrawn_and_costs_nothing_while_cut() {
+    let mut world = World::with(2, |_| {});
+    world.join();
+    let receiver = world.connect_to(1, fleeting("r"));
+    world.subscribe(receiver, "t", 1);
+    let sender = world.connect_to(0, v5("s"));
+    world.publish(sender, publish("t", "now", 1, 1));
+    assert_eq!(world.drain(receiver), ["now"]);
+    world.cut_link();
+    world.publish(sender, publish("t", "missed", 1, 2));
+    world.drain(sender);
+    assert_eq!(world.shard(0).stats().outbox, 0);
+    world.join();
+    world.publish(sender, publish("t", "again", 0, 0));
+    assert_eq!(world.drain(receiver), ["again"]);
+    world.subscribe(receiver, "t", 0);
+    world.unsubscribe(receiver, "t");
+    let before = world.frames;
+    world.publish(sender, publish("t", "nobody", 1, 3));
+    world.drain(sender);
+    assert_eq!(world.frames, before, "nothing goes over the link");
+}
+
+#[test]
+fn an_event_goes_one_hop() {
+    let mut world = World::with(2, |_| {});
+    for node in [0, 1] {
+        let client = world.connect_to(node, v5(&format!("r{node}")));
+        world.subscribe(client, "t", 1);
+        world.cut(client);
+    }
+    world.join();
+    let sender = world.connect_to(0, v5("s"));
+    world.publish(sender, publish("t", "once each", 1, 1));
+    world.drain(sender);
+    for node in [0, 1] {
+        let client = world.connect_to(node, v5(&format!("r{node}")));
+        assert_eq!(world.drain(client), ["once each"]);
+    }
+    assert_eq!((world.shard(0).stats().outbox, world.shard(1).stats().outbox), (0, 0));
+}
+
+#[test]
+fn a_full_queue_at_the_peer_holds_events_there_and_then_lets_them_in() {
+    let mut world = World::with(2, |config| config.queue_messages_max = 4);
+    let receiver = world.connect_to(1, v5("r"));
+    world.subscribe(receiver, "t", 1);
+    world.cut(receiver);
+    world.join();
+    let sender = world.connect_to(0, v5("s"));
+    for number in 1..=20 {
+        world.publish(sender, publish("t", &number.to_string(), 1, number));
+    }
+    world.drain(sender);
+    assert!(world.shard(1).stats().queued <= 4);
+    let receiver = world.connect_to(1, v5("r"));
+    let numbers: Vec<String> = (1..=20).map(|n: u16| n.to_string()).collect();
+    assert_eq!(world.drain(receiver), numbers);
+    assert_eq!(world.shard(0).stats().outbox, 0);
+}
+
+#[test]
+fn the_last_writer_wins_when_both_sides_wrote_during_a_cut() {
+    let mut world = World::with(2, |_| {});
+    world.join();
+    let clients = [world.connect_to(0, fleeting("a")), world.connect_to(1, fleeting("b"))];
+    world.publish(clients[0], retained("cleared", "old", 1, 1));
+    world.drain(clients[0]);
+    world.cut_link();
+    world.publish(clients[0], retained("t", "first", 1, 2));
+    world.publish(clients[1], retained("cleared", "", 1, 2));
+    world.pass(1_000);
+    world.publish(clients[1], retained("t", "second", 1, 3));
+    world.drain(clients[0]);
+    world.drain(clients[1]);
+    world.crash(0);
+    world.join();
+    world.sync();
+    for node in [0, 1] {
+        let late = world.connect_to(node, fleeting("late"));
+        world.subscribe(late, "#", 1);
+        assert_eq!(world.drain(late), ["second"], "node {node}");
+    }
+}
+
+#[test]
+fn a_peer_cannot_stop_the_store_with_a_key_it_does_not_take() {
+    let mut world = World::with(2, |_| {});
+    world.join();
+    let now = world.now();
+    let peer = NodeId(2);
+    let entry = |topic: &str| RetainedEntry {
+        topic: topic.to_owned(),
+        stamp: Hlc::from_ms(now.wall_ms),
+        node: peer,
+        message: None,
+    };
+    let long = "x".repeat(65_535);
+    let frames = [
+        PeerFrame::Retained { feed_seq: 1, entry: entry("") },
+        PeerFrame::Retained { feed_seq: 1, entry: entry(&long) },
+        PeerFrame::InterestAdd(vec![Interest { pattern: long, durable: true }]),
+    ];
+    for frame in frames {
+        assert!(world.shard_mut(0).peer_frame(peer, frame, now).is_err());
+    }
+    world.sync();
+    assert_eq!(world.shard(0).stats().store_failed, None);
+}

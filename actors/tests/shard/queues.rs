@@ -1,0 +1,126 @@
+//! Full queues, deep queues.
+
+use outpost_mqtt::packet::{Ack, Packet, ReasonCode};
+use outpost_mqtt::window::HOT_MAX;
+
+use crate::world::{World, fleeting, id, publish, v4, v5};
+
+#[test]
+fn a_full_queue_refuses_version_5_and_holds_back_version_3_1_1() {
+    let mut world = World::with(1, |config| config.queue_messages_max = 8);
+    let receiver = world.connect(v5("r"));
+    world.subscribe(receiver, "t", 2);
+    world.cut(receiver);
+    let (five, four) = (world.connect(v5("five")), world.connect(v4("four")));
+    for number in 1..=8 {
+        world.publish(five, publish("t", &number.to_string(), 1, number));
+    }
+    world.sync();
+    world.take(five);
+    world.publish(five, publish("t", "refused", 1, 9));
+    assert_eq!(world.take(five), [Packet::Puback(Ack::new(id(9), ReasonCode::QuotaExceeded))]);
+    world.publish(five, publish("t", "refused", 2, 10));
+    assert_eq!(world.take(five), [Packet::Pubrec(Ack::new(id(10), ReasonCode::QuotaExceeded))]);
+    world.publish(four, publish("t", "waits", 2, 1));
+    world.sync();
+    assert_eq!(world.take(four), []);
+    world.publish(four, publish("else", "behind it", 1, 2));
+    let receiver = world.connect(v5("r"));
+    let got = world.drain(receiver);
+    assert_eq!(got, ["1", "2", "3", "4", "5", "6", "7", "8", "waits"]);
+    let answers = world.take(four);
+    assert!(
+        matches!(
+            &answers[..],
+            [Packet::Puback(_), Packet::Pubrec(_)] | [Packet::Pubrec(_), Packet::Puback(_)]
+        ),
+        "{answers:?}"
+    );
+}
+
+#[test]
+fn a_publish_held_back_is_not_taken_for_accepted_after_a_cut_or_a_crash() {
+    for crash in [false, true] {
+        let mut world = World::with(1, |config| config.queue_messages_max = 1);
+        let receiver = world.connect(v5("r"));
+        world.subscribe(receiver, "t", 2);
+        world.cut(receiver);
+        let sender = world.connect(v4("s"));
+        world.publish(sender, publish("t", "fills it", 1, 1));
+        world.publish(sender, publish("t", "waits", 2, 2));
+        world.sync();
+        if crash {
+            world.crash(0)
+        } else {
+            world.cut(sender)
+        }
+        let receiver = world.connect(v5("r"));
+        assert_eq!(world.drain(receiver), ["fills it"]);
+        let sender = world.connect(v4("s"));
+        world.publish(sender, publish("t", "waits", 2, 2));
+        world.sync();
+        assert_eq!(world.take(sender).len(), 1, "it is answered");
+        assert_eq!(world.drain(receiver), ["waits"]);
+    }
+}
+
+#[test]
+fn who_is_held_back_is_not_blamed_for_its_silence() {
+    let mut world = World::with(1, |config| config.queue_messages_max = 1);
+    let receiver = world.connect(v5("r"));
+    world.subscribe(receiver, "t", 1);
+    world.cut(receiver);
+    let mut connect = v4("s");
+    connect.keep_alive_s = 10;
+    let sender = world.connect(connect);
+    world.publish(sender, publish("t", "1", 1, 1));
+    world.publish(sender, publish("t", "2", 1, 2));
+    world.pass(60_000);
+    assert!(world.is_open(sender));
+    let receiver = world.connect(v5("r"));
+    assert_eq!(world.drain(receiver), ["1", "2"]);
+    world.pass(60_000);
+    assert!(!world.is_open(sender), "now its silence is its own");
+}
+
+#[test]
+fn a_queue_of_100_000_drains_in_order_from_disk() {
+    const COUNT: u32 = 100_000;
+    let mut world = World::with(1, |config| config.queue_messages_max = COUNT);
+    let receiver = world.connect(v5("r"));
+    world.subscribe(receiver, "t", 1);
+    world.cut(receiver);
+    let sender = world.connect(v4("s"));
+    for part in 0..COUNT / 1_000 {
+        let one = |n: u32| publish("t", &(part * 1_000 + n).to_string(), 1, n as u16 + 1);
+        world.send_all(sender, (0..1_000).map(|n| Packet::Publish(Box::new(one(n)))));
+        world.sync();
+        assert_eq!(world.take(sender).len(), 1_000);
+    }
+    assert_eq!(world.shard(0).stats().queued, u64::from(COUNT));
+    assert!(world.shard(0).stats().queues_full == 1);
+    let receiver = world.connect(v5("r"));
+    let first = world.peek(receiver).len();
+    assert!(first <= HOT_MAX, "{first} in memory at once");
+    world.cut(receiver);
+    let receiver = world.connect(v5("r"));
+    let got = world.drain(receiver);
+    assert_eq!(got.len(), COUNT as usize);
+    assert!(got.iter().zip(0..).all(|(text, n): (_, u32)| *text == n.to_string()));
+    assert_eq!(world.shard(0).stats().queues_full, 0);
+}
+
+#[test]
+fn a_client_that_does_not_read_loses_qos_0_only() {
+    let mut world = World::with(1, |config| config.queue_messages_max = 10);
+    let receiver = world.connect(v5("r"));
+    world.subscribe(receiver, "t", 1);
+    let sender = world.connect(fleeting("s"));
+    for number in 1..=20 {
+        world.publish(sender, publish("t", &number.to_string(), 1, number));
+    }
+    world.sync();
+    let refused = |p: &Packet| matches!(p, Packet::Puback(a) if a.reason.is_error());
+    assert_eq!(world.take(sender).iter().filter(|p| refused(p)).count(), 10);
+    assert_eq!(world.drain(receiver).len(), 10);
+}

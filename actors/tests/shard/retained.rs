@@ -1,0 +1,110 @@
+//! Retained messages: set, cleared, limits, and many at once.
+
+use outpost_mqtt::packet::{Packet, Publish, RetainHandling, SubscribeOptions};
+
+use crate::world::{World, fleeting, publish, v4, v5};
+
+pub fn retained(topic: &str, payload: &str, qos: u8, id: u16) -> Publish {
+    Publish { retain: true, ..publish(topic, payload, qos, id) }
+}
+
+#[test]
+fn a_new_subscriber_gets_it_with_the_flag_and_a_live_one_as_asked() {
+    let mut world = World::new();
+    let live = world.connect(v5("live"));
+    let keep = SubscribeOptions { retain_as_published: true, ..SubscribeOptions::default() };
+    world.subscribe(live, "a/+", 0);
+    world.subscribe_with(live, "b/+", keep);
+    let sender = world.connect(fleeting("s"));
+    for topic in ["a/1", "b/1"] {
+        world.publish(sender, retained(topic, topic, 1, 1));
+        world.sync();
+    }
+    let flags = |packets: Vec<Packet>| -> Vec<bool> {
+        packets
+            .into_iter()
+            .filter_map(|p| if let Packet::Publish(p) = p { Some(p.retain) } else { None })
+            .collect()
+    };
+    assert_eq!(flags(world.take(live)), [false, true]);
+    world.crash(0);
+    let late = world.connect(v5("late"));
+    world.subscribe(late, "#", 1);
+    assert_eq!(flags(world.take(late)), [true, true]);
+    let never = SubscribeOptions { retain_handling: RetainHandling::Never, ..keep };
+    world.subscribe_with(late, "#", never);
+    assert_eq!(flags(world.take(late)), Vec::<bool>::new());
+    let late = world.connect(v5("late"));
+    world.drain(late);
+}
+
+#[test]
+fn an_empty_one_clears_it_for_good() {
+    let mut world = World::new();
+    let sender = world.connect(fleeting("s"));
+    world.publish(sender, retained("t", "here", 1, 1));
+    world.publish(sender, retained("t", "", 1, 2));
+    world.drain(sender);
+    world.crash(0);
+    let late = world.connect(fleeting("late"));
+    world.subscribe(late, "t", 1);
+    assert_eq!(world.drain(late), Vec::<String>::new());
+    assert_eq!(world.shard(0).stats().retained, 0);
+}
+
+#[test]
+fn all_of_very_many_arrive_at_any_qos() {
+    const COUNT: u16 = 2_000;
+    let mut world = World::new();
+    let sender = world.connect(v4("s"));
+    let one =
+        |n: u16| Packet::Publish(Box::new(retained(&format!("t/{n:05}"), &n.to_string(), 1, n)));
+    world.send_all(sender, (1..=COUNT).map(one));
+    world.drain(sender);
+    for (name, qos) in [("zero", 0), ("one", 1), ("two", 2)] {
+        let volatile = world.connect(fleeting(name));
+        world.subscribe(volatile, "t/#", qos);
+        assert_eq!(world.drain(volatile).len(), usize::from(COUNT), "QoS {qos}");
+        let durable = world.connect(v5(&format!("durable {name}")));
+        world.subscribe(durable, "t/#", qos);
+        assert_eq!(world.drain(durable).len(), usize::from(COUNT), "QoS {qos}");
+    }
+}
+
+#[test]
+fn retained_messages_wait_for_room_in_the_queue() {
+    let mut world = World::with(1, |config| config.queue_messages_max = 100);
+    let sender = world.connect(v4("s"));
+    for n in 1..=300 {
+        world.publish(sender, retained(&format!("t/{n}"), "x", 1, n));
+    }
+    world.drain(sender);
+    let receiver = world.connect(v5("r"));
+    world.subscribe(receiver, "#", 1);
+    world.subscribe(receiver, "#", 1);
+    assert!(world.shard(0).stats().queued < 200, "its queue has a limit");
+    assert_eq!(world.drain(receiver).len(), 300 + 128, "the second SUBSCRIBE began anew");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_tombstones_have_a_limit() {
+    let mut world = World::with(1, |config| config.retained_max = 4);
+    let sender = world.connect(v5("s"));
+    for n in 1..=5 {
+        world.publish(sender, retained(&format!("t/{n}"), "x", 1, n));
+    }
+    world.sync();
+    let answers = world.take(sender);
+    assert!(
+        matches!(answers.last(), Some(Packet::Puback(a)) if a.reason.is_error()),
+        "{answers:?}"
+    );
+    for n in 1..=50 {
+        world.publish(sender, retained(&format!("t/{n}"), "", 1, n));
+        world.publish(sender, retained(&format!("t/{}", n + 1), "x", 1, n + 100));
+        world.drain(sender);
+    }
+    let rows = world.store(0).snapshot();
+    let kept = rows.keys().filter(|(space, _)| *space == outpost_store::Space::Retained).count();
+    assert!(kept <= 8, "{kept} slots on disk");
+}
