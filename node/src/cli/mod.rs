@@ -10,6 +10,7 @@ mod cluster;
 mod config;
 mod dev;
 mod failure;
+mod lab;
 mod mqtt;
 mod node;
 mod output;
@@ -38,6 +39,7 @@ pub use failure::Failure;
   outpost sub -t 'plant/#' -v                  print messages as they come
   outpost pub -t plant/7/temp -m 21.5 -q 1     publish one
   outpost node -c /etc/outpost/outpost.toml    run a node
+  outpost lab cut                              watch a cluster survive a cut link
 
 Exit codes: 0 done, 1 it did not work, 2 wrong usage, 3 wrong configuration, 27 time was up (sub -W).
 Colour only on a terminal, never with NO_COLOR."
@@ -62,6 +64,7 @@ enum Verb {
     Shadow(Box<shadow::Shadow>),
     Actors(actors::Actors),
     Cluster(cluster::Cluster),
+    Lab(lab::Lab),
 }
 
 /// Reads the command line, runs the verb, and says what went wrong.
@@ -94,6 +97,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Verb::Shadow(verb)) => verb.run(),
         Some(Verb::Actors(verb)) => verb.run(),
         Some(Verb::Cluster(verb)) => verb.run(),
+        Some(Verb::Lab(verb)) => verb.run(),
     }
 }
 

@@ -72,6 +72,11 @@ impl Paint {
         self.wrap(text, "33")
     }
 
+    /// A heading.
+    pub fn strong(self, text: &str) -> String {
+        self.wrap(text, "1")
+    }
+
     /// Less important.
     pub fn faint(self, text: &str) -> String {
         self.wrap(text, "2")

@@ -220,10 +220,8 @@ mod tests {
         let (edge, cloud, stranger) = (node().await, node().await, node().await);
         let doors = Doors::open().await.expect("free ports");
         let (edge_door, cloud_door) = (doors.edge(), doors.cloud());
-        let cable = doors.connect(
-            edge.local_addr().expect("bound"),
-            cloud.local_addr().expect("bound"),
-        );
+        let cable =
+            doors.connect(edge.local_addr().expect("bound"), cloud.local_addr().expect("bound"));
 
         edge.send_to(b"hello", cloud_door).await.expect("sent");
         assert_eq!(received(&cloud).await, (b"hello".to_vec(), edge_door), "under the edge's door");

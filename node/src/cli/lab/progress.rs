@@ -36,7 +36,7 @@ impl Progress {
 
     /// A new chapter.
     pub fn chapter(&self, title: &str, text: &str) {
-        let title = if self.to_stderr { title.to_owned() } else { self.paint.fair(title) };
+        let title = if self.to_stderr { title.to_owned() } else { self.paint.strong(title) };
         self.line(&format!("\n{title}  {text}"));
     }
 

@@ -36,8 +36,7 @@ impl Ports {
     /// # Errors
     /// [`Failure`] when there are none.
     pub fn choose() -> Result<[Self; 2], Failure> {
-        let failed =
-            |why: std::io::Error| Failure::new(format!("no free port on loopback: {why}"));
+        let failed = |why: std::io::Error| Failure::new(format!("no free port on loopback: {why}"));
         let mut held = Vec::new();
         let mut tcp = || {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
@@ -110,7 +109,9 @@ impl Site {
             })
         };
         let failed = |why: outpost_cluster::ca::CaError| Failure::new(why.to_string());
-        ca.issue_node(plan.name).and_then(|issued| issued.write_as_node(&folder)).map_err(failed)?;
+        ca.issue_node(plan.name)
+            .and_then(|issued| issued.write_as_node(&folder))
+            .map_err(failed)?;
         written(CA_FILE, ca.pem())?;
         written("outpost.toml", &plan.toml(&folder))?;
         let child = spawn(&folder)?;
@@ -120,10 +121,10 @@ impl Site {
     /// Waits until it serves.
     ///
     /// # Errors
-    /// [`Failure`] with the last lines of its log.
+    /// [`Failure`] when it ends or takes too long.
     pub async fn up(&mut self, progress: &Progress) -> Result<(), Failure> {
         let what = format!("waiting for {} to serve", self.name);
-        let up = progress
+        progress
             .until(&what, START_MAX, async || {
                 if let Ok(Some(status)) = self.child.try_wait() {
                     let how = status.code().map_or_else(
@@ -134,8 +135,7 @@ impl Site {
                 }
                 Ok(self.get("/healthz").await.is_ok().then_some(()))
             })
-            .await;
-        up.map_err(|why| self.with_log(&why))
+            .await
     }
 
     /// `kill -9`.
@@ -169,7 +169,8 @@ impl Site {
             .map(|file| BufReader::new(file).lines().map_while(Result::ok).collect())
             .unwrap_or_default();
         let last = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
-        let last: Vec<String> = last.iter().map(|line| format!("  {}: {line}", self.name)).collect();
+        let last: Vec<String> =
+            last.iter().map(|line| format!("  {}: {line}", self.name)).collect();
         Failure::new(format!("{why}; its log ends with\n{}", last.join("\n")))
     }
 
@@ -200,7 +201,8 @@ impl Site {
     /// # Errors
     /// When it does not answer.
     pub async fn peer(&self) -> Result<Value, Failure> {
-        Ok(self.get("/api/v1/cluster").await?["members"][0].take())
+        let status = self.get("/api/v1/cluster").await?;
+        Ok(status.pointer("/members/0").cloned().unwrap_or_default())
     }
 
     /// Whether it has a link to the other.
@@ -232,8 +234,8 @@ fn spawn(folder: &Path) -> Result<Child, Failure> {
     let program = std::env::current_exe()
         .map_err(|why| Failure::new(format!("cannot find this program's file: {why}")))?;
     let log = File::options().create(true).append(true).open(folder.join("log"));
-    let log = log
-        .map_err(|why| Failure::new(format!("cannot write to {}: {why}", folder.display())))?;
+    let log =
+        log.map_err(|why| Failure::new(format!("cannot write to {}: {why}", folder.display())))?;
     let mut command = Command::new(&program);
     command.args(["node", "-c"]).arg(folder.join("outpost.toml")).current_dir(folder);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
