@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -34,6 +34,10 @@ use crate::shadows::{ShadowActor, ShadowCommand, ShadowHandle, ShadowSpec};
 
 /// A shadow stamp from a peer further in the future than this is refused.
 const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
+
+/// How long the parts of a stopped node may take to let go of the store. Shorter: a slow card is left behind open;
+/// longer: a part that hangs keeps the process.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a node did not start. Nothing runs then; what was on disk is untouched.
 #[derive(Debug, thiserror::Error)]
@@ -228,12 +232,30 @@ impl Node {
         // A part that is down has nothing left to say.
         let _ = self.plane.ask(Command::Stop).await;
         let _ = self.shadows.ask(ShadowCommand::Stop).await;
-        self.tree.stop(Some("stop".to_owned()));
-        let store = self.store;
+        if let Err(error) = self.tree.stop_and_wait(Some("stop".to_owned()), None).await {
+            error!("the supervision tree did not stop in order: {error}");
+        }
+        let store = Arc::clone(&self.store);
         let synced = tokio::task::spawn_blocking(move || store.sync_all()).await;
         if let Ok(Err(error)) = synced {
             error!("the last writes were not synced: {error}");
         }
+        close(self.store).await;
+    }
+}
+
+/// Waits until the threads that were told to stop have let go of the store, and closes it: whoever starts a node on the
+/// same directory next finds it free.
+async fn close(store: Arc<DiskStore>) {
+    let began = Instant::now();
+    while Arc::strong_count(&store) > 1 {
+        if began.elapsed() > CLOSE_PATIENCE {
+            return error!("a part of this node has not stopped and keeps the store open");
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    if let Err(error) = tokio::task::spawn_blocking(move || drop(store)).await {
+        error!("closing the store failed: {error}");
     }
 }
 
@@ -317,7 +339,7 @@ async fn all_running(tree: &ActorRef<TreeMsg>) -> Result<(), StartError> {
         if children.iter().all(|child| child.state == "running") {
             return Ok(());
         }
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
