@@ -177,11 +177,8 @@ impl Shard {
         if slot.conn != Some(conn) {
             return;
         }
-        if let Some(connection) = self.connection_mut(conn) {
-            connection.welcomed = true;
-            self.connection_wheel.cancel(conn.index);
-            self.touch(conn);
-        }
+        self.connection_wheel.cancel(conn.index);
+        self.touch(conn);
         self.send(cell, CellMsg::Connect(connect, connack));
     }
 

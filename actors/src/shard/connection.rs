@@ -256,6 +256,7 @@ impl Shard {
         if connection.phase == Phase::Closing {
             return;
         }
+        connection.welcomed |= matches!(packet, Packet::Connack(_));
         let (version, packet_max) = (connection.version, connection.packet_max);
         let written =
             connection.out.put_with(|out| encode_within(packet, version, packet_max, out));

@@ -203,6 +203,16 @@ impl Shard {
         self.journal.hold(Hold::Settle(ticket, reason));
     }
 
+    /// A message was not taken after all: its QoS 2 id goes in the batch it would have come with, whatever becomes of the
+    /// session's cell, or a copy sent later would be answered as if the message were safe.
+    pub(super) fn forget_received(&mut self, ticket: Ticket) {
+        if let Ticket::Client { session, number, id, qos: QoS::ExactlyOnce, .. } = ticket
+            && self.slot_of(session, number).is_some()
+        {
+            self.write_received(session, id, false);
+        }
+    }
+
     /// Tells whoever waits that a message is safe, or refused.
     pub(super) fn settle_ticket(&mut self, ticket: Ticket, reason: ReasonCode) {
         match ticket {
@@ -215,6 +225,9 @@ impl Shard {
                 };
                 let (cell, same_link) = (slot.cell, slot.conn == Some(conn));
                 let speaks_5 = self.connection(conn).is_some_and(|c| c.version == Version::V5);
+                if reason.is_error() {
+                    self.forget_received(ticket);
+                }
                 let close = reason.is_error() && same_link && !speaks_5;
                 // The session hears of it in any case: a QoS 2 id that was refused is free again.
                 let same_link = same_link && !close;

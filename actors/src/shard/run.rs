@@ -265,6 +265,9 @@ impl Shard {
             if matches!(ticket, Ticket::None) {
                 continue;
             }
+            if reason.is_error() {
+                self.forget_received(ticket);
+            }
             if self.must_wait(ticket, id, reason) {
                 self.hold_ticket(ticket, reason);
             } else {

@@ -160,6 +160,26 @@ fn a_refused_qos_2_publish_of_version_3_1_1_can_be_sent_again() {
 }
 
 #[test]
+fn a_refused_qos_2_publish_is_not_taken_for_accepted_after_a_crash() {
+    let mut world = World::new();
+    let receiver = world.connect(v5("r"));
+    world.subscribe(receiver, "#", 2);
+    let sender = world.connect(v5("s"));
+    world.publish(sender, publish("good", "before", 2, 1)); // the refusal has to wait behind its answer
+    let (probe, _) = fault("channel", "bad", 1);
+    world.set_probe(0, probe);
+    world.publish(sender, publish("bad", "kept", 2, 2));
+    let lsn = world.store(0).sync_all();
+    assert!(lsn.0 > 0);
+    world.crash(0);
+    let sender = world.connect(v5("s"));
+    world.publish(sender, publish("bad", "kept", 2, 2));
+    world.drain(sender);
+    let receiver = world.connect(v5("r"));
+    assert_eq!(world.drain(receiver), ["before", "kept"]);
+}
+
+#[test]
 fn a_subscriber_that_panics_loses_nothing() {
     let mut world = World::new();
     let (a, b) = (world.connect(v5("a")), world.connect(v5("b")));

@@ -189,10 +189,18 @@ impl World {
     }
 
     pub fn try_connect(&mut self, node: usize, connect: Connect) -> (Client, Connack) {
+        let (client, connack) = self.attempt(node, connect);
+        (client, connack.expect("CONNACK"))
+    }
+
+    /// Connects; no answer when the connection is closed instead.
+    pub fn attempt(&mut self, node: usize, connect: Connect) -> (Client, Option<Connack>) {
         let client = self.start_connect(node, connect);
         self.sync();
-        match self.wires[client.0].packets.pop_front() {
-            Some(Packet::Connack(connack)) => (client, *connack),
+        let wire = &mut self.wires[client.0];
+        match wire.packets.pop_front() {
+            Some(Packet::Connack(connack)) => (client, Some(*connack)),
+            None if !wire.open => (client, None),
             other => panic!("CONNACK comes first, got {other:?}"),
         }
     }
