@@ -1,0 +1,36 @@
+//! Nobody gets what he did not ask for.
+
+use outpost_model::topic::pattern_matches;
+
+use crate::history::{Delivered, Subscribed};
+use crate::world::World;
+
+/// D3, D6: a subscription matches, the QoS is not raised, topic and message belong together.
+pub fn check(world: &World) -> Vec<String> {
+    let history = &world.history;
+    let mut found = Vec::new();
+    for delivery in &history.deliveries {
+        let publish = &history.publishes[delivery.number];
+        let sent = publish.sent.unwrap_or_default();
+        let is_good = |s: &&Subscribed| {
+            s.client == delivery.client
+                && s.asked <= delivery.at
+                && s.end_confirmed.is_none_or(|end| sent <= end)
+                && pattern_matches(&s.filter, &delivery.topic)
+        };
+        let most = history.subscriptions.iter().filter(is_good).map(|s| s.qos).max();
+        if publish.topic != delivery.topic
+            || most.is_none_or(|qos| delivery.qos > qos.min(publish.qos))
+        {
+            found.push(text(delivery, &publish.topic));
+        }
+    }
+    found
+}
+
+fn text(delivery: &Delivered, topic: &str) -> String {
+    format!(
+        "UNASKED m{} published on {topic} reached client-{} on {} with QoS {}",
+        delivery.number, delivery.client, delivery.topic, delivery.qos as u8
+    )
+}
