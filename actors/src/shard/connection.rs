@@ -11,6 +11,13 @@ use crate::ledger::Drop;
 use crate::out_buffer::OutBuffer;
 use crate::ports::Origin;
 
+/// How long a 3.1.1 publisher is held back whose next packets are publishes too. Lower: it is cut off for a receiver's
+/// short absence; higher: clients that wait for each other's acknowledgements wait longer until they start over.
+const HELD_BACK_MS_MAX: u64 = 5 * 60_000;
+
+/// The packet type of PUBLISH in the first four bits of a packet (MQTT 5, §2.1.2).
+const PUBLISH_BITS: u8 = 3;
+
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -42,6 +49,8 @@ pub(super) struct Connection {
     pub(super) assigned: bool,
     /// A publish a 3.1.1 client has to wait with: a receiver's queue is full.
     pub(super) blocked: Option<Box<Publish>>,
+    /// Since when.
+    pub(super) blocked_ms: u64,
     out: OutBuffer,
     flush_asked: bool,
     /// The driver was told not to read.
@@ -79,6 +88,7 @@ impl Shard {
             connect: None,
             assigned: false,
             blocked: None,
+            blocked_ms: 0,
             out: OutBuffer::default(),
             flush_asked: false,
             paused: false,
@@ -92,7 +102,7 @@ impl Shard {
         self.now = now;
         let mut rest = input;
         loop {
-            if self.must_pause(conn) {
+            if self.must_pause(conn, rest) {
                 return Received { used: input.len() - rest.len(), paused: true };
             }
             let Some(connection) = self.connection_mut(conn) else {
@@ -128,11 +138,7 @@ impl Shard {
         }
         let limit = self.config.out_bytes_max / 2;
         let Some(connection) = self.connection_mut(conn) else { return };
-        if connection.paused
-            && connection.blocked.is_none()
-            && connection.out.len() <= limit
-            && !self.journal.is_busy()
-        {
+        if connection.paused && connection.out.len() <= limit && !self.journal.is_busy() {
             self.resume(conn);
         }
     }
@@ -169,7 +175,7 @@ impl Shard {
     }
 
     /// Whether nothing more should be read from a connection for now.
-    fn must_pause(&mut self, conn: ConnId) -> bool {
+    fn must_pause(&mut self, conn: ConnId, next: &[u8]) -> bool {
         let (busy, limit) = (self.journal.is_busy(), self.config.out_bytes_max);
         let Some(connection) = self.connection_mut(conn) else { return false };
         let waits = match connection.phase {
@@ -177,8 +183,11 @@ impl Shard {
             Phase::Open(_) => !connection.welcomed,
             Phase::Opening | Phase::Closing => false,
         };
-        connection.paused =
-            busy || waits || connection.blocked.is_some() || connection.out.len() > limit;
+        // While a publish waits, what is no publish is taken: acknowledgements may be what makes room.
+        let waits = waits
+            || (connection.blocked.is_some()
+                && next.first().is_some_and(|b| b >> 4 == PUBLISH_BITS));
+        connection.paused = busy || waits || connection.out.len() > limit;
         connection.paused
     }
 
@@ -195,7 +204,7 @@ impl Shard {
         let all: Vec<ConnId> = self
             .connections
             .iter()
-            .filter(|(_, c)| c.paused && c.blocked.is_none())
+            .filter(|(_, c)| c.paused)
             .map(|(index, c)| ConnId { index: index as u32, generation: c.generation })
             .collect();
         all.into_iter().for_each(|conn| self.resume(conn));
@@ -218,7 +227,11 @@ impl Shard {
         let conn = ConnId { index, generation: connection.generation };
         match connection.phase {
             // Its packets are not read on our account: its silence is ours.
-            Phase::Open(_) if connection.blocked.is_some() || self.journal.is_busy() => {
+            Phase::Open(_) if self.journal.is_busy() => self.touch(conn),
+            Phase::Open(_)
+                if connection.blocked.is_some()
+                    && self.now.mono_ms < connection.blocked_ms + HELD_BACK_MS_MAX =>
+            {
                 self.touch(conn);
             }
             Phase::Open(_) if !connection.welcomed => self.close(conn, ReasonCode::Success, ""),

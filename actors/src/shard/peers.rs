@@ -207,6 +207,7 @@ impl Shard {
         peer.interest.apply(frame).map_err(|error| error.to_string())?;
         let after = peer.interest.all();
         self.table_epoch += 1;
+        self.retry_blocked |= self.full_peers > 0;
         // Durable interest outlives a restart of this node while the peer is away.
         let durable = |all: Vec<Interest>| {
             all.into_iter().filter(|i| i.durable).map(|i| i.pattern).collect::<Vec<_>>()

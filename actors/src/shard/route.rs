@@ -18,8 +18,8 @@ const MESSAGE_BLOCK: u64 = 1 << 20;
 const SHADOW_JOBS_MAX: usize = 10_000;
 
 impl Shard {
-    /// A client published.
-    pub(super) fn route_from_client(&mut self, session: u32, publish: Publish) {
+    /// A client published; `again` when it had to wait with this.
+    pub(super) fn route_from_client(&mut self, session: u32, publish: Publish, again: bool) {
         let Some(slot) = self.sessions.get(session as usize) else { return };
         let Some(conn) = slot.conn else { return };
         let version = self.connection(conn).map_or(Version::V4, |c| c.version);
@@ -48,7 +48,11 @@ impl Shard {
             }
             Err((publish, ReasonCode::QuotaExceeded)) if version != Version::V5 => {
                 // No way to say no: the client waits, unread, until there is room.
+                let now_ms = self.now.mono_ms;
                 if let Some(connection) = self.connection_mut(conn) {
+                    if !again {
+                        connection.blocked_ms = now_ms;
+                    }
                     connection.blocked = Some(publish);
                     self.blocked.push(conn);
                 }
@@ -161,7 +165,7 @@ impl Shard {
             let Some(connection) = self.connection_mut(conn) else { continue };
             let super::connection::Phase::Open(session) = connection.phase else { continue };
             let Some(publish) = connection.blocked.take() else { continue };
-            self.route_from_client(session, *publish);
+            self.route_from_client(session, *publish, true);
             self.settle();
             if self.connection(conn).is_some_and(|c| c.blocked.is_none()) {
                 self.resume(conn);

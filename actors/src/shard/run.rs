@@ -236,7 +236,7 @@ impl Shard {
             Effect::Send(packet) => self.send_to_client(session, &packet),
             Effect::SendDurable(packet) => self.send_when_durable(session, packet),
             Effect::Deliver { delivery, id, dup } => self.deliver(session, &delivery, id, dup),
-            Effect::Publish(publish) => self.route_from_client(session, *publish),
+            Effect::Publish(publish) => self.route_from_client(session, *publish, false),
             Effect::Subscribe(subscribe) => self.subscribe(session, subscribe),
             Effect::Unsubscribe(unsubscribe) => self.unsubscribe(session, unsubscribe),
             Effect::Released(delivery) => self.write_released(session, &delivery),

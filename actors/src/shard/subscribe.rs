@@ -130,6 +130,7 @@ impl Shard {
             self.table.insert(filter.pattern(), Route::Subscriber(cell));
         }
         self.table_epoch += 1;
+        self.retry_blocked |= self.full_sessions > 0; // a new member of a group may have room
         self.tell_interest(&name, options.qos, durable, true);
     }
 
@@ -191,6 +192,7 @@ impl Shard {
         }
         self.cells.stop(subscription.cell);
         self.table_epoch += 1;
+        self.retry_blocked |= self.full_sessions > 0; // it may be its full queue that others waited for
         self.tell_interest(filter, subscription.options.qos, durable, false);
         if durable {
             self.write_subscription(session, filter, None);

@@ -84,6 +84,44 @@ fn who_is_held_back_is_not_blamed_for_its_silence() {
 }
 
 #[test]
+fn a_client_that_fills_its_own_queue_gets_out_of_it() {
+    let mut world = World::with(1, |config| config.queue_messages_max = 4);
+    let mut connect = v4("self");
+    connect.keep_alive_s = 10;
+    let client = world.connect(connect.clone());
+    world.subscribe(client, "t", 1);
+    for number in 1..=5 {
+        world.publish(client, publish("t", &number.to_string(), 1, number));
+    }
+    // The fifth has to wait; acknowledgements behind it are read all the same.
+    assert_eq!(world.drain(client), ["1", "2", "3", "4", "5"]);
+    for number in 1..=6 {
+        world.publish(client, publish("t", &number.to_string(), 1, number));
+    }
+    // Now they stand behind the sixth, and nothing moves, until the client is made to start over.
+    assert_eq!(world.drain(client), ["1", "2", "3", "4"]);
+    world.pass(6 * 60_000);
+    assert!(!world.is_open(client));
+    let client = world.connect(connect);
+    assert_eq!(world.drain(client), ["1", "2", "3", "4"]);
+}
+
+#[test]
+fn who_was_held_back_goes_on_when_the_full_one_unsubscribes() {
+    let mut world = World::with(1, |config| config.queue_messages_max = 1);
+    let receiver = world.connect(v5("r"));
+    world.subscribe(receiver, "t", 1);
+    let sender = world.connect(v4("s"));
+    world.publish(sender, publish("t", "1", 1, 1));
+    world.publish(sender, publish("t", "2", 1, 2));
+    world.sync();
+    assert_eq!(world.take(sender).len(), 1);
+    world.unsubscribe(receiver, "t");
+    assert_eq!(world.take(sender).len(), 1);
+    assert_eq!(world.drain(receiver), ["1"]);
+}
+
+#[test]
 fn a_queue_of_100_000_drains_in_order_from_disk() {
     const COUNT: u32 = 100_000;
     let mut world = World::with(1, |config| config.queue_messages_max = COUNT);

@@ -228,7 +228,7 @@ impl Run {
 
     fn connect_receiver(&mut self, n: usize) {
         let name = format!("r{n}");
-        let with = if n % 2 == 0 { v4(&name) } else { v5(&name) };
+        let with = if n.is_multiple_of(2) { v4(&name) } else { v5(&name) };
         self.receivers[n] = Some(connect(&mut self.world, n / 2 % self.nodes, &with));
     }
 
