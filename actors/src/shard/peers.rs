@@ -9,6 +9,7 @@ use outpost_model::{Message, NodeId, Now, QoS, topic};
 use outpost_store::Space;
 
 use super::{CellMsg, Event, Hold, LogLevel, Shard};
+use crate::ledger::Drop;
 use crate::record::{self, PeerRecord};
 
 /// Events sent to a peer and not yet acknowledged. Lower: a long round trip starves the link; higher: more is sent
@@ -277,13 +278,27 @@ impl Shard {
             };
             let (seq, message) = (owed.seq, owed.message.clone());
             let message = message.or_else(|| self.read_owed(id, seq));
+            let Some(message) = message else {
+                self.lose_owed(id, seq);
+                continue;
+            };
             let Some(peer) = self.peers.get_mut(&id) else { return };
             peer.sent += 1;
-            let Some(message) = message else { continue };
             peer.sent_bytes += message.cost_bytes();
             peer.events_out += 1;
             self.events.push_back(Event::Peer(id, PeerFrame::Event { seq, message }));
         }
+    }
+
+    /// What cannot be read will never be: it is not owed any more.
+    fn lose_owed(&mut self, id: NodeId, seq: u64) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if let Ok(index) = peer.outbox.binary_search_by_key(&seq, |owed| owed.seq) {
+            peer.outbox.remove(index);
+        }
+        self.ledger.drop(Drop::Damaged, 1);
+        self.journal.delete(Space::Outbox, outbox_key(id, seq));
+        self.journal.release_body(outpost_model::MessageId { node: self.config.node, seq });
     }
 
     fn read_owed(&mut self, id: NodeId, seq: u64) -> Option<Arc<Message>> {

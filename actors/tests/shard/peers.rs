@@ -1,7 +1,9 @@
 //! Two nodes and a link between them that breaks.
 
+use outpost_actors::ledger::Drop;
 use outpost_membership::{Interest, PeerFrame, RetainedEntry};
 use outpost_model::{Hlc, NodeId};
+use outpost_store::{Op, Space, Store};
 
 use crate::retained::retained;
 use crate::world::{World, fleeting, publish, v5};
@@ -166,4 +168,27 @@ fn a_peer_cannot_stop_the_store_with_a_key_it_does_not_take() {
     }
     world.sync();
     assert_eq!(world.shard(0).stats().store_failed, None);
+}
+
+#[test]
+fn an_event_whose_body_is_gone_from_disk_is_counted_and_does_not_stop_the_others() {
+    let mut world = World::with(2, |_| {});
+    let receiver = world.connect_to(1, v5("r"));
+    world.subscribe(receiver, "t", 1);
+    world.join();
+    world.cut_link();
+    let sender = world.connect_to(0, v5("s"));
+    for number in 1..=3 {
+        world.publish(sender, publish("t", &number.to_string(), 1, number));
+    }
+    world.drain(sender);
+    world.crash(0); // now they are on disk only
+    let bodies = world.store(0).snapshot().into_keys();
+    let body = bodies.filter(|(space, _)| *space == Space::Messages).nth(1).expect("three bodies");
+    world.store(0).submit(vec![Op::Delete(Space::Messages, body.1)]).expect("taken");
+    world.sync();
+    world.join();
+    assert_eq!(world.drain(receiver), ["1", "3"]);
+    let stats = world.shard(0).stats();
+    assert_eq!((stats.outbox, stats.ledger.dropped[Drop::Damaged as usize]), (0, 1));
 }
