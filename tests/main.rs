@@ -1,1 +1,18 @@
-//! End-to-end stories.
+//! End-to-end stories: nodes in this process and as processes, real sockets, clients other people wrote.
+
+mod support;
+
+mod actors;
+mod clients;
+mod cluster;
+mod dev;
+mod durability;
+mod expiry;
+mod publish;
+mod qos;
+mod retained;
+mod shadow;
+mod shared;
+mod takeover;
+mod tidy;
+mod will;

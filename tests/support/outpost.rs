@@ -1,0 +1,185 @@
+//! The command `outpost` as a process: built as this test was, run until it ends or is told to.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+
+use super::{until, within};
+
+/// Path of the command; the first call builds it.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        // …/target/debug/deps/e2e-0123456789abcdef
+        let this = std::env::current_exe().expect("a running test has a path");
+        let profile = this.ancestors().nth(2).expect("it lies in a profile's folder");
+        let target = profile.parent().expect("which lies in the target folder");
+        let mut build = std::process::Command::new(env!("CARGO"));
+        build.args([
+            "build",
+            "-p",
+            "outpost-node",
+            "--bin",
+            "outpost",
+            "--offline",
+            "--target-dir",
+        ]);
+        build.arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        let output = build.output().expect("cargo is there, it runs this test");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "the command cannot be built:\n{errors}");
+        profile.join("outpost")
+    })
+}
+
+/// The command, ready for arguments: no settings of the person who runs the tests.
+pub fn command() -> Command {
+    let mut command = Command::new(binary());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    for name in ["RUST_LOG", "OUTPOST_URL", "OUTPOST_TOKEN_FILE"] {
+        command.env_remove(name);
+    }
+    command.env("NO_COLOR", "1");
+    command
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Finished {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs `outpost` with arguments to its end.
+pub async fn outpost(args: &[&str]) -> Finished {
+    let mut command = command();
+    command.args(args);
+    finish(command).await
+}
+
+/// Runs a command to its end.
+pub async fn finish(mut command: Command) -> Finished {
+    let what = format!("{:?}", command.as_std());
+    let output =
+        within(&what, command.output()).await.unwrap_or_else(|why| panic!("{what}: {why}"));
+    Finished {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// What a process has said so far on one of its outputs.
+#[derive(Debug, Clone, Default)]
+pub struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    fn read(from: impl AsyncRead + Unpin + Send + 'static) -> Self {
+        let lines = Self::default();
+        let into = lines.clone();
+        tokio::spawn(async move {
+            let mut from = BufReader::new(from).lines();
+            while let Ok(Some(line)) = from.next_line().await {
+                into.0.lock().expect("nobody panics with it").push(line);
+            }
+        });
+        lines
+    }
+
+    pub fn all(&self) -> Vec<String> {
+        self.0.lock().expect("nobody panics with it").clone()
+    }
+
+    /// Lines with these words.
+    pub fn with(&self, words: &str) -> Vec<String> {
+        self.all().into_iter().filter(|line| line.contains(words)).collect()
+    }
+}
+
+/// A running process whose output is read as it comes.
+pub struct Running {
+    child: Child,
+    pub out: Lines,
+    pub err: Lines,
+}
+
+impl Running {
+    pub fn start(mut command: Command) -> Self {
+        let mut child =
+            command.spawn().unwrap_or_else(|why| panic!("{:?}: {why}", command.as_std()));
+        let out = Lines::read(child.stdout.take().expect("piped"));
+        let err = Lines::read(child.stderr.take().expect("piped"));
+        Self { child, out, err }
+    }
+
+    /// Waits for a line on standard output.
+    pub async fn says(&mut self, words: &str) -> String {
+        until(words, async || !self.out.with(words).is_empty() || self.has_ended()).await;
+        match self.out.with(words).into_iter().next() {
+            Some(line) => line,
+            None => panic!("it ended without saying {words:?}: {:?} {:?}", self.out, self.err),
+        }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it is our child").is_some()
+    }
+
+    /// Its end.
+    pub async fn wait(mut self) -> ExitStatus {
+        within("the end of a process", self.child.wait()).await.expect("it is our child")
+    }
+
+    /// SIGKILL: nothing in the process hears of it.
+    pub async fn kill_9(mut self) {
+        self.child.start_kill().expect("it runs");
+        within("the end of a process", self.child.wait()).await.expect("it is our child");
+    }
+
+    /// SIGTERM, and its end.
+    pub async fn terminate(mut self) -> ExitStatus {
+        let id = self.child.id().expect("it runs").to_string();
+        let sent = Command::new("kill").args(["-TERM", &id]).status().await.expect("kill is there");
+        assert!(sent.success(), "the process has ended before: {:?}", self.err);
+        within("the end of a process", self.child.wait()).await.expect("it is our child")
+    }
+}
+
+/// `outpost dev` as a process.
+pub struct Dev {
+    pub process: Running,
+    pub mqtt: SocketAddr,
+    pub http: SocketAddr,
+}
+
+impl Dev {
+    /// Starts it on ports the system chooses and reads them from what it prints.
+    pub async fn start(data: &Path) -> Self {
+        Self::start_with(data, &[]).await
+    }
+
+    pub async fn start_with(data: &Path, more: &[&str]) -> Self {
+        let mut command = command();
+        command.args(["dev", "--mqtt-port", "0", "--http-port", "0", "--data-dir"]).arg(data);
+        command.args(more);
+        let mut process = Running::start(command);
+        process.says("Ctrl-C stops it.").await;
+        let mqtt = address(&process.out.with("MQTT 3.1.1 and 5")[0]);
+        let http = address(&process.out.with("HTTP  ")[0]);
+        Self { process, mqtt, http }
+    }
+}
+
+/// The address at the end of a line.
+pub fn address(line: &str) -> SocketAddr {
+    let last = line.split_whitespace().last().unwrap_or_default().trim_start_matches("http://");
+    last.parse().unwrap_or_else(|why| panic!("{line:?} ends with no address: {why}"))
+}
