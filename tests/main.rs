@@ -8,6 +8,7 @@ mod cluster;
 mod dev;
 mod durability;
 mod expiry;
+mod lab;
 mod publish;
 mod qos;
 mod retained;
