@@ -1,14 +1,16 @@
 //! `outpost lab cut`: two nodes, a cable between them, scissors. What was acknowledged must be there afterwards.
 
 mod cable;
+mod cast;
 mod device;
 mod progress;
 mod report;
 mod shadow;
 mod site;
 mod story;
+mod verdict;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -45,7 +47,7 @@ struct Cut {
     #[arg(long, value_name = "COUNT", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     messages: u64,
     /// Shadows; the first three are written while the link is cut
-    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    #[arg(long, value_name = "COUNT", default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     things: u16,
     /// The link stays cut at least this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=3_600))]
@@ -105,7 +107,7 @@ impl Cut {
                 why = told_to_stop() => Err(why),
             }
         });
-        let report = ended.map_err(|why| self.kept(&why, folder.path().to_owned()))?;
+        let report = ended.map_err(|why| self.kept(&why, folder.path()))?;
         if self.json {
             let text = serde_json::to_string_pretty(&report)
                 .map_err(|why| Failure::new(format!("cannot write the result: {why}")))?;
@@ -119,7 +121,7 @@ impl Cut {
         report.verdict()
     }
 
-    fn kept(&self, why: &Failure, folder: PathBuf) -> Failure {
+    fn kept(&self, why: &Failure, folder: &Path) -> Failure {
         if !self.keep {
             return why.clone();
         }

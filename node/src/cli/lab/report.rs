@@ -261,7 +261,7 @@ impl Report {
             let kill = if self.kill.is_some() { ", with the edge killed meanwhile" } else { "" };
             let text = format!(
                 "Cut for {cut:.1} s{kill}; {converged:.2} s after healing both sides were equal.\n\
-                 {messages} messages acknowledged, {messages} delivered ({} of them twice). {} writes to shadows, none lost.",
+                 {messages} messages acknowledged, {messages} delivered ({} of them twice). {} shadow values written apart, each shows its latest write.",
                 self.again.iter().sum::<u64>(),
                 self.merged.len(),
             );
@@ -371,7 +371,7 @@ healed                      9500 B          9500 B        190          0
 since the cut, without QUIC and TLS: messages 35.4 kB, shadows 250 B (25 % of the 1000 B all 2 shadows are), rest 4600 B
 
 Cut for 5.0 s; 0.44 s after healing both sides were equal.
-460 messages acknowledged, 460 delivered (1 of them twice). 3 writes to shadows, none lost.
+460 messages acknowledged, 460 delivered (1 of them twice). 3 shadow values written apart, each shows its latest write.
 ";
         assert_eq!(report(false).text(Paint::off()), expected);
         assert_eq!(report(false).verdict(), Ok(()));

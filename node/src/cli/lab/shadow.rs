@@ -1,9 +1,9 @@
 //! The shadows of the story: what is written where, what must come out, and whether both nodes say so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::site::Site;
 use crate::cli::api::accepted;
@@ -68,6 +68,9 @@ impl Document {
         self.state.to_string().len()
     }
 }
+
+/// Shadows by thing.
+pub type Documents = BTreeMap<String, Document>;
 
 /// The name of a thing; they sort as they count.
 pub fn thing(number: usize) -> String {
@@ -134,16 +137,12 @@ pub struct Merged {
 }
 
 /// Puts the edits of both sides beside what came out. `edits` are in the order in which they were accepted.
-pub fn merged(
-    edits: &[Edit],
-    before: &BTreeMap<String, Document>,
-    after: &BTreeMap<String, Document>,
-) -> Vec<Merged> {
+pub fn merged(edits: &[Edit], before: &Documents, after: &Documents) -> Vec<Merged> {
     let mut by_leaf: BTreeMap<(&str, &str), Vec<&Edit>> = BTreeMap::new();
     for edit in edits {
         by_leaf.entry((&edit.thing, &edit.path)).or_default().push(edit);
     }
-    let leaf = |documents: &BTreeMap<String, Document>, (thing, path): (&str, &str)| {
+    let leaf = |documents: &Documents, (thing, path): (&str, &str)| {
         documents.get(thing).map_or(Value::Null, |document| document.leaf(path))
     };
     let row = |(place, edits): ((&str, &str), Vec<&Edit>)| {
@@ -165,14 +164,34 @@ pub fn merged(
     by_leaf.into_iter().map(row).collect()
 }
 
-/// The first things whose documents differ, in words; none when both nodes agree.
-pub fn differences(
-    edge: &BTreeMap<String, Document>,
-    cloud: &BTreeMap<String, Document>,
-) -> Vec<String> {
-    let all: Map<String, Value> =
-        edge.keys().chain(cloud.keys()).map(|k| (k.clone(), Value::Null)).collect();
-    all.keys()
+/// What the states must be after writes were accepted, in their order.
+pub fn expected(before: &Documents, edits: &[Edit]) -> BTreeMap<String, Value> {
+    let mut states: BTreeMap<String, Value> =
+        before.iter().map(|(thing, document)| (thing.clone(), document.state.clone())).collect();
+    for edit in edits {
+        let mut at = states.entry(edit.thing.clone()).or_insert_with(|| json!({}));
+        let (sections, key) = edit.path.rsplit_once('.').unwrap_or(("", &edit.path));
+        for section in sections.split('.') {
+            at = at
+                .as_object_mut()
+                .expect("the story writes only below objects")
+                .entry(section)
+                .or_insert_with(|| json!({}));
+        }
+        let fields = at.as_object_mut().expect("the story writes only below objects");
+        if edit.value.is_null() {
+            fields.remove(key);
+        } else {
+            fields.insert(key.to_owned(), edit.value.clone());
+        }
+    }
+    states
+}
+
+/// The things whose documents differ, in words; none when both nodes agree.
+pub fn differences(edge: &Documents, cloud: &Documents) -> Vec<String> {
+    let all: BTreeSet<&String> = edge.keys().chain(cloud.keys()).collect();
+    all.into_iter()
         .filter_map(|thing| match (edge.get(thing), cloud.get(thing)) {
             (a, b) if a == b => None,
             (Some(a), Some(b)) => Some(format!(
@@ -189,7 +208,7 @@ pub fn differences(
 mod tests {
     use super::*;
 
-    fn document(version: u64, state: Value) -> BTreeMap<String, Document> {
+    fn document(version: u64, state: Value) -> Documents {
         BTreeMap::from([("t".to_owned(), Document { version, state, metadata: Value::Null })])
     }
 

@@ -169,9 +169,12 @@ impl Site {
             .map(|file| BufReader::new(file).lines().map_while(Result::ok).collect())
             .unwrap_or_default();
         let last = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+        if last.is_empty() {
+            return Failure::new(format!("{why}; the log of {} is empty", self.name));
+        }
         let last: Vec<String> =
             last.iter().map(|line| format!("  {}: {line}", self.name)).collect();
-        Failure::new(format!("{why}; its log ends with\n{}", last.join("\n")))
+        Failure::new(format!("{why}\nthe log of {} ends with\n{}", self.name, last.join("\n")))
     }
 
     /// Asks its HTTP API.
