@@ -59,6 +59,8 @@ struct Child {
 pub struct TreeState {
     children: Vec<Child>,
     by_actor: BTreeMap<u64, usize>,
+    /// Children that failed before this supervisor heard that they were started. At most one for each start under way.
+    failed_early: BTreeMap<u64, String>,
     epoch: Instant,
 }
 
@@ -81,7 +83,7 @@ impl Actor for Tree {
     async fn pre_start(&self, myself: ActorRef<TreeMsg>, (specs, policy): Self::Arguments) -> Result<TreeState, ActorProcessingErr> {
         let policy = Arc::new(policy);
         let children = specs.into_iter().map(|spec| Child { spec, actor: None, restarts: RestartState::new(Arc::clone(&policy)) });
-        let state = TreeState { children: children.collect(), by_actor: BTreeMap::new(), epoch: Instant::now() };
+        let state = TreeState { children: children.collect(), by_actor: BTreeMap::new(), failed_early: BTreeMap::new(), epoch: Instant::now() };
         (0..state.children.len()).for_each(|index| state.start_child(&myself, index));
         Ok(state)
     }
@@ -90,7 +92,8 @@ impl Actor for Tree {
         match message {
             TreeMsg::Started(index, result) => state.handle_started(&myself, index, result),
             TreeMsg::Timeout(index) => state.handle_timeout(&myself, index),
-            TreeMsg::List(reply) => reply.send(state.list())?,
+            // Who asked may have gone; that is no failure of the root of everything.
+            TreeMsg::List(reply) => drop(reply.send(state.list())),
         }
         Ok(())
     }
@@ -123,7 +126,11 @@ impl TreeState {
     fn handle_started(&mut self, myself: &ActorRef<TreeMsg>, index: usize, result: Result<ActorCell, String>) {
         match result {
             Ok(actor) => {
-                self.by_actor.insert(actor.get_id().pid(), index);
+                let pid = actor.get_id().pid();
+                if let Some(cause) = self.failed_early.remove(&pid) {
+                    return self.fail(myself, index, &cause);
+                }
+                self.by_actor.insert(pid, index);
                 self.children[index].actor = Some(actor);
             }
             Err(cause) => self.fail(myself, index, &cause),
@@ -131,9 +138,12 @@ impl TreeState {
     }
 
     fn handle_failed(&mut self, myself: &ActorRef<TreeMsg>, actor: &ActorCell, cause: &str) {
-        if let Some(index) = self.by_actor.remove(&actor.get_id().pid()) {
+        let pid = actor.get_id().pid();
+        if let Some(index) = self.by_actor.remove(&pid) {
             self.children[index].actor = None;
             self.fail(myself, index, cause);
+        } else {
+            self.failed_early.insert(pid, cause.to_owned());
         }
     }
 
@@ -263,5 +273,39 @@ mod tests {
         assert_eq!(children[0].restarts, 1);
         assert!(children[0].cause.as_deref().is_some_and(|cause| cause.contains("a bad message")));
         assert_eq!((children[1].restarts, good_starts.load(Ordering::SeqCst)), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn who_asks_and_goes_away_does_no_harm() {
+        let (starts, actor) = (Arc::default(), Arc::default());
+        let children = vec![fragile("one", &starts, &actor)];
+        let tree = Tree::start(children, RestartPolicy::default()).await.expect("spawns");
+        let (reply, asker) = ractor::concurrency::oneshot();
+        drop(asker);
+        tree.cast(TreeMsg::List(reply.into())).expect("alive");
+        assert_eq!(list(&tree).await.len(), 1, "it answers the next one");
+    }
+
+    #[tokio::test]
+    async fn a_child_that_fails_before_its_start_is_heard_of_is_started_again() {
+        let starts = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&starts);
+        let start: StartChild = Arc::new(move |supervisor| {
+            let is_first = counted.fetch_add(1, Ordering::SeqCst) == 0;
+            Box::pin(async move {
+                let (actor, end) = Actor::spawn_linked(None, Fragile, (), supervisor).await.map_err(|e| e.to_string())?;
+                if is_first {
+                    actor.cast(()).map_err(|e| e.to_string())?;
+                    end.await.map_err(|e| e.to_string())?;
+                }
+                Ok(actor.get_cell())
+            })
+        });
+        let children = vec![ChildSpec { role: "test", name: "hasty".to_owned(), start }];
+        let tree = Tree::start(children, RestartPolicy::default()).await.expect("spawns");
+        while starts.load(Ordering::SeqCst) < 2 || list(&tree).await[0].state != "running" {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(list(&tree).await[0].restarts, 1);
     }
 }
