@@ -171,15 +171,17 @@ async fn carry(
                     bump(&context.counters.link_panics);
                     tracing::error!(peer = %link.peer().name, "a task of the link panicked; the link restarts");
                 }
-                return;
+                break;
             }
             stream = connection.accept_uni(), if readers < LANES.len() => {
-                let Ok(stream) = stream else { return };
+                let Ok(stream) = stream else { break };
                 readers += 1;
                 tasks.spawn(read_lane(Arc::clone(context), link.clone(), stream));
             }
         }
     }
+    // Not before the last frame under way is handed over may the node hear that the link is down.
+    tasks.shutdown().await;
 }
 
 async fn write_lane(context: Arc<Context>, link: LinkHandle, lane: Lane, mut stream: SendStream) {
