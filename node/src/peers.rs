@@ -24,7 +24,7 @@ pub struct Links(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     up: Mutex<HashMap<NodeId, Up>>,
-    /// QoS 0 events a full link did not take.
+    /// QoS 0 events no link took.
     dropped: AtomicU64,
 }
 
@@ -37,13 +37,13 @@ struct Up {
 impl Links {
     /// Sends a frame. A link that cannot take what must not be lost is closed: the next one begins where the peer says.
     pub fn send(&self, peer: NodeId, frame: PeerFrame) {
-        let Some(link) = self.0.up.lock().get(&peer).map(|up| up.link.clone()) else { return };
         let is_fleeting = matches!(frame, PeerFrame::Event { seq: 0, .. });
+        let link = self.0.up.lock().get(&peer).map(|up| up.link.clone());
+        let Some(link) = link else { return self.lost(is_fleeting) };
         match link.try_send(frame) {
-            Ok(()) | Err(LinkFull::Closed) => {}
-            Err(_) if is_fleeting => {
-                self.0.dropped.fetch_add(1, Ordering::Relaxed);
-            }
+            Ok(()) => {}
+            Err(_) if is_fleeting => self.lost(true),
+            Err(LinkFull::Closed) => {}
             Err(error) => {
                 warn!(
                     "closing the link to {}: {error}; it starts again where the peer left off",
@@ -52,6 +52,11 @@ impl Links {
                 link.close("the queue is full");
             }
         }
+    }
+
+    /// What is not fleeting waits on disk or comes again with the next hello.
+    fn lost(&self, is_fleeting: bool) {
+        self.0.dropped.fetch_add(u64::from(is_fleeting), Ordering::Relaxed);
     }
 
     /// Closes the link to a peer.
@@ -66,7 +71,7 @@ impl Links {
         self.0.up.lock().values().for_each(|up| up.link.close(why));
     }
 
-    /// QoS 0 events that full links did not take.
+    /// QoS 0 events that no link took: it was full or had just gone.
     pub fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
     }
