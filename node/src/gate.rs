@@ -53,8 +53,9 @@ impl Gate for ConfigGate {
         match &credentials.username {
             // A name nobody has to prove means nothing: with no users configured it is not taken for one.
             Some(_) if self.users.is_empty() && self.anonymous => Admission::Admit(None),
-            Some(name) if self.users.contains_key(&**name) => Admission::Slow,
-            Some(_) => Admission::BadCredentials,
+            Some(_) if self.users.is_empty() => Admission::BadCredentials,
+            // Unknown names as well, or the time an answer takes would tell who is known here.
+            Some(_) => Admission::Slow,
             None if self.anonymous => Admission::Admit(None),
             None => Admission::NotAuthorized,
         }
@@ -62,10 +63,13 @@ impl Gate for ConfigGate {
 
     fn check_slowly(&self, _: &Origin, _: &str, credentials: &Credentials) -> Admission {
         let Some(name) = credentials.username.as_deref() else { return Admission::NotAuthorized };
-        let Some(user) = self.users.get(name) else { return Admission::BadCredentials };
+        let known = self.users.get(name);
+        let Some(user) = known.or_else(|| self.users.values().next()) else {
+            return Admission::BadCredentials;
+        };
         let password = credentials.password.as_deref().unwrap_or_default();
         match outpost_security::password::verify(&user.hash, password) {
-            Ok(true) => Admission::Admit(Some(Arc::from(name))),
+            Ok(true) if known.is_some() => Admission::Admit(Some(Arc::from(name))),
             _ => Admission::BadCredentials,
         }
     }
@@ -84,5 +88,59 @@ impl Gate for ConfigGate {
             Action::Subscribe => acl::Action::Read,
         };
         acl.decide(&subject, action, topic).allow
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(anonymous: bool, users: &[&str]) -> ConfigGate {
+        let entry = |name: &&str| {
+            let hash = outpost_security::password::hash(b"secret", b"sixteen bytes ..");
+            let hash = hash.expect("within the limits");
+            ((*name).to_owned(), UserEntry { hash, roles: Vec::new() })
+        };
+        ConfigGate { anonymous, users: users.iter().map(entry).collect(), acl: None }
+    }
+
+    fn asks(gate: &ConfigGate, username: Option<&str>, password: &str) -> Admission {
+        let origin = Origin {
+            listener: Arc::from("mqtt"),
+            remote: ([127, 0, 0, 1], 1).into(),
+            certificate: None,
+        };
+        let credentials = Credentials {
+            username: username.map(Into::into),
+            password: Some(bytes::Bytes::copy_from_slice(password.as_bytes())),
+        };
+        match gate.admit(&origin, "c", &credentials) {
+            Admission::Slow => gate.check_slowly(&origin, "c", &credentials),
+            admission => admission,
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_takes_the_same_way_as_a_wrong_password() {
+        let gate = gate(true, &["ann"]);
+        let ann = Admission::Admit(Some(Arc::from("ann")));
+        assert_eq!(asks(&gate, Some("ann"), "secret"), ann);
+        assert_eq!(asks(&gate, Some("ann"), "wrong"), Admission::BadCredentials);
+        assert_eq!(asks(&gate, Some("bob"), "secret"), Admission::BadCredentials);
+        assert_eq!(asks(&gate, None, ""), Admission::Admit(None));
+        let origin = Origin {
+            listener: Arc::from("mqtt"),
+            remote: ([127, 0, 0, 1], 1).into(),
+            certificate: None,
+        };
+        let bob = Credentials { username: Some("bob".into()), password: None };
+        assert_eq!(gate.admit(&origin, "c", &bob), Admission::Slow, "it is hashed as well");
+    }
+
+    #[test]
+    fn without_users_a_name_proves_nothing() {
+        assert_eq!(asks(&gate(true, &[]), Some("ann"), "x"), Admission::Admit(None));
+        assert_eq!(asks(&gate(false, &[]), Some("ann"), "x"), Admission::BadCredentials);
+        assert_eq!(asks(&gate(false, &[]), None, ""), Admission::NotAuthorized);
     }
 }
