@@ -1,9 +1,9 @@
 //! Acknowledged means on disk: the process is killed at any moment, and nothing acknowledged is missing afterwards.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 
-use crate::support::client::{Client, Options, Properties};
+use crate::support::burst::{burst, burst_of};
+use crate::support::client::{Client, Options};
 use crate::support::outpost::Dev;
 use crate::support::{http, until};
 
@@ -80,56 +80,4 @@ async fn kill_9_in_the_middle_of_a_burst_again_and_again_loses_nothing_acknowled
         missing.remove(&message.payload);
     }
     assert!(dev.process.terminate().await.success());
-}
-
-async fn burst(
-    server: SocketAddr,
-    id: &str,
-    topic: &'static str,
-    count: usize,
-) -> BTreeSet<String> {
-    burst_of(server, id.to_owned(), topic, count, 1).await
-}
-
-/// Publishes as fast as the window allows, until all are acknowledged or the server is gone. Those acknowledged.
-async fn burst_of(
-    server: SocketAddr,
-    id: String,
-    topic: &'static str,
-    count: usize,
-    qos: u8,
-) -> BTreeSet<String> {
-    let publisher = Client::connect(server, Options::v4(&id)).await;
-    let (mut waiting, mut acknowledged) = (std::collections::VecDeque::new(), BTreeSet::new());
-    for number in 0..count {
-        let payload = format!("{id}-{number}");
-        let properties = Properties::default();
-        let outcome = publisher.publish_with(topic, payload.clone(), qos, false, properties).await;
-        waiting.push_back((payload, outcome));
-        if waiting.len() >= 100 && !settle(&publisher, &mut waiting, &mut acknowledged).await {
-            break;
-        }
-    }
-    while !waiting.is_empty() && settle(&publisher, &mut waiting, &mut acknowledged).await {}
-    acknowledged
-}
-
-type Waiting = std::collections::VecDeque<(String, crate::support::client::Outcome)>;
-
-/// Waits for the oldest; `false` when the connection is gone.
-async fn settle(
-    publisher: &Client,
-    waiting: &mut Waiting,
-    acknowledged: &mut BTreeSet<String>,
-) -> bool {
-    let Some((payload, outcome)) = waiting.pop_front() else { return false };
-    let settled = tokio::select! {
-        biased;
-        settled = outcome => settled.is_ok(),
-        _ = publisher.ended() => false,
-    };
-    if settled {
-        acknowledged.insert(payload);
-    }
-    settled
 }

@@ -147,3 +147,33 @@ async fn a_queue_that_is_full_refuses_and_loses_nothing_it_acknowledged() {
     assert_eq!(back.next().await.payload, "room again");
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_3_1_1_publisher_has_to_wait_for_a_full_queue_and_goes_on_when_there_is_room() {
+    let limit = |config: &mut outpost_node::config::Config| config.limits.queue_messages_max = 10;
+    let node = TestNode::start_with(limit, Hooks::default()).await;
+    let away = Client::connect(node.mqtt(), Options::v5("away").kept(3600)).await;
+    away.subscribe("a", 1).await;
+    away.disconnect().await;
+    let publisher = Client::connect(node.mqtt(), Options::v4("publisher")).await;
+    for number in 0..10 {
+        publisher.publish("a", &number.to_string(), 1).await;
+    }
+    // 3.1.1 has no word for "full": the eleventh is not acknowledged until it is on disk.
+    let mut eleventh = publisher.publish_with("a", "10", 1, false, Properties::default()).await;
+    let other = Client::connect(node.mqtt(), Options::v4("other")).await;
+    other.publish("b", "others go on", 1).await;
+    let now = std::future::ready(());
+    tokio::select! {
+        biased;
+        settled = &mut eleventh => panic!("settled while the queue is full: {settled:?}"),
+        () = now => {}
+    }
+    let mut back = Client::connect(node.mqtt(), Options::v5("away").kept(3600)).await;
+    for number in 0..11 {
+        assert_eq!(back.next().await.payload, number.to_string());
+    }
+    eleventh.await.expect("there is room now");
+    assert!(publisher.is_connected());
+    node.stop().await;
+}

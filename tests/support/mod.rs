@@ -1,5 +1,6 @@
 //! What the stories share: nodes, clients, processes, and waiting for something to become true.
 
+pub mod burst;
 pub mod client;
 pub mod http;
 pub mod node;
