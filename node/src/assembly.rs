@@ -154,6 +154,7 @@ impl Node {
             gate,
             ports: Arc::new(Ports { links: links.clone(), shadows: shadows.clone() }),
             handle: plane.clone(),
+            pending_connect_max: config.limits.pending_connect_max,
             mqtt: Arc::new(listener),
             probe: hooks.probe,
         };
@@ -295,11 +296,16 @@ fn watch_store(
     let failed = Arc::new(Mutex::new(None));
     let (plane, shadows, failure) = (plane.clone(), shadows.clone(), Arc::clone(&failed));
     store.listen(Arc::new(move |event: StoreEvent| {
-        if let StoreEvent::Failed(cause) = &event {
-            *failure.lock() = Some(cause.clone());
-        }
+        let command = match &event {
+            StoreEvent::Synced(_) => ShadowCommand::Synced,
+            StoreEvent::Failed(cause) => {
+                *failure.lock() = Some(cause.clone());
+                ShadowCommand::StoreFailed(cause.clone())
+            }
+        };
         plane.store_event(event);
-        shadows.try_send(ShadowCommand::Synced);
+        // A hub with a full queue looks at the store after each command.
+        shadows.try_send(command);
     }));
     failed
 }

@@ -64,6 +64,8 @@ pub enum ShadowCommand {
     PeerFrame(NodeId, Bytes),
     /// From the store.
     Synced,
+    /// From the store: it stopped.
+    StoreFailed(String),
     /// From the clock.
     Tick,
     /// From the supervisor.
@@ -187,8 +189,16 @@ impl Actor for ShadowActor {
 fn run_thread(spec: ShadowSpec, ready: oneshot::Sender<()>) -> Result<(), String> {
     spec.store.sync_all().map_err(|error| error.to_string())?;
     let mut driver = Driver::load(spec)?;
+    let (told, is_told) = oneshot::channel();
+    // Before requests come in: what an earlier hub left open is not answered by this one.
+    if driver.spec.plane.send_blocking(Command::HubStarted(told)).is_ok() {
+        // A data thread that ends meanwhile has no requests open when it is back.
+        let _ = is_told.blocking_recv();
+    }
     let (sender, mut commands) = mpsc::channel(REQUESTS_MAX);
     *driver.spec.handle.0.lock() = Some(sender);
+    // The hub is new and knows no link: each comes up again and says hello.
+    driver.spec.links.close_all("this node's shadow hub has started anew");
     let _ = ready.send(());
     driver.drain();
     while let Some(command) = commands.blocking_recv() {
@@ -276,6 +286,7 @@ impl Driver {
                 }
             }
             ShadowCommand::Tick => self.hub.handle_tick(now),
+            ShadowCommand::StoreFailed(cause) => self.fail(&cause),
             ShadowCommand::Synced | ShadowCommand::Stop(_) => {}
         }
     }
@@ -298,7 +309,9 @@ impl Driver {
                         None => Op::Delete(Space::Shadows, key.into()),
                     };
                     self.submit(rows.into_iter().map(op).collect());
-                    if !self.failed && !then.is_empty() {
+                    if self.failed {
+                        self.refuse(then);
+                    } else if !then.is_empty() {
                         self.waiting.push_back((self.last, then));
                     }
                 }
@@ -315,13 +328,37 @@ impl Driver {
                     return;
                 }
                 Err(SubmitError::Busy { .. }) if self.spec.store.sync_all().is_ok() => {}
-                Err(error) => {
-                    warn!(
-                        "shadows are no longer written: {error}; updates are not answered until the store is back"
-                    );
-                    self.failed = true;
-                    self.waiting.clear();
+                Err(error) => self.fail(&error.to_string()),
+            }
+        }
+    }
+
+    /// The store stopped: what waits for it is refused, and what comes later.
+    fn fail(&mut self, cause: &str) {
+        if !self.failed {
+            self.failed = true;
+            warn!("shadows are no longer written: {cause}; updates are refused from now on");
+        }
+        for (_, outputs) in std::mem::take(&mut self.waiting) {
+            self.refuse(outputs);
+        }
+    }
+
+    /// Answers whoever waits for what will not become durable.
+    fn refuse(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            let Output::Reply { id, .. } = output else { continue };
+            match self.askers.remove(&id) {
+                Some(Asker::Device(job)) if job != 0 => {
+                    self.complete(job, ReasonCode::UnspecifiedError);
                 }
+                Some(Asker::Http(reply)) => {
+                    let body =
+                        r#"{"code":503,"message":"the store has stopped; nothing was written"}"#;
+                    // Who asked may have gone.
+                    let _ = reply.send((503, body.into()));
+                }
+                _ => {}
             }
         }
     }
@@ -367,22 +404,17 @@ impl Driver {
         match asker {
             Asker::Device(0) => {}
             // A rejected request was received all the same; the reason is on the rejected topic.
-            Asker::Device(job) => {
-                if self
-                    .spec
-                    .plane
-                    .send_blocking(Command::Complete(job, ReasonCode::Success))
-                    .is_err()
-                {
-                    warn!(
-                        "a shadow request stays unacknowledged: the data plane is being restarted"
-                    );
-                }
-            }
+            Asker::Device(job) => self.complete(job, ReasonCode::Success),
             Asker::Http(reply) => {
                 // Who asked may have gone.
                 let _ = reply.send((status, body));
             }
+        }
+    }
+
+    fn complete(&self, job: u64, reason: ReasonCode) {
+        if self.spec.plane.send_blocking(Command::Complete(job, reason)).is_err() {
+            warn!("a shadow request stays unacknowledged: the data plane is being restarted");
         }
     }
 }

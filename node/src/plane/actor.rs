@@ -30,6 +30,8 @@ pub struct PlaneSpec {
     pub ports: Arc<dyn PlanePorts>,
     /// The way in.
     pub handle: PlaneHandle,
+    /// Connections that may wait for their CONNECT.
+    pub pending_connect_max: usize,
     /// MQTT over TCP.
     pub mqtt: Arc<StdListener>,
     /// For tests only.
@@ -69,18 +71,23 @@ impl Actor for PlaneActor {
     ) -> Result<(), ActorProcessingErr> {
         let control = tokio::runtime::Handle::current();
         let (ready, is_ready) = oneshot::channel();
+        let mut ready = Some(ready);
         std::thread::Builder::new().name("shard-0".to_owned()).spawn(move || {
-            let result =
-                std::panic::catch_unwind(AssertUnwindSafe(|| run_thread(&spec, control, ready)));
+            let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                run_thread(&spec, control, &mut ready)
+            }));
             let ended = match result {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => error,
                 Err(panic) => format!("the data thread panicked: {}", panic_text(&*panic)),
             };
-            // The actor is gone only when the node is.
-            let _ = myself.cast(PlaneMsg::Ended(ended));
+            // Whoever waits is gone only when the node is.
+            match ready {
+                Some(ready) => drop(ready.send(Err(ended))),
+                None => drop(myself.cast(PlaneMsg::Ended(ended))),
+            }
         })?;
-        is_ready.await.map_err(|_| "the data thread ended before it was ready".into())
+        is_ready.await?.map_err(Into::into)
     }
 
     async fn handle(
@@ -97,7 +104,7 @@ impl Actor for PlaneActor {
 fn run_thread(
     spec: &PlaneSpec,
     control: tokio::runtime::Handle,
-    ready: oneshot::Sender<()>,
+    ready: &mut Option<oneshot::Sender<Result<(), String>>>,
 ) -> Result<(), String> {
     // What an earlier thread had submitted must be readable before this one reads.
     spec.store.sync_all().map_err(|error| error.to_string())?;
@@ -116,6 +123,7 @@ fn run_thread(
     spec.handle.connect(sender);
     let plane = Plane::new(
         shard,
+        spec.pending_connect_max,
         spec.handle.clone(),
         Arc::clone(&spec.ports),
         Arc::clone(&spec.gate),
@@ -127,14 +135,13 @@ fn run_thread(
             .try_clone()
             .and_then(tokio::net::TcpListener::from_std)
             .map_err(|error| error.to_string())?;
-        let serving = tokio::task::spawn_local(tcp::serve(
-            listener,
-            Arc::from("mqtt"),
-            std::rc::Rc::clone(&plane),
-        ));
+        let serving =
+            plane.spawn(tcp::serve(listener, Arc::from("mqtt"), std::rc::Rc::clone(&plane)));
         spec.ports.started();
         // The one who waits is this actor's own start.
-        let _ = ready.send(());
+        if let Some(ready) = ready.take() {
+            let _ = ready.send(Ok(()));
+        }
         plane.run(commands).await;
         serving.abort();
         Ok(())

@@ -30,6 +30,8 @@ pub enum Command {
     Admitted(ConnId, Admission),
     /// From the hub: a shadow request is settled.
     Complete(u64, ReasonCode),
+    /// From the hub: it is a new one and knows of no request.
+    HubStarted(oneshot::Sender<()>),
     /// From a link: it is up.
     PeerUp(NodeId),
     /// From a link: it is down.
@@ -67,6 +69,8 @@ struct Inner {
     sender: Mutex<Option<mpsc::Sender<Command>>>,
     /// The highest number the store has synced: many events become one command.
     synced: AtomicU64,
+    /// Numbers of shadow requests; one that a data thread left open must not name one of the next thread.
+    jobs: AtomicU64,
 }
 
 /// The data thread is being restarted, or has no room.
@@ -79,6 +83,16 @@ impl PlaneHandle {
         *self.0.sender.lock() = Some(sender);
     }
 
+    /// The queue of the data thread that runs now, and of no later one.
+    pub(super) fn commands(&self) -> Option<mpsc::Sender<Command>> {
+        self.0.sender.lock().clone()
+    }
+
+    /// A number no shadow request had before.
+    pub(super) fn new_job(&self) -> u64 {
+        self.0.jobs.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     pub(super) fn synced(&self) -> Lsn {
         Lsn(self.0.synced.load(Ordering::Acquire))
     }
@@ -88,7 +102,7 @@ impl PlaneHandle {
     /// # Errors
     /// [`Unavailable`]; nothing was sent then.
     pub fn try_send(&self, command: Command) -> Result<(), Unavailable> {
-        let sender = self.0.sender.lock().clone().ok_or(Unavailable)?;
+        let sender = self.commands().ok_or(Unavailable)?;
         sender.try_send(command).map_err(|_| Unavailable)
     }
 
@@ -97,7 +111,7 @@ impl PlaneHandle {
     /// # Errors
     /// [`Unavailable`] when the data thread is down.
     pub async fn send(&self, command: Command) -> Result<(), Unavailable> {
-        let sender = self.0.sender.lock().clone().ok_or(Unavailable)?;
+        let sender = self.commands().ok_or(Unavailable)?;
         sender.send(command).await.map_err(|_| Unavailable)
     }
 
@@ -106,7 +120,7 @@ impl PlaneHandle {
     /// # Errors
     /// [`Unavailable`] when the data thread is down.
     pub fn send_blocking(&self, command: Command) -> Result<(), Unavailable> {
-        let sender = self.0.sender.lock().clone().ok_or(Unavailable)?;
+        let sender = self.commands().ok_or(Unavailable)?;
         sender.blocking_send(command).map_err(|_| Unavailable)
     }
 

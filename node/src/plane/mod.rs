@@ -7,6 +7,8 @@
 
 mod actor;
 mod handle;
+#[cfg(test)]
+mod tests;
 mod thread;
 
 pub use actor::{PlaneActor, PlaneSpec};

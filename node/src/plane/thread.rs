@@ -1,20 +1,27 @@
 //! What runs on the data thread: the shard, its connections, and the turn that serves them all.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell, RefMut};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use outpost_actors::out_buffer::OutBuffer;
-use outpost_actors::ports::{Gate, Origin};
+use outpost_actors::ports::{Admission, Credentials, Gate, Origin};
 use outpost_actors::shard::{ConnId, Event, LogLevel, Received, Shard};
 use outpost_model::{Message, TopicFilter};
 use outpost_mqtt::packet::ReasonCode;
 use outpost_store::Lsn;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::handle::{Command, PlaneHandle, PlanePorts};
@@ -27,6 +34,18 @@ const READ_BUFFER_BYTES: usize = 64 * 1024;
 /// Subscriptions of the node itself (hardware, tests).
 const LOCAL_SUBSCRIPTIONS_MAX: usize = 4_096;
 
+/// Passwords checked at once. Lower: a fleet that comes back at once waits longer for its CONNACKs; higher: each check
+/// takes megabytes and a core on purpose, and strangers can ask for as many as they open connections.
+const PASSWORD_CHECKS_MAX: usize = 4;
+
+/// How long a password may wait for its check. Longer: clients that have given up are checked before those that still
+/// wait; shorter: the last of a fleet have to come again.
+const PASSWORD_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Refused connections are told of in the log at most this often. Shorter: strangers fill the log; longer: a limit that
+/// is too low is noticed late.
+const REFUSAL_SILENCE_MS: u64 = 10_000;
+
 /// The data thread's state. Everything here runs on one thread; nothing is held across an await.
 pub struct Plane {
     shard: RefCell<Shard>,
@@ -35,9 +54,22 @@ pub struct Plane {
     turn: Notify,
     timer: Notify,
     turn_due: Cell<bool>,
+    /// The end of a turn is under way: it carries out what it causes itself.
+    in_turn: Cell<bool>,
+    /// What a task of this thread panicked with; the thread ends with it.
+    panic: RefCell<Option<Box<dyn Any + Send>>>,
+    panicked: Notify,
+    /// Connections whose first packet is not here yet.
+    opening: Cell<usize>,
+    pending_connect_max: usize,
+    /// Connections refused since the log was told, and when that was.
+    refused: Cell<(u64, Option<u64>)>,
+    checks: Arc<Semaphore>,
     synced: Cell<Lsn>,
     jobs: RefCell<HashMap<u64, oneshot::Sender<ReasonCode>>>,
     next_job: Cell<u64>,
+    /// Requests the hub has, by the number it knows them by, and what the shard calls them. The shard bounds them.
+    shadow_jobs: RefCell<BTreeMap<u64, u64>>,
     local: RefCell<Vec<mpsc::Sender<Arc<Message>>>>,
     handle: PlaneHandle,
     ports: Arc<dyn PlanePorts>,
@@ -47,9 +79,10 @@ pub struct Plane {
 }
 
 impl Plane {
-    /// A plane around a shard.
+    /// A plane around a shard. At most `pending_connect_max` connections wait for their first packet.
     pub fn new(
         shard: Shard,
+        pending_connect_max: usize,
         handle: PlaneHandle,
         ports: Arc<dyn PlanePorts>,
         gate: Arc<dyn Gate>,
@@ -62,9 +95,17 @@ impl Plane {
             turn: Notify::new(),
             timer: Notify::new(),
             turn_due: Cell::new(false),
+            in_turn: Cell::new(false),
+            panic: RefCell::default(),
+            panicked: Notify::new(),
+            opening: Cell::new(0),
+            pending_connect_max,
+            refused: Cell::default(),
+            checks: Arc::new(Semaphore::new(PASSWORD_CHECKS_MAX)),
             synced: Cell::new(Lsn(0)),
             jobs: RefCell::default(),
             next_job: Cell::new(1),
+            shadow_jobs: RefCell::default(),
             local: RefCell::default(),
             handle,
             ports,
@@ -75,10 +116,19 @@ impl Plane {
 
     /// Serves until told to stop. Ends the turns, carries out commands, keeps time.
     pub async fn run(self: &Rc<Self>, mut commands: mpsc::Receiver<Command>) {
-        let turns = tokio::task::spawn_local(Rc::clone(self).turns());
-        let timers = tokio::task::spawn_local(Rc::clone(self).timers());
+        let turns = self.spawn(Rc::clone(self).turns());
+        let timers = self.spawn(Rc::clone(self).timers());
         self.schedule_turn();
-        while let Some(command) = commands.recv().await {
+        loop {
+            let command = tokio::select! {
+                biased;
+                () = self.panicked.notified() => None,
+                command = commands.recv() => command,
+            };
+            if let Some(panic) = self.panic.take() {
+                resume_unwind(panic);
+            }
+            let Some(command) = command else { break };
             if let Command::Stop(done) = command {
                 self.end_turn();
                 // Nobody waits for the answer when the node is already gone.
@@ -91,16 +141,53 @@ impl Plane {
         timers.abort();
     }
 
+    /// Runs a task on this thread. Its panic ends the thread: the shard may be half changed, and a new one knows from
+    /// disk what was acknowledged.
+    pub fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
+        let plane = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let mut task = pin!(task);
+            let ended =
+                poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
+                    Ok(poll) => poll.map(Ok),
+                    Err(panic) => Poll::Ready(Err(panic)),
+                });
+            if let Err(panic) = ended.await {
+                plane.panic.replace(Some(panic));
+                plane.panicked.notify_one();
+            }
+        })
+    }
+
     /// A new connection: its own task reads from it.
     pub fn accept(self: &Rc<Self>, origin: Origin, stream: Box<dyn ByteStream>) {
         let remote = origin.remote;
+        if self.opening.get() >= self.pending_connect_max {
+            return self.refuse(remote, "limits.pending_connect_max have not sent CONNECT");
+        }
         let Some(id) = self.shard.borrow_mut().accept(origin, now()) else {
-            return warn!("refused a connection from {remote}: limits.connections_max are open");
+            return self.refuse(remote, "limits.connections_max are open");
         };
         let connection = Rc::new(Connection::new(id, stream));
         self.connections.borrow_mut().insert(id, Rc::clone(&connection));
+        self.opening.set(self.opening.get() + 1);
         self.timer.notify_one();
-        tokio::task::spawn_local(connection.run(Rc::clone(self)));
+        self.spawn(connection.run(Rc::clone(self)));
+    }
+
+    fn refuse(&self, remote: SocketAddr, why: &str) {
+        let now_ms = now().mono_ms;
+        let (since, told_ms) = self.refused.get();
+        if told_ms.is_some_and(|told_ms| now_ms < told_ms + REFUSAL_SILENCE_MS) {
+            return self.refused.set((since + 1, told_ms));
+        }
+        self.refused.set((0, Some(now_ms)));
+        warn!("refused a connection from {remote}: {why} ({since} more since this was last said)");
+    }
+
+    /// A connection's first packet came, or it went without one.
+    pub fn opened(&self) {
+        self.opening.set(self.opening.get() - 1);
     }
 
     /// Bytes for the shard.
@@ -133,8 +220,14 @@ impl Plane {
     ) -> io::Result<bool> {
         let mut shard = self.shard.borrow_mut();
         let Some(out) = shard.out_buffer(id) else { return Ok(true) };
+        let before = out.len();
         let written = write(out)?;
+        let has_room = out.len() < before;
         shard.written(id);
+        if has_room && !self.in_turn.get() {
+            // What the room sets free (reading on, retained messages) is carried out by a turn.
+            self.schedule_turn();
+        }
         Ok(written)
     }
 
@@ -154,6 +247,7 @@ impl Plane {
 
     fn end_turn(&self) {
         self.turn_due.set(false);
+        self.in_turn.set(true);
         let now = now();
         let synced = self.handle.synced();
         {
@@ -168,6 +262,7 @@ impl Plane {
             let Some(event) = event else { break };
             self.carry_out(event);
         }
+        self.in_turn.set(false);
         self.timer.notify_one();
     }
 
@@ -193,16 +288,7 @@ impl Plane {
             Event::Close(id) => self.with_connection(id, Connection::close),
             Event::Resume(id) => self.with_connection(id, Connection::resume),
             Event::Authenticate { conn, origin, client_id, credentials } => {
-                let (gate, handle) = (Arc::clone(&self.gate), self.handle.clone());
-                let check = self
-                    .control
-                    .spawn_blocking(move || gate.check_slowly(&origin, &client_id, &credentials));
-                self.control.spawn(async move {
-                    let admission =
-                        check.await.unwrap_or(outpost_actors::ports::Admission::NotAuthorized);
-                    // When the data thread is down the connection is too.
-                    let _ = handle.send(Command::Admitted(conn, admission)).await;
-                });
+                self.authenticate(conn, origin, client_id, credentials);
             }
             Event::Peer(peer, frame) => self.ports.peer(peer, frame),
             Event::Shadow { topic, payload, job } => self.shadow(topic, payload, job),
@@ -229,10 +315,50 @@ impl Plane {
         }
     }
 
+    /// Has credentials checked elsewhere. The answer is for this thread only: the next one gives the same numbers to
+    /// other connections.
+    fn authenticate(
+        &self,
+        conn: ConnId,
+        origin: Origin,
+        client_id: bytestring::ByteString,
+        credentials: Credentials,
+    ) {
+        let Some(commands) = self.handle.commands() else { return };
+        let (gate, checks) = (Arc::clone(&self.gate), Arc::clone(&self.checks));
+        self.control.spawn(async move {
+            let turn = tokio::time::timeout(PASSWORD_WAIT_MAX, checks.acquire_owned()).await;
+            // Not checked in time: the connection ends with its time to connect.
+            let Ok(Ok(turn)) = turn else { return };
+            let check = tokio::task::spawn_blocking(move || {
+                let admission = gate.check_slowly(&origin, &client_id, &credentials);
+                drop(turn);
+                admission
+            });
+            let admission = check.await.unwrap_or(Admission::NotAuthorized);
+            // When the data thread is down the connection is too.
+            let _ = commands.send(Command::Admitted(conn, admission)).await;
+        });
+    }
+
     fn shadow(&self, topic: bytestring::ByteString, payload: Bytes, job: u64) {
-        if !self.ports.shadow(topic, payload, job) && job != 0 {
+        let number = if job == 0 { 0 } else { self.handle.new_job() };
+        let is_taken = self.ports.shadow(topic, payload, number);
+        if job == 0 {
+            return;
+        }
+        if is_taken {
+            self.shadow_jobs.borrow_mut().insert(number, job);
+        } else {
             self.shard.borrow_mut().complete(job, ReasonCode::QuotaExceeded, now());
             self.schedule_turn();
+        }
+    }
+
+    /// The hub is a new one: what the old one had is not answered any more. The clients are told so and ask again.
+    fn hub_started(&self) {
+        for job in std::mem::take(&mut *self.shadow_jobs.borrow_mut()).into_values() {
+            self.shard.borrow_mut().complete(job, ReasonCode::UnspecifiedError, now());
         }
     }
 
@@ -240,7 +366,11 @@ impl Plane {
         let now = now();
         match command {
             Command::Synced | Command::Stop(_) => {}
-            Command::StoreFailed(cause) => self.shard.borrow_mut().store_failed(cause, now),
+            Command::StoreFailed(cause) => {
+                self.shard.borrow_mut().store_failed(cause, now);
+                // What they wait for will not become durable; whoever waits learns it by this.
+                self.jobs.borrow_mut().clear();
+            }
             Command::Publish(publish, waiting) => {
                 let job = waiting.map_or(0, |waiting| self.new_job(waiting));
                 self.shard.borrow_mut().publish(publish, job, now);
@@ -248,7 +378,15 @@ impl Plane {
             Command::Admitted(conn, admission) => {
                 self.shard.borrow_mut().admitted(conn, admission, now)
             }
-            Command::Complete(job, reason) => self.shard.borrow_mut().complete(job, reason, now),
+            Command::Complete(number, reason) => {
+                if let Some(job) = self.shadow_jobs.borrow_mut().remove(&number) {
+                    self.shard.borrow_mut().complete(job, reason, now);
+                }
+            }
+            Command::HubStarted(done) => {
+                self.hub_started();
+                let _ = done.send(());
+            }
             Command::PeerUp(peer) => self.shard.borrow_mut().peer_up(peer, now),
             Command::PeerDown(peer) => self.shard.borrow_mut().peer_down(peer, now),
             Command::PeerFrame(peer, frame) => {

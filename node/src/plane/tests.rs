@@ -1,0 +1,222 @@
+//! The data thread without a network: streams in memory, a store in memory, the shard as it is.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use outpost_actors::ports::{OpenGate, Origin};
+use outpost_actors::shard::{Shard, ShardConfig};
+use outpost_membership::PeerFrame;
+use outpost_model::NodeId;
+use outpost_store::MemoryStore;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::time::timeout;
+
+use super::{Command, Plane, PlaneHandle, PlanePorts};
+use crate::clock::now;
+
+/// CONNECT of MQTT 3.1.1: clean session, no keep alive, client id "c".
+const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01c";
+const CONNACK: &[u8] = b"\x20\x02\x00\x00";
+const SUBSCRIBE_ALL: &[u8] = b"\x82\x06\x00\x01\x00\x01#\x00";
+const PINGREQ: &[u8] = b"\xc0\x00";
+const PINGRESP: &[u8] = b"\xd0\x00";
+
+/// Longer than anything here takes; only a test that fails waits for it.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Bench {
+    plane: Rc<Plane>,
+    handle: PlaneHandle,
+    running: JoinHandle<()>,
+    shadows: Arc<parking_lot::Mutex<Vec<u64>>>,
+}
+
+#[derive(Default)]
+struct Ports(Arc<parking_lot::Mutex<Vec<u64>>>);
+
+impl PlanePorts for Ports {
+    fn peer(&self, _: NodeId, _: PeerFrame) {}
+
+    fn shadow(&self, _: ByteString, _: Bytes, job: u64) -> bool {
+        self.0.lock().push(job);
+        true
+    }
+
+    fn started(&self) {}
+
+    fn peer_failed(&self, _: NodeId, _: &str) {}
+}
+
+impl Bench {
+    fn start(handle: PlaneHandle, pending_connect_max: usize) -> Self {
+        // Nobody syncs this store.
+        let new = ShardConfig::new(NodeId(1), 7);
+        let config = ShardConfig { durable: false, out_bytes_max: 4_096, ..new };
+        let gate = Arc::new(OpenGate);
+        let store = Arc::new(MemoryStore::new(7));
+        let shard = Shard::open(config, gate.clone(), store, now()).expect("an empty store");
+        let ports = Ports::default();
+        let shadows = Arc::clone(&ports.0);
+        let (sender, commands) = mpsc::channel(64);
+        handle.connect(sender);
+        let control = tokio::runtime::Handle::current();
+        let plane =
+            Plane::new(shard, pending_connect_max, handle.clone(), Arc::new(ports), gate, control);
+        let running = spawn_local({
+            let plane = Rc::clone(&plane);
+            async move { plane.run(commands).await }
+        });
+        Self { plane, handle, running, shadows }
+    }
+
+    fn connect(&self) -> DuplexStream {
+        let (client, server) = duplex(1_024);
+        let remote = ([127, 0, 0, 1], 1).into();
+        let origin = Origin { listener: Arc::from("test"), remote, certificate: None };
+        self.plane.accept(origin, Box::new(server));
+        client
+    }
+
+    async fn first_request(&self) -> u64 {
+        let asked = async {
+            loop {
+                if let Some(job) = self.shadows.lock().first() {
+                    return *job;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, asked).await.expect("a request arrives")
+    }
+
+    async fn stop(self) {
+        self.handle.ask(Command::Stop).await.expect("it runs");
+        self.running.await.expect("it ends in order");
+    }
+}
+
+async fn expect(client: &mut DuplexStream, wanted: &[u8]) {
+    let mut got = vec![0; wanted.len()];
+    let read = timeout(PATIENCE, client.read_exact(&mut got)).await.expect("an answer in time");
+    read.expect("an answer");
+    assert_eq!(got, wanted);
+}
+
+fn publish(topic: &str, qos: u8, payload: &[u8]) -> Vec<u8> {
+    let id: &[u8] = if qos == 0 { &[] } else { &[0, 9] };
+    let length = 2 + topic.len() + id.len() + payload.len();
+    let mut packet = vec![0x30 | qos << 1];
+    match length {
+        0..128 => packet.push(length as u8),
+        _ => packet.extend([(length % 128) as u8 | 0x80, (length / 128) as u8]),
+    }
+    packet.extend_from_slice(&(topic.len() as u16).to_be_bytes());
+    packet.extend_from_slice(topic.as_bytes());
+    packet.extend_from_slice(id);
+    packet.extend_from_slice(payload);
+    packet
+}
+
+#[tokio::test]
+async fn a_client_that_reads_late_is_read_from_again_without_anybody_else_stirring() {
+    let story = async {
+        let bench = Bench::start(PlaneHandle::default(), 8);
+        let client = bench.connect();
+        let (mut reads, mut writes) = tokio::io::split(client);
+        let writing = spawn_local(async move {
+            writes.write_all(CONNECT).await.expect("open");
+            writes.write_all(SUBSCRIBE_ALL).await.expect("open");
+            for _ in 0..64 {
+                writes.write_all(&publish("t", 0, &[b'x'; 1_000])).await.expect("open");
+            }
+            writes.write_all(PINGREQ).await.expect("open");
+            writes
+        });
+        // Everybody goes as far as they can: the client does not read, so the node does not either.
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!writing.is_finished(), "the node has stopped reading");
+        let mut last = Vec::new();
+        while !last.ends_with(PINGRESP) {
+            let mut buffer = [0; 4_096];
+            let read = timeout(PATIENCE, reads.read(&mut buffer)).await.expect("it goes on");
+            let count = read.expect("open");
+            assert_ne!(count, 0, "the node does not close");
+            last = [&last[last.len().saturating_sub(1)..], &buffer[..count]].concat();
+        }
+        drop(writing.await.expect("all is written"));
+        bench.stop().await;
+    };
+    LocalSet::new().run_until(story).await;
+}
+
+#[tokio::test]
+async fn connections_without_connect_are_limited_and_make_room_when_it_comes() {
+    let story = async {
+        let bench = Bench::start(PlaneHandle::default(), 1);
+        let mut first = bench.connect();
+        let mut refused = bench.connect();
+        assert_eq!(refused.read(&mut [0; 1]).await.expect("readable"), 0, "it is closed");
+        first.write_all(CONNECT).await.expect("open");
+        expect(&mut first, CONNACK).await;
+        let second = bench.connect();
+        drop(second);
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        let mut third = bench.connect();
+        third.write_all(CONNECT).await.expect("open");
+        expect(&mut third, CONNACK).await;
+        bench.stop().await;
+    };
+    LocalSet::new().run_until(story).await;
+}
+
+#[tokio::test]
+async fn a_panic_of_any_task_ends_the_thread() {
+    let story = async {
+        let bench = Bench::start(PlaneHandle::default(), 8);
+        bench.plane.spawn(async { panic!("a defect in the shard") });
+        let ended = timeout(PATIENCE, bench.running).await.expect("it ends");
+        assert!(ended.expect_err("not in order").is_panic());
+        let asked = bench.handle.ask(Command::Stats).await;
+        assert!(asked.is_err(), "whoever asks is told so");
+    };
+    LocalSet::new().run_until(story).await;
+}
+
+#[tokio::test]
+async fn requests_a_hub_left_open_are_refused_and_never_taken_for_others() {
+    let story = async {
+        let handle = PlaneHandle::default();
+        let first = Bench::start(handle.clone(), 8);
+        let request = [CONNECT, &publish("$aws/things/a/shadow/get", 1, b"")].concat();
+        let mut client = first.connect();
+        client.write_all(&request).await.expect("open");
+        expect(&mut client, CONNACK).await;
+        let old = first.first_request().await;
+        first.stop().await;
+
+        let second = Bench::start(handle.clone(), 8);
+        let mut client = second.connect();
+        client.write_all(&request).await.expect("open");
+        expect(&mut client, CONNACK).await;
+        assert_ne!(second.first_request().await, old, "an answer to the old one must not fit");
+        let late = Command::Complete(old, outpost_mqtt::packet::ReasonCode::Success);
+        handle.try_send(late).expect("room");
+        let (told, is_told) = oneshot::channel();
+        handle.try_send(Command::HubStarted(told)).expect("room");
+        is_told.await.expect("it runs");
+        // No acknowledgement came; a client of 3.1.1 is told of a failure by the end of its connection.
+        let read = timeout(PATIENCE, client.read(&mut [0; 4])).await.expect("in time");
+        assert_eq!(read.expect("readable"), 0);
+        second.stop().await;
+    };
+    LocalSet::new().run_until(story).await;
+}
