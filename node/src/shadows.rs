@@ -308,7 +308,7 @@ impl Driver {
                         Some(value) => Op::Put(Space::Shadows, key.into(), value.into()),
                         None => Op::Delete(Space::Shadows, key.into()),
                     };
-                    self.submit(rows.into_iter().map(op).collect());
+                    self.submit(&rows.into_iter().map(op).collect());
                     if self.failed {
                         self.refuse(then);
                     } else if !then.is_empty() {
@@ -320,7 +320,7 @@ impl Driver {
     }
 
     /// Hands a batch to the store. This thread may wait for the disk; nothing of a device runs on it.
-    fn submit(&mut self, batch: Batch) {
+    fn submit(&mut self, batch: &Batch) {
         while !batch.is_empty() && !self.failed {
             match self.spec.store.submit(batch.clone()) {
                 Ok(lsn) => {
