@@ -22,6 +22,9 @@ struct Arguments {
     /// Plant a bug, to see the checkers find it; `list` shows which there are.
     #[arg(long, value_name = "NAME")]
     mutant: Option<String>,
+    /// Also print one hash of all runs: equal wherever and however it was compiled.
+    #[arg(long)]
+    hash: bool,
     /// Threads; each runs whole worlds.
     #[arg(long, default_value_t = 0)]
     jobs: usize,
@@ -40,12 +43,15 @@ fn main() -> ExitCode {
         Some(seed) => (seed, seed + 1),
         None => arguments.seeds,
     };
-    let failed = run_all(from, to, options, &arguments);
+    let (failed, hash) = run_all(from, to, options, &arguments);
+    if arguments.hash {
+        println!("hash {hash:016x}");
+    }
     println!("{} passed, {failed} failed", to - from - failed);
     ExitCode::from(u8::from(failed > 0))
 }
 
-fn run_all(from: u64, to: u64, options: Options, arguments: &Arguments) -> u64 {
+fn run_all(from: u64, to: u64, options: Options, arguments: &Arguments) -> (u64, u64) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = if options.trace {
         1
@@ -56,6 +62,7 @@ fn run_all(from: u64, to: u64, options: Options, arguments: &Arguments) -> u64 {
     };
     let next = std::sync::atomic::AtomicU64::new(from);
     let failed = std::sync::atomic::AtomicU64::new(0);
+    let hash = std::sync::atomic::AtomicU64::new(0);
     let show_progress = std::io::stderr().is_terminal() && !options.trace;
     std::thread::scope(|scope| {
         for _ in 0..jobs {
@@ -65,8 +72,10 @@ fn run_all(from: u64, to: u64, options: Options, arguments: &Arguments) -> u64 {
                     if seed >= to {
                         return;
                     }
-                    if !run_one(seed, options, arguments) {
-                        failed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    match run_one(seed, options, arguments) {
+                        // Added up, as the threads finish in any order.
+                        Ok(its) => drop(hash.fetch_add(its, std::sync::atomic::Ordering::Relaxed)),
+                        Err(()) => drop(failed.fetch_add(1, std::sync::atomic::Ordering::Relaxed)),
                     }
                     if show_progress && (seed - from).is_multiple_of(10) {
                         eprint!("\r{} of {}", seed - from, to - from);
@@ -80,15 +89,15 @@ fn run_all(from: u64, to: u64, options: Options, arguments: &Arguments) -> u64 {
     if show_progress {
         eprint!("\r                \r");
     }
-    failed.into_inner()
+    (failed.into_inner(), hash.into_inner())
 }
 
-fn run_one(seed: u64, options: Options, arguments: &Arguments) -> bool {
+fn run_one(seed: u64, options: Options, arguments: &Arguments) -> Result<u64, ()> {
     let outcome = match std::panic::catch_unwind(|| run(seed, options)) {
         Ok(outcome) => outcome,
         Err(_) => {
             println!("seed {seed} PANICKED; again: {}", command(seed, arguments));
-            return false;
+            return Err(());
         }
     };
     if arguments.replay.is_some() {
@@ -104,7 +113,7 @@ fn run_one(seed: u64, options: Options, arguments: &Arguments) -> bool {
             command(seed, arguments)
         );
     }
-    outcome.violations.is_empty()
+    if outcome.violations.is_empty() { Ok(outcome.hash) } else { Err(()) }
 }
 
 fn command(seed: u64, arguments: &Arguments) -> String {

@@ -16,8 +16,8 @@ use crate::history::{Delivered, History};
 
 /// Largest packet a simulated client takes.
 const PACKET_BYTES_MAX: u32 = 1 << 20;
-/// Publishes a 3.1.1 client has under way, as many clients do.
-const WINDOW_311: usize = 400;
+/// Publishes a 3.1.1 client has under way.
+const WINDOW_311: usize = 100;
 
 /// Who a client is.
 #[derive(Debug, Clone)]
@@ -400,6 +400,7 @@ impl Client {
             let text = format!("{}: an old session where a new one was asked for", self.name());
             history.violation(at, text);
         }
+        let is_new = self.start_clean || !self.profile.durable;
         self.start_clean = false;
         self.confirmed = self.profile.durable;
         let window = connack.receive_max.map_or(WINDOW_311, usize::from);
@@ -409,7 +410,7 @@ impl Client {
         let (index, name) = (self.profile.index, self.name());
         history.step(at, &[2], || format!("{name} welcomed"));
         for subscription in history.subscriptions.iter_mut().filter(|s| s.client == index) {
-            if subscription.ended.is_some() {
+            if is_new && subscription.ended.is_some() {
                 subscription.end_confirmed.get_or_insert(at);
             }
         }

@@ -1,0 +1,68 @@
+//! Seeds: old failures, a stretch of fresh ones, equal runs for equal seeds, and planted bugs that must be found.
+
+use std::fmt::Write;
+
+use outpost_simulations::{Mutant, Options, Outcome, run};
+
+/// Seeds run in each test; `cargo sim` runs as many as one likes.
+const FRESH: u64 = 300;
+/// Seeds run twice.
+const TWICE: u64 = 60;
+/// A planted bug must show within so many seeds.
+const MUTANT_SEEDS: u64 = 1_000;
+
+fn failures(seeds: impl IntoIterator<Item = u64>) -> String {
+    let mut text = String::new();
+    for seed in seeds {
+        let Outcome { violations, .. } = run(seed, Options::default());
+        if let Some(first) = violations.first() {
+            let _ = writeln!(text, "cargo sim --replay {seed} --trace   # {first}");
+        }
+    }
+    text
+}
+
+#[test]
+fn regressions_stay_mended() {
+    let seeds = include_str!("../seeds.txt").lines().filter(|line| !line.starts_with('#'));
+    let seeds = seeds
+        .filter_map(|line| line.split_whitespace().next())
+        .map(|seed| seed.parse().expect("a number"));
+    assert_eq!(failures(seeds), "");
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_whatever_breaks() {
+    assert_eq!(failures(0..FRESH), "");
+}
+
+#[test]
+fn equal_seeds_give_equal_runs() {
+    let mut hashes = std::collections::BTreeSet::new();
+    for seed in 0..TWICE {
+        let (first, second) = (run(seed, Options::default()), run(seed, Options::default()));
+        assert_eq!(first.hash, second.hash, "seed {seed}");
+        assert_eq!(first.violations, second.violations, "seed {seed}");
+        hashes.insert(first.hash);
+    }
+    assert_eq!(hashes.len() as u64, TWICE, "and other seeds give other runs");
+}
+
+fn find(mutant: Mutant) -> Option<(u64, String)> {
+    let options = Options { mutant: Some(mutant), ..Options::default() };
+    (0..MUTANT_SEEDS).find_map(|seed| {
+        let first = run(seed, options).violations.into_iter().next()?;
+        // What fails without the bug proves nothing.
+        run(seed, Options::default()).violations.is_empty().then_some((seed, first))
+    })
+}
+
+#[test]
+fn every_planted_bug_is_found() {
+    for (name, mutant) in Mutant::ALL {
+        let Some((seed, what)) = find(mutant) else {
+            panic!("{name} was not found in {MUTANT_SEEDS} seeds")
+        };
+        println!("{name}: seed {seed}: {what}");
+    }
+}
