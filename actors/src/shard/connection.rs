@@ -1,5 +1,7 @@
 //! Connections as the shard sees them: bytes in, packets to sessions, packets out. The socket is the driver's.
 
+use std::collections::VecDeque;
+
 use outpost_model::QoS;
 use outpost_mqtt::codec::{Decoder, encode_within};
 use outpost_mqtt::packet::{Connect, Packet, PacketId, Publish, PublishHead, ReasonCode, Version};
@@ -15,8 +17,18 @@ use crate::ports::Origin;
 /// short absence; higher: clients that wait for each other's acknowledgements wait longer until they start over.
 const HELD_BACK_MS_MAX: u64 = 5 * 60_000;
 
+/// QoS 1 and 2 publishes of one 3.1.1 client that wait while a receiver's queue is full; its other packets are read meanwhile. Lower:
+/// a client that sends more before it reads is held back with its own acknowledgements behind them; higher: more memory
+/// for each publisher to a receiver that is away.
+const BLOCKED_MAX: usize = 128;
+
+/// Bytes of their payloads, and one message more.
+const BLOCKED_BYTES_MAX: usize = 256 * 1024;
+
 /// The packet type of PUBLISH in the first four bits of a packet (MQTT 5, §2.1.2).
 const PUBLISH_BITS: u8 = 3;
+/// Where its QoS stands (MQTT 5, §3.3.1.2).
+const QOS_BITS: u8 = 0b110;
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,14 +59,22 @@ pub(super) struct Connection {
     pub(super) connect: Option<Box<Connect>>,
     /// The client id is the server's choice.
     pub(super) assigned: bool,
-    /// A publish a 3.1.1 client has to wait with: a receiver's queue is full.
-    pub(super) blocked: Option<Box<Publish>>,
+    /// Publishes a 3.1.1 client has to wait with, in order: a receiver's queue is full.
+    pub(super) blocked: VecDeque<Box<Publish>>,
+    /// Bytes of their payloads.
+    pub(super) blocked_bytes: usize,
     /// Since when.
     pub(super) blocked_ms: u64,
     out: OutBuffer,
     flush_asked: bool,
     /// The driver was told not to read.
     paused: bool,
+}
+
+impl Connection {
+    fn is_full_of_blocked(&self) -> bool {
+        self.blocked.len() >= BLOCKED_MAX || self.blocked_bytes >= BLOCKED_BYTES_MAX
+    }
 }
 
 /// What became of the bytes handed in.
@@ -87,7 +107,8 @@ impl Shard {
             keep_alive_ms: 0,
             connect: None,
             assigned: false,
-            blocked: None,
+            blocked: VecDeque::new(),
+            blocked_bytes: 0,
             blocked_ms: 0,
             out: OutBuffer::default(),
             flush_asked: false,
@@ -185,8 +206,8 @@ impl Shard {
         };
         // While a publish waits, what is no publish is taken: acknowledgements may be what makes room.
         let waits = waits
-            || (connection.blocked.is_some()
-                && next.first().is_some_and(|b| b >> 4 == PUBLISH_BITS));
+            || (connection.is_full_of_blocked()
+                && next.first().is_some_and(|b| b >> 4 == PUBLISH_BITS && b & QOS_BITS != 0));
         connection.paused = busy || waits || connection.out.len() > limit;
         connection.paused
     }
@@ -229,7 +250,7 @@ impl Shard {
             // Its packets are not read on our account: its silence is ours.
             Phase::Open(_) if self.journal.is_busy() => self.touch(conn),
             Phase::Open(_)
-                if connection.blocked.is_some()
+                if !connection.blocked.is_empty()
                     && self.now.mono_ms < connection.blocked_ms + HELD_BACK_MS_MAX =>
             {
                 self.touch(conn);
@@ -362,7 +383,7 @@ impl Shard {
     pub(super) fn end(&mut self, conn: ConnId) {
         let Some(connection) = self.connection_mut(conn) else { return };
         let phase = std::mem::replace(&mut connection.phase, Phase::Closing);
-        let blocked = connection.blocked.take();
+        let blocked = std::mem::take(&mut connection.blocked);
         if phase == Phase::Closing {
             return;
         }
@@ -387,13 +408,15 @@ impl Shard {
         }
     }
 
-    /// The publish a connection had to wait with was never accepted: its id is free again.
-    fn forget_blocked(&mut self, phase: Phase, blocked: Option<Box<Publish>>) {
-        if let (Phase::Open(session), Some(publish)) = (phase, blocked)
-            && let (Some(id), Some(slot)) = (publish.packet_id, self.sessions.get(session as usize))
-        {
-            let (cell, qos, reason) = (slot.cell, publish.qos, ReasonCode::QuotaExceeded);
-            self.send(cell, CellMsg::Accepted { id, qos, reason, same_link: false });
+    /// The publishes a connection had to wait with were never accepted: their ids are free again.
+    fn forget_blocked(&mut self, phase: Phase, blocked: VecDeque<Box<Publish>>) {
+        let Phase::Open(session) = phase else { return };
+        for publish in blocked {
+            if let (Some(id), Some(slot)) = (publish.packet_id, self.sessions.get(session as usize))
+            {
+                let (cell, qos, reason) = (slot.cell, publish.qos, ReasonCode::QuotaExceeded);
+                self.send(cell, CellMsg::Accepted { id, qos, reason, same_link: false });
+            }
         }
     }
 }

@@ -20,9 +20,14 @@ const SHADOW_JOBS_MAX: usize = 10_000;
 impl Shard {
     /// A client published; `again` when it had to wait with this.
     pub(super) fn route_from_client(&mut self, session: u32, publish: Publish, again: bool) {
+        let Some(conn) = self.sessions.get(session as usize).and_then(|s| s.conn) else { return };
+        let Some(connection) = self.connection_mut(conn) else { return };
+        let version = connection.version;
+        if !again && publish.qos > QoS::AtMostOnce && !connection.blocked.is_empty() {
+            connection.blocked_bytes += publish.payload.len();
+            return connection.blocked.push_back(Box::new(publish)); // behind the one that waits
+        }
         let Some(slot) = self.sessions.get(session as usize) else { return };
-        let Some(conn) = slot.conn else { return };
-        let version = self.connection(conn).map_or(Version::V4, |c| c.version);
         let ticket = match publish.packet_id {
             Some(id) => Ticket::Client { session, number: slot.number, conn, id, qos: publish.qos },
             None => Ticket::None,
@@ -47,13 +52,14 @@ impl Shard {
                 }
             }
             Err((publish, ReasonCode::QuotaExceeded)) if version != Version::V5 => {
-                // No way to say no: the client waits, unread, until there is room.
+                // No way to say no: the client waits, its next publishes behind this one, until there is room.
                 let now_ms = self.now.mono_ms;
                 if let Some(connection) = self.connection_mut(conn) {
                     if !again {
                         connection.blocked_ms = now_ms;
                     }
-                    connection.blocked = Some(publish);
+                    connection.blocked_bytes += publish.payload.len();
+                    connection.blocked.push_front(publish);
                     self.blocked.push(conn);
                 }
             }
@@ -162,14 +168,20 @@ impl Shard {
     /// Tries again what 3.1.1 clients had to wait with.
     pub(super) fn retry_blocked_publishers(&mut self) {
         for conn in std::mem::take(&mut self.blocked) {
-            let Some(connection) = self.connection_mut(conn) else { continue };
+            let Some(connection) = self.connection(conn) else { continue };
             let super::connection::Phase::Open(session) = connection.phase else { continue };
-            let Some(publish) = connection.blocked.take() else { continue };
-            self.route_from_client(session, *publish, true);
-            self.settle();
-            if self.connection(conn).is_some_and(|c| c.blocked.is_none()) {
-                self.resume(conn);
+            while let Some(connection) = self.connection_mut(conn)
+                && let Some(publish) = connection.blocked.pop_front()
+            {
+                connection.blocked_bytes -= publish.payload.len();
+                self.route_from_client(session, *publish, true);
+                let waits_again = self.blocked.last() == Some(&conn);
+                self.settle();
+                if waits_again {
+                    break;
+                }
             }
+            self.resume(conn);
         }
     }
 

@@ -95,10 +95,16 @@ fn a_client_that_fills_its_own_queue_gets_out_of_it() {
     }
     // The fifth has to wait; acknowledgements behind it are read all the same.
     assert_eq!(world.drain(client), ["1", "2", "3", "4", "5"]);
-    for number in 1..=6 {
+    // Further publishes wait behind it, in order, and what follows them is read.
+    for number in 1..=20 {
         world.publish(client, publish("t", &number.to_string(), 1, number));
     }
-    // Now they stand behind the sixth, and nothing moves, until the client is made to start over.
+    let all: Vec<String> = (1..=20).map(|number| number.to_string()).collect();
+    assert_eq!(world.drain(client), all);
+    for number in 1..=200 {
+        world.publish(client, publish("t", &number.to_string(), 1, number));
+    }
+    // Too many wait: its acknowledgements stay unread behind one more, until the client is made to start over.
     assert_eq!(world.drain(client), ["1", "2", "3", "4"]);
     world.pass(6 * 60_000);
     assert!(!world.is_open(client));
