@@ -19,7 +19,7 @@ async fn mosquitto_sub_prints_what_mosquitto_pub_sends() {
     for version in VERSIONS {
         for qos in ["0", "1", "2"] {
             let sub =
-                subscribe(&node, &["-V", version, "-t", "plant/#", "-v", "-C", "2", "-q", qos])
+                subscribe(&node, 0, &["-V", version, "-t", "plant/#", "-v", "-C", "2", "-q", qos])
                     .await;
             publish(node.mqtt(), &["-V", version, "-t", "plant/7/temp", "-m", "21.5", "-q", qos])
                 .await;
@@ -63,7 +63,7 @@ async fn mosquitto_keeps_a_session_a_retained_message_and_a_will() {
     let mut watcher = Client::connect(node.mqtt(), Options::v5("watcher")).await;
     watcher.subscribe("will", 1).await;
     let doomed =
-        subscribe(&node, &["-t", "x", "--will-topic", "will", "--will-payload", "gone"]).await;
+        subscribe(&node, 2, &["-t", "x", "--will-topic", "will", "--will-payload", "gone"]).await;
     doomed.kill_9().await;
     assert_eq!(watcher.next_text().await, ("will".into(), "gone".into()));
     node.stop().await;
@@ -141,13 +141,14 @@ async fn publish(server: SocketAddr, args: &[&str]) {
     assert_eq!((done.code, &*done.stderr), (Some(0), ""), "mosquitto_pub {args:?}");
 }
 
-/// Starts mosquitto_sub and waits until the node knows its subscription.
-async fn subscribe(node: &TestNode, args: &[&str]) -> Running {
-    let before = subscriptions(node.http()).await;
+/// Starts mosquitto_sub beside so many subscriptions of others, and waits until the node knows its own.
+async fn subscribe(node: &TestNode, others: u64, args: &[&str]) -> Running {
+    let there_are = async |count| subscriptions(node.http()).await == count;
+    until("earlier ones are gone", async || there_are(others).await).await;
     let mut command = mosquitto("mosquitto_sub");
     command.args(at(node.mqtt())).args(args);
     let running = Running::start(command);
-    until("mosquitto_sub is subscribed", async || subscriptions(node.http()).await > before).await;
+    until("mosquitto_sub is subscribed", async || there_are(others + 1).await).await;
     running
 }
 
