@@ -1,4 +1,4 @@
-//! The command `outpost` as a process: built as this test was, run until it ends or is told to.
+//! The command `outpost` as a process, run until it ends or is told to.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,33 +10,48 @@ use tokio::process::{Child, Command};
 
 use super::{until, within};
 
-/// Path of the command; the first call builds it.
+/// Path of the command. `cargo test` has built it; where it was told to build less (`--test e2e`), the first call does.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         // …/target/debug/deps/e2e-0123456789abcdef
         let this = std::env::current_exe().expect("a running test has a path");
         let profile = this.ancestors().nth(2).expect("it lies in a profile's folder");
-        let target = profile.parent().expect("which lies in the target folder");
-        let mut build = std::process::Command::new(env!("CARGO"));
-        build.args([
-            "build",
-            "-p",
-            "outpost-node",
-            "--bin",
-            "outpost",
-            "--offline",
-            "--target-dir",
-        ]);
-        build.arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
-        if !cfg!(debug_assertions) {
-            build.arg("--release");
+        let binary = profile.join("examples/outpost");
+        if !is_fresh(&binary) {
+            build(profile.parent().expect("which lies in the target folder"));
         }
-        let output = build.output().expect("cargo is there, it runs this test");
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "the command cannot be built:\n{errors}");
-        profile.join("outpost")
+        binary
     })
+}
+
+/// Whether it is there and newer than every source cargo says it is made of (`outpost.d` beside it).
+fn is_fresh(binary: &Path) -> bool {
+    let changed = |path: &Path| std::fs::metadata(path).and_then(|file| file.modified()).ok();
+    let Some(built) = changed(binary) else { return false };
+    let Ok(sources) = std::fs::read_to_string(binary.with_extension("d")) else { return false };
+    let sources = sources.split_once(": ").map_or("", |(_, sources)| sources).trim_end();
+    sources.split(' ').all(|path| changed(Path::new(path)).is_some_and(|source| source <= built))
+}
+
+fn build(target: &Path) {
+    let mut build = std::process::Command::new(env!("CARGO"));
+    build.args([
+        "build",
+        "-p",
+        "outpost-tests",
+        "--example",
+        "outpost",
+        "--offline",
+        "--target-dir",
+    ]);
+    build.arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    let output = build.output().expect("cargo is there, it runs this test");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "the command cannot be built:\n{errors}");
 }
 
 /// The command, ready for arguments: no settings of the person who runs the tests.
