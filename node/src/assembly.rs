@@ -156,7 +156,7 @@ impl Node {
             handle: plane.clone(),
             pending_connect_max: config.limits.pending_connect_max,
             mqtt: Arc::new(listener),
-            probe: hooks.probe,
+            probe: hooks.probe.clone(),
         };
         let shadow_spec = ShadowSpec {
             hub: hub_config(&config, id),
@@ -170,32 +170,59 @@ impl Node {
             .map_err(|error| {
             StartError::Part(format!("cannot start the supervision tree: {error}"))
         })?;
-        all_running(&tree).await?;
-
-        let cluster = Arc::new(Mutex::new(None));
-        if let Some(cluster_config) = cluster_config(&config) {
-            let sink = NodeSink::start(links.clone(), plane.clone(), shadows.clone());
-            let incarnation = crate::clock::now().wall_ms;
-            *cluster.lock() =
-                Some(Arc::new(Cluster::start(cluster_config, sink, incarnation).await?));
+        let config_sha256 = config.sha256();
+        let mut node = Self {
+            mqtt,
+            plane,
+            shadows,
+            tree,
+            cluster: Arc::default(),
+            hardware: None,
+            http: None,
+            store,
+        };
+        if let Err(error) =
+            node.start_rim(&config, &hooks, links, store_failed, config_sha256).await
+        {
+            node.shutdown().await;
+            return Err(error);
         }
-        let hardware = start_hardware(&config, &hooks.boards, &plane).await?;
+        info!("node {:?} serves MQTT on {mqtt}", config.node.name);
+        Ok(node)
+    }
+
+    /// Waits for the shard and the hub, then starts what stands around them: links to peers, devices, HTTP.
+    async fn start_rim(
+        &mut self,
+        config: &Config,
+        hooks: &Hooks,
+        links: Links,
+        store_failed: Arc<Mutex<Option<String>>>,
+        config_sha256: String,
+    ) -> Result<(), StartError> {
+        all_running(&self.tree).await?;
+        if let Some(cluster_config) = cluster_config(config) {
+            let sink = NodeSink::start(links.clone(), self.plane.clone(), self.shadows.clone());
+            let incarnation = crate::clock::now().wall_ms;
+            let cluster = Cluster::start(cluster_config, sink, incarnation).await?;
+            *self.cluster.lock() = Some(Arc::new(cluster));
+        }
+        self.hardware = start_hardware(config, &hooks.boards, &self.plane).await?;
         let backend = NodeBackend {
             name: config.node.name.clone(),
-            config_sha256: config.sha256(),
+            config_sha256,
             started: Instant::now(),
-            store: Arc::clone(&store),
+            store: Arc::clone(&self.store),
             store_failed,
-            plane: plane.clone(),
-            shadows: shadows.clone(),
-            links: links.clone(),
-            tree: tree.clone(),
-            cluster: Arc::clone(&cluster),
-            hardware: hardware.clone(),
+            plane: self.plane.clone(),
+            shadows: self.shadows.clone(),
+            links,
+            tree: self.tree.clone(),
+            cluster: Arc::clone(&self.cluster),
+            hardware: self.hardware.clone(),
         };
-        let http = Some(HttpServer::start(&config.listen.http, Arc::new(backend))?);
-        info!("node {:?} serves MQTT on {mqtt}", config.node.name);
-        Ok(Self { mqtt, plane, shadows, tree, cluster, hardware, http, store })
+        self.http = Some(HttpServer::start(&config.listen.http, Arc::new(backend))?);
+        Ok(())
     }
 
     /// Where MQTT is served.
@@ -335,7 +362,6 @@ async fn all_running(tree: &ActorRef<TreeMsg>) -> Result<(), StartError> {
         if let Some(down) =
             children.iter().find(|child| child.cause.is_some() && child.state != "running")
         {
-            tree.stop(None);
             return Err(StartError::Part(format!(
                 "{} does not start: {}",
                 down.name,

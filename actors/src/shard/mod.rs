@@ -464,6 +464,7 @@ impl Shard {
             format!("the store failed: {cause}; nothing is acknowledged any more, QoS 0 goes on"),
         );
         self.journal.fail(cause);
+        self.resume_all(); // nobody waits for a disk that is gone
     }
 
     /// Ends the turn: what was written in it goes to the store as one batch.
@@ -531,7 +532,9 @@ impl Shard {
     pub fn complete(&mut self, job: u64, reason: ReasonCode, now: Now) {
         self.now = now;
         if let Some(ticket) = self.shadow_jobs.remove(&job) {
-            if self.journal.is_settled() {
+            if reason.is_error() {
+                self.answer(ticket, reason); // a refusal promises nothing about the disk
+            } else if self.journal.is_settled() {
                 self.settle_ticket(ticket, reason);
             } else {
                 self.hold_ticket(ticket, reason);

@@ -71,7 +71,7 @@ impl Shard {
     }
 
     /// Answers a refused publish, behind the answers that wait for the disk already (MQTT-4.6.0-2).
-    fn answer(&mut self, ticket: Ticket, reason: ReasonCode) {
+    pub(super) fn answer(&mut self, ticket: Ticket, reason: ReasonCode) {
         if self.has_held(ticket) && self.journal.failed().is_none() {
             self.hold_ticket(ticket, reason);
         } else {

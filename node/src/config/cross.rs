@@ -24,12 +24,16 @@ pub(super) fn check(config: &Config, tree: &mut Tree) {
     checks.ports(config);
     if let Some(cluster) = &config.cluster {
         checks.cluster(cluster);
+        checks.frames(config);
     }
     checks.users(&config.security.user);
     checks.rules(config);
     checks.hardware(config);
     checks.log(&config.log.level);
 }
+
+/// What a frame carries beside the packet a client sent.
+const FRAME_HEADROOM_BYTES: usize = 64 << 10;
 
 struct Checks<'a> {
     tree: &'a mut Tree,
@@ -116,6 +120,18 @@ impl Checks<'_> {
                 "listen.http.bind",
                 format!("{http} collides with listen.mqtt.bind = {mqtt}"),
                 "choose another port",
+            );
+        }
+    }
+
+    /// What a client may publish must fit into a frame to a peer.
+    fn frames(&mut self, config: &Config) {
+        let most = outpost_cluster::frame::BODY_BYTES_MAX - FRAME_HEADROOM_BYTES;
+        if config.listen.mqtt.packet_max_bytes as usize > most {
+            self.wrong(
+                "listen.mqtt.packet_max_bytes",
+                format!("is more than the {most} bytes that nodes can send each other"),
+                "lower it, or leave out [cluster]",
             );
         }
     }

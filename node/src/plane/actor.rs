@@ -106,11 +106,15 @@ fn run_thread(
     control: tokio::runtime::Handle,
     ready: &mut Option<oneshot::Sender<Result<(), String>>>,
 ) -> Result<(), String> {
-    // What an earlier thread had submitted must be readable before this one reads.
-    spec.store.sync_all().map_err(|error| error.to_string())?;
+    // What an earlier thread had submitted must be readable before this one reads. A store that has failed is no reason
+    // to serve nobody: QoS 0 goes on.
+    let failed = spec.store.sync_all().err().map(|error| error.to_string());
     let store: Arc<DiskStore> = Arc::clone(&spec.store);
     let mut shard = Shard::open(spec.shard.clone(), Arc::clone(&spec.gate), store, now())
         .map_err(|error| error.to_string())?;
+    if let Some(cause) = failed {
+        shard.store_failed(cause, now());
+    }
     if let Some(probe) = &spec.probe {
         shard.set_probe(Arc::clone(probe));
     }
