@@ -21,8 +21,11 @@ use tracing::{error, info, warn};
 use crate::shard::ActorInfo;
 
 /// Starts a child below the supervisor it is given; a failure is tried again as a failure of the child.
-pub type StartChild =
-    Arc<dyn Fn(ActorCell) -> Pin<Box<dyn Future<Output = Result<ActorCell, String>> + Send>> + Send + Sync>;
+pub type StartChild = Arc<
+    dyn Fn(ActorCell) -> Pin<Box<dyn Future<Output = Result<ActorCell, String>> + Send>>
+        + Send
+        + Sync,
+>;
 
 /// A child to be supervised.
 #[derive(Clone)]
@@ -69,7 +72,10 @@ impl Tree {
     ///
     /// # Errors
     /// When the supervisor itself cannot be spawned.
-    pub async fn start(children: Vec<ChildSpec>, policy: RestartPolicy) -> Result<ActorRef<TreeMsg>, ractor::SpawnErr> {
+    pub async fn start(
+        children: Vec<ChildSpec>,
+        policy: RestartPolicy,
+    ) -> Result<ActorRef<TreeMsg>, ractor::SpawnErr> {
         let (tree, _) = Actor::spawn(None, Self, (children, policy)).await?;
         Ok(tree)
     }
@@ -80,15 +86,33 @@ impl Actor for Tree {
     type State = TreeState;
     type Arguments = (Vec<ChildSpec>, RestartPolicy);
 
-    async fn pre_start(&self, myself: ActorRef<TreeMsg>, (specs, policy): Self::Arguments) -> Result<TreeState, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<TreeMsg>,
+        (specs, policy): Self::Arguments,
+    ) -> Result<TreeState, ActorProcessingErr> {
         let policy = Arc::new(policy);
-        let children = specs.into_iter().map(|spec| Child { spec, actor: None, restarts: RestartState::new(Arc::clone(&policy)) });
-        let state = TreeState { children: children.collect(), by_actor: BTreeMap::new(), failed_early: BTreeMap::new(), epoch: Instant::now() };
+        let children = specs.into_iter().map(|spec| Child {
+            spec,
+            actor: None,
+            restarts: RestartState::new(Arc::clone(&policy)),
+        });
+        let state = TreeState {
+            children: children.collect(),
+            by_actor: BTreeMap::new(),
+            failed_early: BTreeMap::new(),
+            epoch: Instant::now(),
+        };
         (0..state.children.len()).for_each(|index| state.start_child(&myself, index));
         Ok(state)
     }
 
-    async fn handle(&self, myself: ActorRef<TreeMsg>, message: TreeMsg, state: &mut TreeState) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<TreeMsg>,
+        message: TreeMsg,
+        state: &mut TreeState,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             TreeMsg::Started(index, result) => state.handle_started(&myself, index, result),
             TreeMsg::Timeout(index) => state.handle_timeout(&myself, index),
@@ -105,8 +129,12 @@ impl Actor for Tree {
         state: &mut TreeState,
     ) -> Result<(), ActorProcessingErr> {
         match event {
-            SupervisionEvent::ActorFailed(actor, cause) => state.handle_failed(&myself, &actor, &cause.to_string()),
-            SupervisionEvent::ActorTerminated(actor, _, Some(cause)) if cause != "stop" => state.handle_failed(&myself, &actor, &cause),
+            SupervisionEvent::ActorFailed(actor, cause) => {
+                state.handle_failed(&myself, &actor, &cause.to_string())
+            }
+            SupervisionEvent::ActorTerminated(actor, _, Some(cause)) if cause != "stop" => {
+                state.handle_failed(&myself, &actor, &cause)
+            }
             _ => {}
         }
         Ok(())
@@ -123,7 +151,12 @@ impl TreeState {
         });
     }
 
-    fn handle_started(&mut self, myself: &ActorRef<TreeMsg>, index: usize, result: Result<ActorCell, String>) {
+    fn handle_started(
+        &mut self,
+        myself: &ActorRef<TreeMsg>,
+        index: usize,
+        result: Result<ActorCell, String>,
+    ) {
         match result {
             Ok(actor) => {
                 let pid = actor.get_id().pid();
@@ -176,7 +209,10 @@ impl TreeState {
             info!("{} {} starts again", child.spec.role, child.spec.name);
             self.start_child(myself, index);
         } else if let Some(due_ms) = child.restarts.poll_timeout() {
-            myself.send_after(Duration::from_millis(due_ms.saturating_sub(now_ms).max(1)), move || TreeMsg::Timeout(index));
+            myself.send_after(
+                Duration::from_millis(due_ms.saturating_sub(now_ms).max(1)),
+                move || TreeMsg::Timeout(index),
+            );
         }
     }
 
@@ -228,18 +264,29 @@ mod tests {
             Ok(())
         }
 
-        async fn handle(&self, _: ActorRef<()>, (): (), (): &mut ()) -> Result<(), ActorProcessingErr> {
+        async fn handle(
+            &self,
+            _: ActorRef<()>,
+            (): (),
+            (): &mut (),
+        ) -> Result<(), ActorProcessingErr> {
             panic!("a bad message")
         }
     }
 
     /// A child that can be told to panic, and how often it was started.
-    fn fragile(name: &str, starts: &Arc<AtomicU32>, last: &Arc<parking_lot::Mutex<Option<ActorCell>>>) -> ChildSpec {
+    fn fragile(
+        name: &str,
+        starts: &Arc<AtomicU32>,
+        last: &Arc<parking_lot::Mutex<Option<ActorCell>>>,
+    ) -> ChildSpec {
         let (starts, last) = (Arc::clone(starts), Arc::clone(last));
         let start: StartChild = Arc::new(move |supervisor| {
             let (starts, last) = (Arc::clone(&starts), Arc::clone(&last));
             Box::pin(async move {
-                let (actor, _) = Actor::spawn_linked(None, Fragile, (), supervisor).await.map_err(|e| e.to_string())?;
+                let (actor, _) = Actor::spawn_linked(None, Fragile, (), supervisor)
+                    .await
+                    .map_err(|e| e.to_string())?;
                 *last.lock() = Some(actor.get_cell());
                 starts.fetch_add(1, Ordering::SeqCst);
                 Ok(actor.get_cell())
@@ -256,7 +303,8 @@ mod tests {
     async fn a_child_that_panics_is_started_again_and_its_sibling_stays() {
         let (bad_starts, good_starts) = (Arc::default(), Arc::default());
         let (bad, good) = (Arc::default(), Arc::default());
-        let children = vec![fragile("bad", &bad_starts, &bad), fragile("good", &good_starts, &good)];
+        let children =
+            vec![fragile("bad", &bad_starts, &bad), fragile("good", &good_starts, &good)];
         let tree = Tree::start(children, RestartPolicy::default()).await.expect("spawns");
         while list(&tree).await.iter().any(|child| child.state != "running") {
             tokio::task::yield_now().await;
@@ -293,7 +341,9 @@ mod tests {
         let start: StartChild = Arc::new(move |supervisor| {
             let is_first = counted.fetch_add(1, Ordering::SeqCst) == 0;
             Box::pin(async move {
-                let (actor, end) = Actor::spawn_linked(None, Fragile, (), supervisor).await.map_err(|e| e.to_string())?;
+                let (actor, end) = Actor::spawn_linked(None, Fragile, (), supervisor)
+                    .await
+                    .map_err(|e| e.to_string())?;
                 if is_first {
                     actor.cast(()).map_err(|e| e.to_string())?;
                     end.await.map_err(|e| e.to_string())?;

@@ -421,7 +421,7 @@ impl Driver {
 
 fn log(event: &Event) {
     match event {
-        Event::Written { .. } => debug!("shadow: {event:?}"),
+        Event::Written { .. } | Event::Merged { .. } => debug!("shadow: {event:?}"),
         other => info!("shadow: {other:?}"),
     }
 }
