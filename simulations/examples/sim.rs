@@ -93,12 +93,9 @@ fn run_all(from: u64, to: u64, options: Options, arguments: &Arguments) -> (u64,
 }
 
 fn run_one(seed: u64, options: Options, arguments: &Arguments) -> Result<u64, ()> {
-    let outcome = match std::panic::catch_unwind(|| run(seed, options)) {
-        Ok(outcome) => outcome,
-        Err(_) => {
-            println!("seed {seed} PANICKED; again: {}", command(seed, arguments));
-            return Err(());
-        }
+    let Ok(outcome) = std::panic::catch_unwind(|| run(seed, options)) else {
+        println!("seed {seed} PANICKED; again: {}", command(seed, arguments));
+        return Err(());
     };
     if arguments.replay.is_some() {
         println!(

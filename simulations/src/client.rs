@@ -368,7 +368,7 @@ impl Client {
                 let text = format!("{} got {:?} before CONNACK", self.name(), other.kind());
                 history.violation(at, text);
             }
-            Packet::Publish(publish) => self.delivery(*publish, at, history, out),
+            Packet::Publish(publish) => self.delivery(&publish, at, history, out),
             Packet::Puback(ack) => self.settled(&ack, at, history),
             Packet::Pubrec(ack) => self.pubrec(&ack, at, history, out),
             Packet::Pubcomp(ack) => self.forget_outgoing(ack.packet_id),
@@ -451,7 +451,13 @@ impl Client {
         }
     }
 
-    fn delivery(&mut self, publish: Publish, at: Micros, history: &mut History, out: &mut Vec<u8>) {
+    fn delivery(
+        &mut self,
+        publish: &Publish,
+        at: Micros,
+        history: &mut History,
+        out: &mut Vec<u8>,
+    ) {
         let is_copy = match (publish.qos, publish.packet_id) {
             (QoS::ExactlyOnce, Some(id)) => {
                 out.extend(self.encode(&Packet::Pubrec(Ack::new(id, ReasonCode::Success))));

@@ -266,7 +266,7 @@ impl World {
         self.clock.at(due, Happening::ToNode(link, bytes, calls_off));
     }
 
-    pub(crate) fn to_node(&mut self, link: Link, bytes: &[u8], calls_off: Option<usize>) {
+    pub(crate) fn arrive_at_node(&mut self, link: Link, bytes: &[u8], calls_off: Option<usize>) {
         let node = self.clients[link.0].profile.node;
         if self.wires.get(&link).is_none_or(|wire| wire.cut_to_node) || !self.nodes[node].is_up() {
             return;
@@ -291,7 +291,7 @@ impl World {
         self.clock.at(due, Happening::ToClient(link, bytes));
     }
 
-    pub(crate) fn to_client(&mut self, link: Link, bytes: &[u8]) {
+    pub(crate) fn arrive_at_client(&mut self, link: Link, bytes: &[u8]) {
         let client = link.0;
         if self.wires.get(&link).is_none_or(|wire| wire.cut_to_client)
             || self.clients[client].link_number != link.1

@@ -205,8 +205,8 @@ impl World {
             Happening::Silent(a, b, number) => self.silent(a, b, number),
             Happening::Connect(client) => self.connect(client),
             Happening::Accept(link) => self.accept(link),
-            Happening::ToNode(link, bytes, will) => self.to_node(link, &bytes, will),
-            Happening::ToClient(link, bytes) => self.to_client(link, &bytes),
+            Happening::ToNode(link, bytes, will) => self.arrive_at_node(link, &bytes, will),
+            Happening::ToClient(link, bytes) => self.arrive_at_client(link, &bytes),
             Happening::LostAtNode(link, in_order) => self.lost_at_node(link, in_order),
             Happening::LostAtClient(link) => self.lost_at_client(link),
             Happening::Ping(link) => self.ping(link),
@@ -284,7 +284,7 @@ impl World {
             Wanted::Log(text) => {
                 self.history.step(at, &[4], || format!("node {node} says: {text}"))
             }
-            Wanted::Documents(topic, json) => self.documents(node, topic, &json),
+            Wanted::Documents(topic, json) => self.documents(node, &topic, &json),
         }
     }
 
@@ -317,12 +317,12 @@ impl World {
         self.plan_sync(node);
     }
 
-    fn documents(&mut self, node: usize, topic: String, json: &[u8]) {
+    fn documents(&mut self, node: usize, topic: &str, json: &[u8]) {
         let version = serde_json::from_slice::<serde_json::Value>(json)
             .ok()
             .and_then(|json| json["current"]["version"].as_u64())
             .unwrap_or(0);
-        let last = self.versions.insert((node, topic.clone()), version).unwrap_or(0);
+        let last = self.versions.insert((node, topic.to_owned()), version).unwrap_or(0);
         if version <= last {
             let at = self.clock.now();
             self.history

@@ -5,9 +5,9 @@ use std::fmt::Write;
 use outpost_simulations::{Mutant, Options, Outcome, run};
 
 /// Seeds run in each test; `cargo sim` runs as many as one likes.
-const FRESH: u64 = 300;
+const FRESH: u64 = 250;
 /// Seeds run twice.
-const TWICE: u64 = 60;
+const TWICE: u64 = 50;
 /// A planted bug must show within so many seeds.
 const MUTANT_SEEDS: u64 = 1_000;
 

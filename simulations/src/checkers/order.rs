@@ -7,10 +7,13 @@ use outpost_model::QoS;
 
 use crate::world::World;
 
+/// Receiver and its session, publisher, topic, QoS as published.
+type Flow<'a> = (usize, u32, usize, &'a str, QoS);
+
 /// D4 (MQTT 5, §4.6), for QoS 1 and 2.
 pub fn check(world: &World) -> Vec<String> {
     let history = &world.history;
-    let mut newest: BTreeMap<(usize, u32, usize, &str, QoS), (usize, Vec<usize>)> = BTreeMap::new();
+    let mut newest: BTreeMap<Flow<'_>, (usize, Vec<usize>)> = BTreeMap::new();
     let mut found = Vec::new();
     for delivery in history.deliveries.iter().filter(|d| !d.retain && d.qos > QoS::AtMostOnce) {
         let publish = &history.publishes[delivery.number];
