@@ -277,7 +277,9 @@ impl<'a> PropertyReader<'a> {
         match p {
             P::PayloadFormat => message.payload_is_utf8 = self.bool(p)?,
             P::ContentType => message.content_type = self.string(p)?,
-            P::ResponseTopic => message.response_topic = Some(self.values.topic_name(p.name())?),
+            P::ResponseTopic => {
+                message.response_topic = Some(self.values.response_topic(p.name())?)
+            }
             P::CorrelationData => message.correlation_data = self.binary(p)?,
             P::User => self.user(&mut message.user)?,
             _ => {

@@ -152,6 +152,15 @@ impl<'a> Reader<'a> {
         ))
     }
 
+    /// A response topic: a topic name, except that a wildcard in it is a Protocol Error (MQTT-3.3.2-14).
+    pub fn response_topic(&mut self, field: &'static str) -> Result<ByteString, DecodeError> {
+        let mut text = self.clone();
+        if text.name(field)?.contains(['+', '#']) {
+            return Err(self.protocol(field, "holds a wildcard (MQTT-3.3.2-14)"));
+        }
+        self.topic_name(field)
+    }
+
     /// A topic name, checked (§4.7).
     pub fn topic_name(&mut self, field: &'static str) -> Result<ByteString, DecodeError> {
         let name = self.name(field)?;
@@ -179,7 +188,7 @@ impl<'a> Reader<'a> {
     /// A reason code that `allowed` holds.
     pub fn reason(&mut self, allowed: &[ReasonCode]) -> Result<ReasonCode, DecodeError> {
         let code = ReasonCode::from_byte(self.u8("reason code")?)
-            .ok_or_else(|| self.malformed("reason code", "is none of the standard's"))?;
+            .ok_or_else(|| self.protocol("reason code", "is none of the standard's"))?;
         if allowed.contains(&code) {
             Ok(code)
         } else {

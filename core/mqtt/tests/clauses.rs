@@ -211,7 +211,7 @@ fn will_properties_in_every_order_and_what_they_may_not_be_3_1_3_2() {
     }
     refused(&fresh(), &connect("23 0001", "70"), MALFORMED);
     refused(&fresh(), &connect("01 02", "70"), PROTOCOL);
-    refused(&fresh(), &connect("08 0001 23", "70"), MALFORMED); // MQTT-3.3.2-14
+    refused(&fresh(), &connect("08 0001 23", "70"), PROTOCOL); // MQTT-3.3.2-14
     for topic in ["", "23", "612F2B", "610061"] {
         refused(&fresh(), &connect("", topic), MALFORMED);
     }
@@ -276,7 +276,8 @@ fn publish_properties_3_3_2_3() {
     let v5 = server(Version::V5);
     refused(&v5, &publish("23 0000"), ReasonCode::TopicAliasInvalid); // MQTT-3.3.2-8
     refused(&v5, &publish("01 02"), PROTOCOL);
-    refused(&v5, &publish("08 0001 2B"), MALFORMED); // MQTT-3.3.2-14
+    refused(&v5, &publish("08 0001 2B"), PROTOCOL); // MQTT-3.3.2-14
+    refused(&v5, &publish("08 0000"), MALFORMED); // MQTT-4.7.3-1
     for twice in [
         "01 01 01 01",
         "02 00000001 02 00000001",
@@ -286,7 +287,11 @@ fn publish_properties_3_3_2_3() {
     ] {
         refused(&v5, &publish(twice), PROTOCOL);
     }
-    refused(&v5, &publish("0B 01"), PROTOCOL); // MQTT-3.3.4-6
+    refused(&v5, &publish("0B 00"), PROTOCOL); // §3.3.2.3.8
+    let Packet::Publish(echoed) = accepted(&v5, &publish("0B 01 0B FFFFFF7F")) else {
+        panic!("a PUBLISH")
+    };
+    assert!(echoed.subscription_ids.is_empty(), "MQTT-3.3.4-6: a client's mean nothing");
     refused(&client(Version::V5), &publish("0B 00"), PROTOCOL); // §3.3.2.3.8
     let Packet::Publish(publish_of_two) =
         accepted(&client(Version::V5), &publish("0B 01 0B FFFFFF7F"))
@@ -313,7 +318,7 @@ fn acknowledgements_3_4() {
         accepted(&v5, &format!("{first} 04 0001 {good} 00"));
         accepted(&v5, &format!("{first} 0F 0001 {good} 0B 1F 0001 70 26 0001 61 0001 62"));
         refused(&v5, &format!("{first} 03 0001 {bad}"), PROTOCOL);
-        refused(&v5, &format!("{first} 03 0001 FF"), MALFORMED);
+        refused(&v5, &format!("{first} 03 0001 FF"), PROTOCOL);
         refused(&v5, &format!("{first} 02 0000"), PROTOCOL);
         refused(&v5, &format!("{first} 01 00"), MALFORMED);
         refused(&v5, &format!("{first} 00"), MALFORMED);
@@ -343,7 +348,7 @@ fn subscribe_3_8() {
         }
         for share in ["$share", "$share/g", "$share/g/", "$share//t", "$share/+/t", "$share/#/t"] {
             let filter = digits(share);
-            refused(&server, &packet(&format!("{:04X} {filter} 00", share.len())), MALFORMED); // MQTT-4.8.2
+            refused(&server, &packet(&format!("{:04X} {filter} 00", share.len())), PROTOCOL); // MQTT-4.8.2-1, -2
         }
         accepted(&server, &packet("0001 23 00 0001 2B 01 0003 2B2F23 02"));
     }
@@ -374,7 +379,7 @@ fn suback_and_unsuback_3_9() {
     accepted(&v5, "90 06 0001 00 00 01 97");
     refused(&v5, "90 04 0001 00 11", PROTOCOL);
     refused(&v5, "90 03 0001 00", MALFORMED); // no codes at all
-    refused(&client(Version::V4), "90 03 0001 03", MALFORMED); // 3.1.1, MQTT-3.9.3-2: reserved
+    refused(&client(Version::V4), "90 03 0001 03", PROTOCOL); // 3.1.1, MQTT-3.9.3-2: reserved
     accepted(&client(Version::V4), "90 03 0001 80");
     accepted(&client(Version::V4), "B0 02 0001");
     refused(&client(Version::V4), "B0 03 0001 00", MALFORMED);
@@ -404,7 +409,7 @@ fn disconnect_3_14() {
     accepted(&from_client, "E0 01 04");
     refused(&from_server, "E0 01 04", PROTOCOL); // Table 3-10: client only
     refused(&from_client, "E0 01 8D", PROTOCOL); // server only
-    refused(&from_client, "E0 01 05", MALFORMED);
+    refused(&from_client, "E0 01 05", PROTOCOL); // none of Table 3-10
     accepted(&from_client, "E0 07 00 05 11 00000001");
     refused(&from_server, "E0 07 00 05 11 00000001", PROTOCOL); // MQTT-3.14.2-2
     refused(&from_client, "E0 03 00 00 00", MALFORMED);

@@ -80,7 +80,8 @@ fn decode_properties(
     r: &mut Reader<'_>,
 ) -> Result<(), DecodeError> {
     let mut properties = PropertyReader::new(r, ALLOWED)?;
-    while let Some(p) = properties.next_repeating(REPEATING)? {
+    let repeating = if from_client { PropertySet::of(&[]) } else { REPEATING };
+    while let Some(p) = properties.next_repeating(repeating)? {
         match p {
             P::MessageExpiry => publish.expiry_s = properties.u32(p)?,
             P::TopicAlias => {
@@ -93,7 +94,7 @@ fn decode_properties(
             P::SubscriptionId => {
                 let id = properties.varint_not_0(p)?;
                 if from_client {
-                    return Err(r.protocol(p.name(), "is sent by a client (MQTT-3.3.4-6)"));
+                    continue; // MQTT-3.3.4-6: must not be there, and means nothing; clients that echo send it back
                 }
                 if publish.subscription_ids.len() == SUBSCRIPTION_IDS_MAX {
                     let (packet, limit) = (PacketKind::Publish, SUBSCRIPTION_IDS_MAX);

@@ -82,7 +82,7 @@ fn check_count(filters: usize, r: &Reader<'_>) -> Result<(), DecodeError> {
     Err(DecodeError::TooMany { packet: r.packet(), what: "topic filters", limit: FILTERS_MAX })
 }
 
-/// A filter that breaks the grammar of §4.7 or §4.8.2 is malformed. One with too many levels passes: that limit is ours,
+/// A filter that breaks the grammar of §4.7 is malformed, one that breaks that of §4.8.2 a Protocol Error. One with too many levels passes: that limit is ours,
 /// and the session can refuse it alone, with 0x8F in its SUBACK.
 fn decode_filter(r: &mut Reader<'_>) -> Result<ByteString, DecodeError> {
     const FIELD: &str = "topic filter";
@@ -91,7 +91,7 @@ fn decode_filter(r: &mut Reader<'_>) -> Result<ByteString, DecodeError> {
         Ok(_) | Err(TopicError::TooDeep) => Ok(text),
         Err(TopicError::Empty) => Err(r.malformed(FIELD, "is empty (MQTT-4.7.3-1)")),
         Err(TopicError::BadShare) => {
-            Err(r.malformed(FIELD, "is $share without a group and a filter (MQTT-4.8.2-1, -2)"))
+            Err(r.protocol(FIELD, "is $share without a group and a filter (MQTT-4.8.2-1, -2)"))
         }
         Err(_) => Err(r.malformed(FIELD, "has a wildcard at the wrong place (MQTT-4.7.1-1, -2)")),
     }
