@@ -18,6 +18,11 @@ use crate::packet::{
     Unsubscribe, Version,
 };
 use crate::window::{Delivery, Outbound, Transmit};
+use crate::wire::VARINT_MAX;
+
+/// What was sent with one QoS is acknowledged with the packets of the other, or out of their order (§4.3).
+const WRONG_ANSWER: Effect =
+    Effect::Fail(ReasonCode::ProtocolError, "an acknowledgement that does not fit what was sent");
 
 /// What a node allows each client. See `docs/reference/limits.md`.
 #[derive(Debug, Clone)]
@@ -26,7 +31,8 @@ pub struct SessionLimits {
     pub receive_max: u16,
     /// Deliveries in flight to a client, whatever it allows itself.
     pub in_flight_max: u16,
-    /// Largest packet taken, bytes. Told to the client; a larger one ends the connection with 0x95.
+    /// Largest packet taken, bytes. Told to the client, so that it does not send a larger one again and again: that ends
+    /// the connection with 0x95. [`VARINT_MAX`] is no limit, and nothing is told then.
     pub packet_bytes_max: u32,
     /// Topic aliases a client may use. Each costs its topic's length in memory.
     pub topic_alias_max: u16,
@@ -158,11 +164,14 @@ impl Session {
         }));
         if five {
             connack.receive_max = Some(limits.receive_max);
-            connack.packet_max = Some(limits.packet_bytes_max);
+            connack.packet_max =
+                (limits.packet_bytes_max < VARINT_MAX).then_some(limits.packet_bytes_max);
             connack.topic_alias_max =
                 (limits.topic_alias_max > 0).then_some(limits.topic_alias_max);
             connack.server_keep_alive_s = keep_alive_override(connect.keep_alive_s, limits);
         }
+        // MQTT 3.1 has no session present flag: the byte is reserved.
+        connack.session_present &= connect.version != Version::V3;
         fx.push(Effect::Send(Packet::Connack(Box::new(connack))));
         self.outbound.restart();
     }
@@ -358,6 +367,9 @@ impl Session {
     }
 
     fn handle_puback(&mut self, ack: &Ack, fx: &mut Vec<Effect>) {
+        if self.outbound.contradicts(ack.packet_id, QoS::AtLeastOnce) {
+            return fx.push(WRONG_ANSWER);
+        }
         if let Some(delivery) = self.outbound.handle_done(ack.packet_id, QoS::AtLeastOnce) {
             let end = if ack.reason.is_error() { End::Refused } else { End::Delivered };
             fx.push(Effect::Done { delivery, end });
@@ -365,56 +377,46 @@ impl Session {
     }
 
     fn handle_pubrec(&mut self, ack: &Ack, fx: &mut Vec<Effect>) {
+        if self.outbound.contradicts(ack.packet_id, QoS::ExactlyOnce) {
+            return fx.push(WRONG_ANSWER);
+        }
         if ack.reason.is_error() {
             if let Some(delivery) = self.outbound.handle_done(ack.packet_id, QoS::ExactlyOnce) {
                 fx.push(Effect::Done { delivery, end: End::Refused });
             }
             return;
         }
+        let pubrel = Packet::Pubrel(Ack::new(ack.packet_id, ReasonCode::Success));
         if let Some(delivery) = self.outbound.handle_pubrec(ack.packet_id) {
             fx.push(Effect::Released(delivery));
-            fx.push(Effect::SendDurable(Packet::Pubrel(Ack::new(
-                ack.packet_id,
-                ReasonCode::Success,
-            ))));
+            fx.push(Effect::SendDurable(pubrel));
         } else {
-            fx.push(Effect::Send(Packet::Pubrel(Ack::new(ack.packet_id, self.not_found()))));
+            fx.push(Effect::Send(pubrel));
         }
     }
 
     fn handle_pubrel(&mut self, ack: &Ack, fx: &mut Vec<Effect>) {
-        match self.received.get(&ack.packet_id) {
-            Some(true) => {
-                self.received.remove(&ack.packet_id);
-                fx.push(Effect::Forgotten(ack.packet_id));
-                fx.push(Effect::SendDurable(Packet::Pubcomp(Ack::new(
-                    ack.packet_id,
-                    ReasonCode::Success,
-                ))));
-            }
-            Some(false) => {
-                fx.push(Effect::Fail(
-                    ReasonCode::ProtocolError,
-                    "PUBREL before PUBREC was sent (MQTT-4.3.3-4)",
-                ));
-            }
-            None => fx.push(Effect::SendDurable(Packet::Pubcomp(Ack::new(
-                ack.packet_id,
-                self.not_found(),
-            )))),
+        let id = ack.packet_id;
+        if self.received.get(&id) == Some(&false) {
+            fx.push(Effect::Fail(
+                ReasonCode::ProtocolError,
+                "PUBREL before PUBREC was sent (MQTT-4.3.3-4)",
+            ));
+            return;
         }
+        if self.received.remove(&id).is_some() {
+            fx.push(Effect::Forgotten(id));
+        }
+        fx.push(Effect::SendDurable(Packet::Pubcomp(Ack::new(id, ReasonCode::Success))));
     }
 
     fn handle_pubcomp(&mut self, ack: &Ack, fx: &mut Vec<Effect>) {
+        let id = ack.packet_id;
+        if self.outbound.contradicts(id, QoS::ExactlyOnce) || self.outbound.awaits_pubrec(id) {
+            return fx.push(WRONG_ANSWER);
+        }
         if let Some(delivery) = self.outbound.handle_pubcomp(ack.packet_id) {
             fx.push(Effect::Done { delivery, end: End::Delivered });
-        }
-    }
-
-    fn not_found(&self) -> ReasonCode {
-        match self.link.as_ref().map(|link| link.version) {
-            Some(Version::V5) => ReasonCode::PacketIdentifierNotFound,
-            _ => ReasonCode::Success,
         }
     }
 }
@@ -444,8 +446,8 @@ fn resolve_alias(
     };
     if alias == 0 || alias > limits.topic_alias_max {
         return Err((
-            ReasonCode::TopicAliasInvalid,
-            "a topic alias above the maximum of the CONNACK (MQTT-3.3.2-9)",
+            ReasonCode::TopicAliasInvalid, // says it all: above the maximum of the CONNACK (MQTT-3.3.2-9)
+            "",
         ));
     }
     let index = usize::from(alias) - 1;

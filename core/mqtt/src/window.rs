@@ -36,9 +36,13 @@ pub struct Delivery {
     pub share: Option<Arc<str>>,
 }
 
-/// The packet id that belongs to a place.
+/// The packet id that belongs to a place: 1 for place 1.
 pub fn packet_id_of(place: u64) -> PacketId {
-    PacketId::new((place % IDS) as u16 + 1).expect("one is added")
+    PacketId::new(id_index(place) as u16 + 1).expect("one is added")
+}
+
+fn id_index(place: u64) -> u64 {
+    place.wrapping_sub(1) % IDS
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,6 +211,17 @@ impl Outbound {
         None
     }
 
+    /// Whether a packet that belongs to this QoS contradicts what was sent under its id: an acknowledgement of QoS 1 for
+    /// a QoS 2 delivery or the reverse. An id that names nothing contradicts nothing.
+    pub fn contradicts(&mut self, id: PacketId, qos: QoS) -> bool {
+        self.find(id).is_some_and(|slot| slot.state != State::Done && slot.delivery.qos != qos)
+    }
+
+    /// Whether a PUBCOMP for this id comes before its PUBREC.
+    pub fn awaits_pubrec(&mut self, id: PacketId) -> bool {
+        self.find(id).is_some_and(|slot| slot.state == State::Sent)
+    }
+
     /// PUBACK, or a PUBREC that refuses: the delivery is done. `None` when nothing of that id and QoS is in flight.
     pub fn handle_done(&mut self, id: PacketId, qos: QoS) -> Option<Delivery> {
         let slot = self.find(id)?;
@@ -264,7 +279,7 @@ impl Outbound {
 
     fn find(&mut self, id: PacketId) -> Option<&mut Slot> {
         let oldest = self.slots.front()?.delivery.place;
-        let ahead = (u64::from(id.get() - 1) + IDS - oldest % IDS) % IDS;
+        let ahead = (u64::from(id.get() - 1) + IDS - id_index(oldest)) % IDS;
         let index =
             self.slots.binary_search_by_key(&(oldest + ahead), |s| s.delivery.place).ok()?;
         self.slots.get_mut(index)

@@ -131,6 +131,7 @@ pub(crate) fn encode(connack: &Connack, version: Version, leave: Leave, out: &mu
     out.push(connack.reason as u8);
     put_properties(out, |w| {
         w.u32(P::SessionExpiry, connack.session_expiry_s);
+        w.u16(P::TopicAliasMax, connack.topic_alias_max);
         w.u16(P::ReceiveMax, connack.receive_max);
         w.u8(
             P::QosMax,
@@ -139,7 +140,6 @@ pub(crate) fn encode(connack: &Connack, version: Version, leave: Leave, out: &mu
         w.bool(P::RetainAvailable, connack.retain_available);
         w.u32(P::PacketMax, connack.packet_max);
         w.string(P::AssignedClientId, connack.assigned_client_id.as_ref());
-        w.u16(P::TopicAliasMax, connack.topic_alias_max);
         w.string(P::ReasonString, leave.reason_string(connack.reason_string.as_ref()));
         w.bool(P::WildcardAvailable, connack.wildcard_available);
         w.bool(P::SubscriptionIdsAvailable, connack.subscription_ids_available);
