@@ -33,7 +33,8 @@ struct Header {
 
 impl Decoder {
     /// For a server: reads what a client sends, first of all a CONNECT, which decides the version. A packet of more than
-    /// `packet_max` bytes, fixed header included, is refused as soon as its length is known.
+    /// `packet_max` bytes, fixed header included, is refused as soon as its length is known; 268,435,455 is no limit, as
+    /// for the CONNACK.
     pub fn new(packet_max: u32) -> Self {
         Self { version: None, from_client: true, packet_max }
     }
@@ -93,7 +94,7 @@ impl Decoder {
         };
         let fixed_len = 1 + length_len;
         let size = fixed_len as u32 + body_len;
-        if size > self.packet_max {
+        if size > self.packet_max && self.packet_max < VARINT_MAX {
             return Err(DecodeError::TooLarge { size, limit: self.packet_max });
         }
         Ok(Some(Header { first, kind, fixed_len, body_len: body_len as usize }))

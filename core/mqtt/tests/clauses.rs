@@ -74,6 +74,14 @@ fn a_claimed_length_is_refused_before_any_byte_of_the_body_comes_3_1_2_11_4() {
 }
 
 #[test]
+fn no_limit_means_what_the_wire_can_carry_2_1_4() {
+    let mut server = Decoder::new(268_435_455);
+    server.decode(&mut &hex("10 0D 0004 4D515454 04 02 000A 0001 70")[..]).expect("valid");
+    let longest = hex("30 FFFFFF7F");
+    assert_eq!(server.need(&longest), Some(268_435_460));
+}
+
+#[test]
 fn only_connect_comes_first_and_only_once_3_1_0() {
     for first in 0u8..=15 {
         if first != 1 {
@@ -288,7 +296,8 @@ fn publish_properties_3_3_2_3() {
         refused(&v5, &publish(twice), PROTOCOL);
     }
     refused(&v5, &publish("0B 00"), PROTOCOL); // §3.3.2.3.8
-    let Packet::Publish(echoed) = accepted(&v5, &publish("0B 01 0B FFFFFF7F")) else {
+    refused(&v5, &publish("0B 01 0B 01"), PROTOCOL);
+    let Packet::Publish(echoed) = accepted(&v5, &publish("0B FFFFFF7F")) else {
         panic!("a PUBLISH")
     };
     assert!(echoed.subscription_ids.is_empty(), "MQTT-3.3.4-6: a client's mean nothing");
