@@ -20,8 +20,11 @@ impl Shard {
             return self.refuse(conn, ReasonCode::BadAuthenticationMethod);
         }
         if connect.client_id.is_empty() {
-            if connect.version != Version::V5 && !connect.clean_start {
-                return self.refuse(conn, ReasonCode::ClientIdentifierNotValid); // MQTT-3.1.3-8 of 3.1.1
+            // MQTT-3.1.3-8 of 3.1.1; in 3.1 an id has at least one character (§3.1).
+            let may_choose = connect.version == Version::V5
+                || (connect.version == Version::V4 && connect.clean_start);
+            if !may_choose {
+                return self.refuse(conn, ReasonCode::ClientIdentifierNotValid);
             }
             connect.client_id = self.new_client_id();
             if let Some(connection) = self.connection_mut(conn) {

@@ -1,6 +1,6 @@
 //! Takeover, wills, expiry, and what is left when a session ended.
 
-use outpost_mqtt::packet::{Disconnect, Packet, ReasonCode, SubscribeOptions};
+use outpost_mqtt::packet::{Connect, Disconnect, Packet, ReasonCode, SubscribeOptions, Version};
 
 use crate::world::{World, fleeting, publish, v4, v5, will};
 
@@ -14,6 +14,24 @@ fn a_second_connection_takes_over_and_the_first_hears_0x8e() {
         |p: &Packet| matches!(p, Packet::Disconnect(d) if d.reason == ReasonCode::SessionTakenOver);
     assert!(heard.iter().any(is_takeover), "{heard:?}");
     assert!(!world.is_open(first) && world.is_open(second));
+}
+
+#[test]
+fn who_may_leave_its_client_id_to_the_server_3_1_3_1() {
+    let mut world = World::new();
+    for (version, clean_start, welcome) in [
+        (Version::V3, true, false),
+        (Version::V4, true, true),
+        (Version::V4, false, false),
+        (Version::V5, false, true),
+    ] {
+        let connect = Connect { version, clean_start, ..v4("") };
+        let (_, connack) = world.attempt(0, connect);
+        let reason = connack.map(|connack| connack.reason);
+        let expected =
+            if welcome { ReasonCode::Success } else { ReasonCode::ClientIdentifierNotValid };
+        assert_eq!(reason, Some(expected), "{version:?}, clean start {clean_start}");
+    }
 }
 
 #[test]
