@@ -335,7 +335,7 @@ pub struct Shard {
     peers: BTreeMap<NodeId, Peer>,
     interest: outpost_membership::interest::LocalInterest,
     journal: Journal<Hold>,
-    tickets: Vec<(Ticket, MessageId)>,
+    tickets: Vec<(Ticket, MessageId, ReasonCode)>,
     shadow_jobs: BTreeMap<u64, Ticket>,
     shadow_job: u64,
     crashed_messages: Vec<MessageId>,

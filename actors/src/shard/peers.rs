@@ -65,6 +65,13 @@ pub(super) struct Peer {
     pub(super) duplicates_in: u64,
 }
 
+impl Shard {
+    /// Whether every peer has told what it is interested in, and can tell what changes.
+    pub(super) fn knows_all_interest(&self) -> bool {
+        self.peers.values().all(|peer| peer.up && peer.greeted)
+    }
+}
+
 impl Peer {
     pub(super) fn owed(&self) -> usize {
         self.outbox.len()

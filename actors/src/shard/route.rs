@@ -114,7 +114,10 @@ impl Shard {
         if shadow {
             self.shadow_request(&message, ticket);
         } else {
-            self.tickets.push((ticket, message.id));
+            let is_unheard = recipients.is_empty() && self.may_say_unheard(ticket);
+            let reason =
+                if is_unheard { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
+            self.tickets.push((ticket, message.id, reason));
         }
         if recipients.is_empty() {
             self.ledger.unwanted += u64::from(!shadow && !message.retain);
@@ -122,6 +125,12 @@ impl Shard {
             self.send(cell, CellMsg::Publish { message, from, recipients });
         }
         Ok(())
+    }
+
+    /// Whether a PUBACK may tell that nobody subscribes: "If the Server knows" it (MQTT 5, §3.4.2.1), so not while a peer
+    /// may have subscribers unheard of. Not in a PUBREC, which may be said again after the reason is forgotten.
+    fn may_say_unheard(&self, ticket: Ticket) -> bool {
+        matches!(ticket, Ticket::Client { qos: QoS::AtLeastOnce, .. }) && self.knows_all_interest()
     }
 
     fn shadow_request(&mut self, message: &Arc<Message>, ticket: Ticket) {

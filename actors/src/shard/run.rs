@@ -256,12 +256,10 @@ impl Shard {
     }
 
     fn settle_tickets(&mut self) {
-        for (ticket, id) in std::mem::take(&mut self.tickets) {
-            let reason = if self.crashed_messages.contains(&id) {
-                ReasonCode::UnspecifiedError
-            } else {
-                ReasonCode::Success
-            };
+        for (ticket, id, mut reason) in std::mem::take(&mut self.tickets) {
+            if self.crashed_messages.contains(&id) {
+                reason = ReasonCode::UnspecifiedError;
+            }
             if matches!(ticket, Ticket::None) {
                 continue;
             }

@@ -3,7 +3,7 @@
 use outpost_mqtt::packet::{Ack, Packet, ReasonCode};
 use outpost_store::FaultPlan;
 
-use crate::world::{World, fleeting, id, publish, v4, v5};
+use crate::world::{Client, World, fleeting, id, publish, v4, v5};
 
 fn ack(number: u16) -> Ack {
     Ack::new(id(number), ReasonCode::Success)
@@ -44,6 +44,37 @@ fn puback_pubrec_and_suback_wait_for_the_disk() {
     world.sync();
     let expected = [Packet::Puback(ack(1)), Packet::Pubrec(ack(2))];
     assert_eq!(world.take(sender), expected);
+}
+
+fn answers(world: &mut World, client: Client) -> Vec<Packet> {
+    world.sync();
+    world.take(client)
+}
+
+#[test]
+fn puback_tells_that_nobody_subscribes_3_4_2_1() {
+    let mut world = World::with(2, |_| {});
+    let sender = world.connect(v5("s"));
+    let unheard = Packet::Puback(Ack::new(id(1), ReasonCode::NoMatchingSubscribers));
+    world.publish(sender, publish("t", "x", 1, 1));
+    assert_eq!(answers(&mut world, sender), std::slice::from_ref(&unheard));
+    world.publish(sender, publish("t", "x", 2, 2));
+    assert_eq!(answers(&mut world, sender), [Packet::Pubrec(ack(2))], "said again as success");
+    let old = world.connect(v4("old"));
+    world.publish(old, publish("t", "x", 1, 1));
+    assert_eq!(answers(&mut world, old), [Packet::Puback(ack(1))], "3.1.1 has no reasons");
+
+    world.join();
+    world.publish(sender, publish("t", "x", 1, 1));
+    assert_eq!(answers(&mut world, sender), [unheard], "the peer has nobody either");
+    world.cut_link();
+    world.publish(sender, publish("t", "x", 1, 1));
+    assert_eq!(answers(&mut world, sender), [Packet::Puback(ack(1))], "who knows");
+    world.join();
+    let receiver = world.connect_to(1, fleeting("r"));
+    world.subscribe(receiver, "t", 0);
+    world.publish(sender, publish("t", "x", 1, 1));
+    assert_eq!(answers(&mut world, sender), [Packet::Puback(ack(1))], "somebody");
 }
 
 #[test]
