@@ -80,7 +80,7 @@ fn per_actor(before: u64) -> f64 {
 }
 
 fn per_message(before: Duration) -> f64 {
-    (cpu() - before).as_nanos() as f64 / MESSAGES as f64
+    cpu().saturating_sub(before).as_nanos() as f64 / MESSAGES as f64
 }
 
 fn cells() -> (f64, f64) {
