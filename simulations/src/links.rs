@@ -276,9 +276,10 @@ impl World {
             format!("client-{} -> node {node} {}", link.0, text_of(bytes))
         });
         self.history.bytes(bytes);
-        self.wills_off.extend(calls_off);
         let now = self.now_at(node);
-        self.nodes[node].receive(link, bytes, now);
+        if self.nodes[node].receive(link, bytes, now) {
+            self.wills_off.extend(calls_off);
+        }
         self.plan_turn(node);
     }
 

@@ -178,14 +178,15 @@ impl Node {
         }
     }
 
-    /// Bytes of a client arrive.
-    pub fn receive(&mut self, link: Link, bytes: &[u8], now: Now) {
-        let Some(process) = self.process.as_mut() else { return };
-        let Some(conn) = process.by_link.get(&link).copied() else { return };
+    /// Bytes of a client arrive. True when all of them were read, and do not wait until the node reads again.
+    pub fn receive(&mut self, link: Link, bytes: &[u8], now: Now) -> bool {
+        let Some(process) = self.process.as_mut() else { return false };
+        let Some(conn) = process.by_link.get(&link).copied() else { return false };
         if let Some(state) = process.conns.get_mut(&conn) {
             state.input.extend_from_slice(bytes);
         }
         process.feed(conn, now);
+        process.conns.get(&conn).is_none_or(|state| state.input.is_empty())
     }
 
     /// A client's connection is gone: reset, or closed in order after what was sent.

@@ -126,7 +126,7 @@ pub struct World {
     pub(crate) stage: Stage,
     /// Interest that arrived and is not yet durable: (knower, wanter, filter).
     pub(crate) interest_pending: BTreeSet<(usize, usize, String)>,
-    /// Wills that were called off by a DISCONNECT which arrived.
+    /// Wills that were called off by a DISCONNECT the node read.
     pub(crate) wills_off: BTreeSet<usize>,
     /// The last version of a shadow's documents, by node and topic.
     pub(crate) versions: BTreeMap<(usize, String), u64>,

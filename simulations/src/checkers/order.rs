@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use outpost_model::QoS;
+use outpost_model::topic::pattern_matches;
 
+use crate::history::Delivered;
 use crate::world::World;
 
 /// Receiver and its session, publisher, topic, QoS as published.
@@ -17,7 +19,7 @@ pub fn check(world: &World) -> Vec<String> {
     let mut found = Vec::new();
     for delivery in history.deliveries.iter().filter(|d| !d.retain && d.qos > QoS::AtMostOnce) {
         let publish = &history.publishes[delivery.number];
-        if publish.is_will {
+        if publish.is_will || !was_there(world, delivery) {
             continue;
         }
         let key = (delivery.client, delivery.session, publish.client, &*publish.topic, publish.qos);
@@ -38,4 +40,16 @@ pub fn check(world: &World) -> Vec<String> {
         }
     }
     found
+}
+
+/// Whether the receiver was subscribed before the message was sent. Else the first copy may have come too early for it,
+/// and it only sees the one a publisher sends again after a crash.
+fn was_there(world: &World, delivery: &Delivered) -> bool {
+    let sent = world.history.publishes[delivery.number].sent.unwrap_or_default();
+    world.history.subscriptions.iter().any(|subscription| {
+        subscription.client == delivery.client
+            && subscription.granted.is_some_and(|granted| granted < sent)
+            && subscription.ended.is_none_or(|ended| ended > delivery.at)
+            && pattern_matches(&subscription.filter, &delivery.topic)
+    })
 }
