@@ -241,7 +241,7 @@ impl Shard {
         }
     }
 
-    /// A subscription of the node itself: matching messages come as [`Event::Local`] with this number.
+    /// A subscription of the node itself: matching messages come as [`super::Event::Local`] with this number.
     pub fn subscribe_local(&mut self, filter: &TopicFilter, number: u32) {
         self.table.insert(filter.pattern(), Route::Local(number));
         self.table_epoch += 1;

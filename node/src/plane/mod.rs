@@ -12,5 +12,5 @@ mod tests;
 mod thread;
 
 pub use actor::{PlaneActor, PlaneSpec};
-pub use handle::{Command, PlaneHandle, PlanePorts};
+pub use handle::{Command, PlaneHandle, PlanePorts, Unavailable};
 pub use thread::Plane;
