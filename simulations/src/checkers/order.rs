@@ -1,7 +1,6 @@
 //! What one client publishes on one topic arrives in the order it was published, apart from copies.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use outpost_model::QoS;
 use outpost_model::topic::pattern_matches;
@@ -15,28 +14,24 @@ type Flow<'a> = (usize, u32, usize, &'a str, QoS);
 /// D4 (MQTT 5, §4.6), for QoS 1 and 2.
 pub fn check(world: &World) -> Vec<String> {
     let history = &world.history;
-    let mut newest: BTreeMap<Flow<'_>, (usize, Vec<usize>)> = BTreeMap::new();
+    let mut flows: BTreeMap<Flow<'_>, BTreeSet<usize>> = BTreeMap::new();
     let mut found = Vec::new();
-    for delivery in history.deliveries.iter().filter(|d| !d.retain && d.qos > QoS::AtMostOnce) {
+    for delivery in history.deliveries.iter().filter(|d| !d.retain) {
         let publish = &history.publishes[delivery.number];
-        if publish.is_will || !was_there(world, delivery) {
+        if publish.is_will || publish.qos == QoS::AtMostOnce || !was_there(world, delivery) {
             continue;
         }
-        let key = (delivery.client, delivery.session, publish.client, &*publish.topic, publish.qos);
-        match newest.entry(key) {
-            Entry::Vacant(place) => drop(place.insert((delivery.number, vec![delivery.number]))),
-            Entry::Occupied(mut place) => {
-                let (last, seen) = place.get_mut();
-                if delivery.number > *last {
-                    *last = delivery.number;
-                    seen.push(delivery.number);
-                } else if seen.binary_search(&delivery.number).is_err() {
-                    found.push(format!(
-                        "ORDER client-{} got m{} after m{last} on {} (QoS {})",
-                        delivery.client, delivery.number, publish.topic, publish.qos as u8
-                    ));
-                }
-            }
+        let flow =
+            (delivery.client, delivery.session, publish.client, &*publish.topic, publish.qos);
+        let seen = flows.entry(flow).or_default();
+        let newest = seen.last().copied().unwrap_or(0);
+        // A copy may come late. One with QoS 0 may be missing, but it was a first one all the same.
+        let is_first = seen.insert(delivery.number);
+        if is_first && delivery.number < newest && delivery.qos > QoS::AtMostOnce {
+            found.push(format!(
+                "ORDER client-{} got m{} after m{newest} on {} (QoS {})",
+                delivery.client, delivery.number, publish.topic, publish.qos as u8
+            ));
         }
     }
     found
