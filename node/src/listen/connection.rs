@@ -12,6 +12,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use outpost_actors::shard::{ConnId, Received};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -22,6 +23,10 @@ use crate::plane::Plane;
 /// fills the buffers of those who receive it before any of it is written, and QoS 0 is dropped that they could have
 /// taken; fewer: more wake-ups.
 const READS_PER_POLL_MAX: usize = 8;
+
+/// How long a connection closed by us waits for the client to close as well. Shorter: on a slow network the client may
+/// not get to read why; longer: clients that are gone hold their places.
+const LINGER_MAX: Duration = Duration::from_secs(1);
 
 /// A stream of bytes in both directions.
 pub trait ByteStream: AsyncRead + AsyncWrite + Unpin {}
@@ -64,6 +69,10 @@ impl Connection {
         if self.opening.get() {
             plane.opened();
         }
+        if self.closing.get() && !self.broken.get() {
+            // Boxed: a connection has no use for its memory before.
+            Box::pin(linger(&self.stream, LINGER_MAX)).await;
+        }
         plane.connection_lost(self.id);
     }
 
@@ -97,7 +106,7 @@ impl Connection {
             return Poll::Ready(());
         }
         if self.closing.get() {
-            // What the client still sends is not read: its last words came with the good-bye.
+            // What the client still sends is not looked at: its last words came with the good-bye.
             return if written { self.poll_shutdown(cx) } else { Poll::Pending };
         }
         if self.paused.get() {
@@ -190,5 +199,74 @@ impl Connection {
 
     fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<()> {
         Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx).map(|_| ())
+    }
+}
+
+/// Reads and drops what a client still sends until it closes too. A socket that is closed with unread bytes is reset,
+/// and a reset takes from the client what it has not read yet: the DISCONNECT that says why.
+async fn linger(stream: &RefCell<Box<dyn ByteStream>>, at_most: Duration) {
+    let rest = poll_fn(|cx| {
+        let mut buffer = [0; 1_024];
+        for _ in 0..READS_PER_POLL_MAX {
+            let mut read = ReadBuf::new(&mut buffer);
+            match Pin::new(&mut *stream.borrow_mut()).poll_read(cx, &mut read) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    });
+    // Who has not closed by then never hears it.
+    let _ = tokio::time::timeout(at_most, rest).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// Longer than anything here takes; only a test that fails waits for it.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    const GOOD_BYE: &[u8] = b"\xe0\x01\x93";
+
+    /// A client and the server's end of its connection, on which the good-bye is written and nothing was read.
+    async fn closing() -> (TcpStream, RefCell<Box<dyn ByteStream>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let mut client = TcpStream::connect(address).await.expect("it listens");
+        let (mut server, _) = listener.accept().await.expect("a client");
+        client.write_all(b"more than the server wants").await.expect("it is open");
+        server.write_all(GOOD_BYE).await.expect("it is open");
+        server.shutdown().await.expect("it is open");
+        (client, RefCell::new(Box::new(server)))
+    }
+
+    #[tokio::test]
+    async fn a_client_that_still_sends_hears_why_it_is_cut_off_4_13_1() {
+        let (mut client, server) = closing().await;
+        let served = async move {
+            linger(&server, PATIENCE).await;
+            drop(server);
+        };
+        let heard = async move {
+            client.write_all(&vec![0; 100_000]).await.expect("nothing is reset");
+            let mut heard = Vec::new();
+            client.read_to_end(&mut heard).await.expect("nothing is reset");
+            heard
+        };
+        assert_eq!(tokio::join!(served, heard).1, GOOD_BYE);
+    }
+
+    #[tokio::test]
+    async fn who_never_closes_is_not_waited_for() {
+        let (client, server) = closing().await;
+        let linger = linger(&server, Duration::from_millis(1));
+        tokio::time::timeout(PATIENCE, linger).await.expect("it ends by itself");
+        drop(client);
     }
 }
