@@ -116,6 +116,7 @@ impl Backend for NodeBackend {
     fn publish(&self, message: PublishRequest) -> BoxFuture<'_, Result<(), PublishError>> {
         Box::pin(async move {
             let publish = LocalPublish {
+                here_only: false,
                 topic: message.topic.into(),
                 payload: message.payload,
                 qos: message.qos,

@@ -19,6 +19,7 @@ pub struct PlaneBus(pub PlaneHandle);
 impl Bus for PlaneBus {
     fn publish(&self, topic: &str, payload: Bytes, retain: bool) -> Result<(), BusFull> {
         let publish = LocalPublish {
+            here_only: false,
             topic: topic.into(),
             payload,
             qos: QoS::AtLeastOnce,

@@ -376,6 +376,7 @@ impl Driver {
         match output {
             Output::Publish { topic, payload } => {
                 let publish = LocalPublish {
+                    here_only: is_published_everywhere(&topic),
                     topic: topic.into(),
                     payload: payload.into(),
                     qos: QoS::AtLeastOnce,
@@ -424,4 +425,9 @@ fn log(event: &Event) {
         Event::Written { .. } | Event::Merged { .. } => debug!("shadow: {event:?}"),
         other => info!("shadow: {other:?}"),
     }
+}
+
+/// The topics every node publishes to its own subscribers, when it has merged (R9): they do not cross the links.
+pub fn is_published_everywhere(topic: &str) -> bool {
+    topic.ends_with("/update/delta") || topic.ends_with("/update/documents")
 }

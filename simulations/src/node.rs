@@ -444,6 +444,7 @@ impl Process {
                     wanted.push_back(Wanted::Documents(topic.clone(), payload.clone()));
                 }
                 let publish = LocalPublish {
+                    here_only: topic.ends_with("/delta") || topic.ends_with("/documents"),
                     topic: topic.into(),
                     payload: payload.into(),
                     qos: QoS::AtLeastOnce,

@@ -441,7 +441,7 @@ impl Shard {
             subscription_ids: Vec::new(),
             properties: local.properties,
         };
-        if let Err((_, reason)) = self.route(publish, None, ticket) {
+        if let Err((_, reason)) = self.route_within(publish, None, ticket, local.here_only) {
             self.ledger.refused += 1;
             self.settle_ticket(ticket, reason);
         }
@@ -564,6 +564,8 @@ pub struct LocalPublish {
     pub qos: QoS,
     /// Retain it.
     pub retain: bool,
+    /// For subscribers of this node only: every other node publishes the same to its own.
+    pub here_only: bool,
     /// Properties.
     pub properties: Option<Box<MessageProperties>>,
 }

@@ -198,6 +198,7 @@ impl Shard {
         }
         self.pump(id);
         self.pump_retained(id);
+        self.retry_blocked = true; // events that came before the hello
     }
 
     fn peer_interest(&mut self, id: NodeId, frame: &PeerFrame) -> Result<(), String> {
@@ -234,7 +235,9 @@ impl Shard {
     pub(super) fn enqueue_peer(&mut self, id: NodeId, durable: bool, message: Arc<Message>) {
         let limit = self.config.outbox_messages_max;
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        if !durable || message.qos == QoS::AtMostOnce {
+        // What need not be kept still may not overtake what is.
+        let behind_kept = peer.up && !peer.outbox.is_empty();
+        if message.qos == QoS::AtMostOnce || !(durable || behind_kept) {
             if peer.up {
                 peer.events_out += 1;
                 self.events.push_back(Event::Peer(id, PeerFrame::Event { seq: 0, message }));
@@ -361,13 +364,14 @@ impl Shard {
             return self.route_from_peer(&message);
         }
         let newest = peer.stalled.back().map_or(peer.record.events_seen, |(seq, _)| *seq);
-        if seq <= newest {
+        if peer.greeted && seq <= newest {
             peer.duplicates_in += 1;
             let seen = peer.record.events_seen;
             return self.journal.hold(Hold::Peer(id, PeerFrame::EventAck { seq: seen }));
         }
         peer.events_in += 1;
-        if !peer.stalled.is_empty() || !self.has_room_for(&message) {
+        // Before its hello it is not known which store its numbers belong to.
+        if !peer.greeted || !peer.stalled.is_empty() || !self.has_room_for(&message) {
             let Some(peer) = self.peers.get_mut(&id) else { return };
             if peer.stalled.len() < PEER_WINDOW {
                 peer.stalled.push_back((seq, message));
@@ -395,6 +399,12 @@ impl Shard {
             while let Some((seq, message)) =
                 self.peers.get(&id).and_then(|p| p.stalled.front().cloned())
             {
+                let Some(peer) = self.peers.get_mut(&id).filter(|p| p.greeted) else { break };
+                if seq <= peer.record.events_seen {
+                    peer.stalled.pop_front();
+                    peer.duplicates_in += 1;
+                    continue;
+                }
                 if !self.has_room_for(&message) {
                     break;
                 }

@@ -89,7 +89,18 @@ impl Shard {
         from: Option<u32>,
         ticket: Ticket,
     ) -> Result<(), (Box<Publish>, ReasonCode)> {
-        let (cell, recipients) = self.channel(&publish.topic, false);
+        self.route_within(publish, from, ticket, false)
+    }
+
+    /// The same, for receivers of this node only when `here_only`.
+    pub(super) fn route_within(
+        &mut self,
+        publish: Publish,
+        from: Option<u32>,
+        ticket: Ticket,
+        here_only: bool,
+    ) -> Result<(), (Box<Publish>, ReasonCode)> {
+        let (cell, recipients) = self.channel(&publish.topic, here_only);
         if let Some(reason) = self.cannot_take(&publish, &recipients) {
             return Err((Box::new(publish), reason));
         }

@@ -22,8 +22,8 @@ use outpost_model::NodeId;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::codec::MemberCodec;
 pub use crate::codec::CodecError;
+use crate::codec::MemberCodec;
 
 /// A packet is at most this long: one datagram on any path.
 pub const PACKET_BYTES_MAX: usize = 1100;

@@ -23,7 +23,9 @@ impl Now {
 /// A hybrid logical timestamp: 48 bits of milliseconds since 1970, 16 bits of a counter.
 ///
 /// (Kulkarni et al., "Logical Physical Clocks", 2014.) Ordered as written; ties between nodes are broken by node id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct Hlc(pub u64);
 
 impl Hlc {
@@ -46,7 +48,9 @@ impl fmt::Display for Hlc {
 
 /// A stamp from a peer lies further in the future than the limit allows. The local clock is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("stamp is {ahead_ms} ms ahead of this node's clock, the limit is {limit_ms} ms; it was refused")]
+#[error(
+    "stamp is {ahead_ms} ms ahead of this node's clock, the limit is {limit_ms} ms; it was refused"
+)]
 pub struct TooFarAhead {
     /// How far ahead the stamp is.
     pub ahead_ms: u64,

@@ -38,7 +38,11 @@ pub enum TopicError {
 /// [`TopicError`] says which rule it breaks.
 pub fn check_name(name: &str) -> Result<(), TopicError> {
     check_common(name)?;
-    if name.bytes().any(|b| b == b'+' || b == b'#') { Err(TopicError::WildcardInName) } else { Ok(()) }
+    if name.bytes().any(|b| b == b'+' || b == b'#') {
+        Err(TopicError::WildcardInName)
+    } else {
+        Ok(())
+    }
 }
 
 fn check_common(text: &str) -> Result<(), TopicError> {
@@ -182,7 +186,10 @@ impl<K> Default for TreeNode<K> {
 
 impl<K> TreeNode<K> {
     fn is_bare(&self) -> bool {
-        self.exact.is_empty() && self.plus.is_none() && self.here.is_empty() && self.below.is_empty()
+        self.exact.is_empty()
+            && self.plus.is_none()
+            && self.here.is_empty()
+            && self.below.is_empty()
     }
 }
 
@@ -258,7 +265,9 @@ impl<K: PartialEq> TopicTable<K> {
                 below = true;
                 break;
             }
-            let Some(next) = self.child(*path.last().expect("the root is in it"), level) else { return false };
+            let Some(next) = self.child(*path.last().expect("the root is in it"), level) else {
+                return false;
+            };
             path.push(next);
             levels.push(level);
         }
@@ -300,7 +309,13 @@ impl<K: PartialEq> TopicTable<K> {
         self.walk(0, Some(topic), topic.starts_with('$'), &mut found);
     }
 
-    fn walk<'a>(&'a self, at: usize, rest: Option<&str>, reserved: bool, found: &mut impl FnMut(&'a K)) {
+    fn walk<'a>(
+        &'a self,
+        at: usize,
+        rest: Option<&str>,
+        reserved: bool,
+        found: &mut impl FnMut(&'a K),
+    ) {
         let node = &self.nodes[at];
         if !reserved {
             node.below.iter().for_each(&mut *found);
@@ -365,7 +380,20 @@ mod tests {
 
     #[test]
     fn malformed_filters_are_refused() {
-        for bad in ["", "a#", "#/a", "a/#/b", "+a", "a/b+", "a\0", "$share", "$share/g", "$share/g/", "$share//t", "$share/+/t"] {
+        for bad in [
+            "",
+            "a#",
+            "#/a",
+            "a/#/b",
+            "+a",
+            "a/b+",
+            "a\0",
+            "$share",
+            "$share/g",
+            "$share/g/",
+            "$share//t",
+            "$share/+/t",
+        ] {
             assert!(TopicFilter::new(bad).is_err(), "{bad:?} must be refused");
         }
         assert!(TopicFilter::new("/".repeat(200)).is_err());

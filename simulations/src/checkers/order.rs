@@ -14,7 +14,7 @@ type Flow<'a> = (usize, u32, usize, &'a str, QoS);
 /// D4 (MQTT 5, §4.6), for QoS 1 and 2.
 pub fn check(world: &World) -> Vec<String> {
     let history = &world.history;
-    let mut flows: BTreeMap<Flow<'_>, BTreeSet<usize>> = BTreeMap::new();
+    let mut flows: BTreeMap<Flow<'_>, (BTreeSet<usize>, usize)> = BTreeMap::new();
     let mut found = Vec::new();
     for delivery in history.deliveries.iter().filter(|d| !d.retain) {
         let publish = &history.publishes[delivery.number];
@@ -23,13 +23,17 @@ pub fn check(world: &World) -> Vec<String> {
         }
         let flow =
             (delivery.client, delivery.session, publish.client, &*publish.topic, publish.qos);
-        let seen = flows.entry(flow).or_default();
-        let newest = seen.last().copied().unwrap_or(0);
-        // A copy may come late. One with QoS 0 may be missing, but it was a first one all the same.
+        let (seen, newest) = flows.entry(flow).or_default();
+        // A copy may come late. One with QoS 0 may be missing, but it was a first one all the same; it does not queue, so
+        // after a change of subscription it may pass what was granted with a higher QoS before.
         let is_first = seen.insert(delivery.number);
-        if is_first && delivery.number < newest && delivery.qos > QoS::AtMostOnce {
+        if !is_first || delivery.qos == QoS::AtMostOnce {
+            continue;
+        }
+        let before = std::mem::replace(newest, delivery.number.max(*newest));
+        if delivery.number < before {
             found.push(format!(
-                "ORDER client-{} got m{} after m{newest} on {} (QoS {})",
+                "ORDER client-{} got m{} after m{before} on {} (QoS {})",
                 delivery.client, delivery.number, publish.topic, publish.qos as u8
             ));
         }
