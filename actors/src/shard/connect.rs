@@ -194,7 +194,7 @@ impl Shard {
     }
 
     /// The first bytes were no CONNECT, or a bad one: answered where the standard has an answer (MQTT-3.1.4-1).
-    pub(super) fn refuse_connect_bytes(&mut self, conn: ConnId, error: &DecodeError) {
+    pub(super) fn refuse_connect_bytes(&mut self, conn: ConnId, error: &DecodeError, hint: &str) {
         let Some(connection) = self.connection(conn) else { return };
         let remote = connection.origin.remote;
         if matches!(error, DecodeError::UnsupportedVersion { .. }) {
@@ -202,7 +202,7 @@ impl Shard {
         } else {
             self.end(conn);
         }
-        self.log(LogLevel::Info, format!("refused the connection from {remote}: {error}"));
+        self.log(LogLevel::Info, format!("refused the connection from {remote}: {error}{hint}"));
     }
 
     fn new_client_id(&mut self) -> ByteString {

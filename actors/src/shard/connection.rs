@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use outpost_model::QoS;
 use outpost_mqtt::codec::{Decoder, encode_within};
+use outpost_mqtt::error::DecodeError;
 use outpost_mqtt::packet::{Connect, Packet, PacketId, Publish, PublishHead, ReasonCode, Version};
 use outpost_mqtt::session::{End, disconnect};
 use outpost_mqtt::window::Delivery;
@@ -138,7 +139,7 @@ impl Shard {
                 Ok(None) => return Received { used: input.len() - rest.len(), paused: false },
                 Err(error) => {
                     self.ledger.protocol_errors += 1;
-                    self.refuse_bytes(conn, &error);
+                    self.refuse_bytes(conn, &error, looks_like(rest));
                     return Received { used: input.len(), paused: false };
                 }
             }
@@ -269,18 +270,20 @@ impl Shard {
         }
     }
 
-    fn refuse_bytes(&mut self, conn: ConnId, error: &outpost_mqtt::error::DecodeError) {
+    fn refuse_bytes(&mut self, conn: ConnId, error: &DecodeError, hint: &str) {
         let Some(connection) = self.connection(conn) else { return };
         let remote = connection.origin.remote;
         match connection.phase {
-            Phase::Open(_) => {
-                self.log(
-                    super::LogLevel::Info,
-                    format!("closing the connection from {remote}: {error}"),
+            Phase::Open(session) => {
+                let client_id = self.sessions.get(session as usize).map(|s| s.client_id.clone());
+                let client_id = client_id.unwrap_or_default();
+                let text = format!(
+                    "closing the connection of client {client_id:?} from {remote}: {error}"
                 );
+                self.log(super::LogLevel::Info, text);
                 self.close(conn, error.reason(), "");
             }
-            _ => self.refuse_connect_bytes(conn, error),
+            _ => self.refuse_connect_bytes(conn, error, hint),
         }
     }
 
@@ -418,5 +421,17 @@ impl Shard {
                 self.send(cell, CellMsg::Accepted { id, qos, reason, same_link: false });
             }
         }
+    }
+}
+
+/// What a stranger's first bytes are, when they are a well-known something else.
+fn looks_like(bytes: &[u8]) -> &'static str {
+    let begins = |with: &[u8]| bytes.starts_with(with);
+    if begins(&[0x16, 0x03]) {
+        "; it looks like TLS, and this listener is plain TCP"
+    } else if [&b"GET "[..], b"POST ", b"HEAD ", b"PUT "].into_iter().any(begins) {
+        "; it looks like HTTP, which has a port of its own (listen.http.bind)"
+    } else {
+        ""
     }
 }

@@ -44,7 +44,7 @@ impl Dev {
             format!("listen.mqtt.bind=127.0.0.1:{}", self.mqtt_port),
             format!("listen.http.bind=127.0.0.1:{}", self.http_port),
             format!("node.data_dir={}", self.data_dir.display()),
-            "log.level=warn".to_owned(),
+            "log.level=info".to_owned(),
         ];
         set.extend(self.set);
         let config = config::load(None, set)?;

@@ -11,12 +11,19 @@ pub fn init(config: &Log) {
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter(config)).with_writer(std::io::stderr);
     let started = match config.format {
-        LogFormat::Text => builder.with_ansi(colour()).try_init(),
+        LogFormat::Text => builder.with_ansi(colour()).with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).with_ansi(false).try_init(),
     };
     if started.is_err() {
-        tracing::debug!("a log runs already; this one was not started");
+        return tracing::debug!("a log runs already; this one was not started");
     }
+    std::panic::set_hook(Box::new(log_panic));
+}
+
+/// A panic of a supervised thread is told by its supervisor, with what happens next; here only the place is added.
+fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let supervised = matches!(std::thread::current().name(), Some("shard-0" | "shadows"));
+    if supervised { tracing::debug!("{panic}") } else { tracing::error!("{panic}") }
 }
 
 /// `RUST_LOG`, when it is set and makes sense, else the configuration.
