@@ -1,6 +1,7 @@
 //! Connections as the shard sees them: bytes in, packets to sessions, packets out. The socket is the driver's.
 
 use std::collections::VecDeque;
+use std::fmt;
 
 use outpost_model::QoS;
 use outpost_mqtt::codec::{Decoder, encode_within};
@@ -272,19 +273,23 @@ impl Shard {
 
     fn refuse_bytes(&mut self, conn: ConnId, error: &DecodeError, hint: &str) {
         let Some(connection) = self.connection(conn) else { return };
-        let remote = connection.origin.remote;
         match connection.phase {
             Phase::Open(session) => {
-                let client_id = self.sessions.get(session as usize).map(|s| s.client_id.clone());
-                let client_id = client_id.unwrap_or_default();
-                let text = format!(
-                    "closing the connection of client {client_id:?} from {remote}: {error}"
-                );
-                self.log(super::LogLevel::Info, text);
+                self.log_closing(conn, session, format_args!("{error}"));
                 self.close(conn, error.reason(), "");
             }
             _ => self.refuse_connect_bytes(conn, error, hint),
         }
+    }
+
+    /// A client broke the protocol: in 3.1.1 the log is the only place that says why its connection ends.
+    pub(super) fn log_closing(&mut self, conn: ConnId, session: u32, why: fmt::Arguments<'_>) {
+        let Some(connection) = self.connection(conn) else { return };
+        let remote = connection.origin.remote;
+        let client_id = self.sessions.get(session as usize).map(|s| s.client_id.clone());
+        let client_id = client_id.unwrap_or_default();
+        let text = format!("closing the connection of client {client_id:?} from {remote}: {why}");
+        self.log(super::LogLevel::Info, text);
     }
 
     /// Encodes a packet for a client.

@@ -249,6 +249,8 @@ impl Shard {
             Effect::Fail(reason, text) => {
                 self.ledger.protocol_errors += 1;
                 if let Some(conn) = self.sessions.get(session as usize).and_then(|s| s.conn) {
+                    let why = if text.is_empty() { "" } else { ": " };
+                    self.log_closing(conn, session, format_args!("{reason:?}{why}{text}"));
                     self.close(conn, reason, text);
                 }
             }

@@ -46,6 +46,27 @@ fn puback_pubrec_and_suback_wait_for_the_disk() {
     assert_eq!(world.take(sender), expected);
 }
 
+#[test]
+fn an_answer_of_the_wrong_qos_ends_the_connection_and_is_in_the_log_4_3() {
+    let mut world = World::new();
+    let sender = world.connect(v5("s"));
+    for (connect, is_told) in [(v4("old"), false), (v5("new"), true)] {
+        let name = connect.client_id.to_string();
+        let receiver = world.connect(connect);
+        world.subscribe(receiver, "t", 1);
+        world.publish(sender, publish("t", "x", 1, 1));
+        world.sync();
+        let Some(Packet::Publish(got)) = world.take(receiver).pop() else { panic!("a PUBLISH") };
+        let wrong = Ack::new(got.packet_id.expect("QoS 1"), ReasonCode::Success);
+        world.send(receiver, Packet::Pubrec(wrong));
+        let is_0x82 = |p: &Packet| matches!(p, Packet::Disconnect(d) if d.reason == ReasonCode::ProtocolError);
+        assert_eq!(answers(&mut world, receiver).iter().any(is_0x82), is_told);
+        assert!(!world.is_open(receiver));
+        let line = world.logs.last().expect("a line");
+        assert!(line.contains(&format!("{name:?}")) && line.contains("does not fit"), "{line}");
+    }
+}
+
 fn answers(world: &mut World, client: Client) -> Vec<Packet> {
     world.sync();
     world.take(client)
