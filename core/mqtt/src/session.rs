@@ -32,7 +32,7 @@ pub struct SessionLimits {
     /// Deliveries in flight to a client, whatever it allows itself.
     pub in_flight_max: u16,
     /// Largest packet taken, bytes. Told to the client, so that it does not send a larger one again and again: that ends
-    /// the connection with 0x95. [`VARINT_MAX`] is no limit, and nothing is told then.
+    /// the connection with 0x95. 268,435,455 is no limit, and nothing is told then.
     pub packet_bytes_max: u32,
     /// Topic aliases a client may use. Each costs its topic's length in memory.
     pub topic_alias_max: u16,
