@@ -37,12 +37,19 @@ pub enum Action {
 }
 
 /// What CONNECT said about who it is.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Credentials {
     /// User name.
     pub username: Option<ByteString>,
     /// Password.
     pub password: Option<Bytes>,
+}
+
+impl fmt::Debug for Credentials {
+    /// Never the password: this may end in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
 }
 
 /// The answer to a CONNECT.
