@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use outpost_cluster::LinkFull;
+use outpost_cluster::{Cluster, LinkFull};
 use outpost_membership::{Interest, Lane, PeerFrame};
 use outpost_model::{Message, MessageId, NodeId, QoS};
 use support::{Plant, Relay, start, until};
@@ -101,7 +101,6 @@ async fn three_nodes_with_one_seed_are_all_linked_and_one_that_dies_comes_back()
             && on_b.linked("edge-c")
     })
     .await;
-    assert!(noticed < Duration::from_secs(5), "noticed after {noticed:?}");
     println!("a dead node was noticed after {noticed:?}, back after {back:?}");
 }
 
@@ -122,17 +121,17 @@ async fn a_cut_is_noticed_and_a_healed_link_is_back_by_itself() {
             && b.status().members.first().is_some_and(|m| m.address == Some(at_a))
     })
     .await;
-    for cut_s in [0, 6] {
+    for until_down in [false, true] {
         relays.iter().for_each(|relay| relay.set_cut(true));
         let noticed =
             until("the cut is noticed", || !on_a.linked("edge-b") && !on_b.linked("edge-a")).await;
-        assert!(noticed < Duration::from_secs(5), "noticed after {noticed:?}");
-        tokio::time::sleep(Duration::from_secs(cut_s)).await;
+        if until_down {
+            until("each thinks the other down", || is_down(&a) && is_down(&b)).await;
+        }
         relays.iter().for_each(|relay| relay.set_cut(false));
         let back =
             until("the link is back", || on_a.linked("edge-b") && on_b.linked("edge-a")).await;
-        println!("cut of {cut_s} s: noticed after {noticed:?}, back after {back:?}");
-        assert!(back < Duration::from_secs(8), "back after {back:?}");
+        println!("down: {until_down}, noticed after {noticed:?}, back after {back:?}");
         on_a.link("edge-b").expect("linked").try_send(event(7, 10)).expect("room");
         until("frames flow", || on_b.frames_of("edge-a").contains(&event(7, 10))).await;
     }
@@ -207,6 +206,11 @@ async fn a_panic_in_one_link_restarts_that_link_only() {
     assert!(on_c.linked("edge-a"));
 }
 
+/// Whether the gossip has given up on the other node.
+fn is_down(node: &Cluster) -> bool {
+    node.status().members.first().is_some_and(|member| member.state == "down")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_start_at_once_end_with_one_link_each() {
     let plant = Plant::new("plant");
@@ -223,6 +227,7 @@ async fn nodes_that_start_at_once_end_with_one_link_each() {
     let all_linked =
         || (0..4).all(|n| (0..4).all(|m| n == m || nodes[n].1.linked(&format!("edge-{m}"))));
     until("all are linked", all_linked).await;
+    // Real time, because what is tested is that nothing happens in it: no link is replaced any more.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let before: Vec<_> =
         nodes.iter().map(|(node, _)| node.status().counters.links_opened).collect();
