@@ -1,6 +1,7 @@
 //! What HTTP may see and do: the node's answers to [`crate::http::Backend`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use outpost_actors::shard::{ActorInfo as Actor, LocalPublish};
@@ -139,6 +140,8 @@ impl Backend for NodeBackend {
             let shard = self.plane.ask(Command::Stats).await.unwrap_or_default();
             let hub = self.shadows.ask(ShadowCommand::Stats).await.unwrap_or_default();
             let ledger = &shard.ledger;
+            let drops = self.plane.drops();
+            let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
             let dropped: serde_json::Map<_, _> = outpost_actors::ledger::Drop::ALL
                 .iter()
                 .map(|why| (why.name().to_owned(), ledger.dropped[*why as usize].into()))
@@ -148,6 +151,7 @@ impl Backend for NodeBackend {
                     "connections": shard.connections,
                     "connections_total": ledger.connections,
                     "connects_refused_total": ledger.refused_connects,
+                    "connections_refused_total": load(&drops.connections),
                     "protocol_errors_total": ledger.protocol_errors,
                     "sessions": shard.sessions,
                     "sessions_connected": shard.sessions_connected,
@@ -172,7 +176,9 @@ impl Backend for NodeBackend {
                     "duplicates_in_total": shard.peer_duplicates_in,
                     "dropped_total": self.links.dropped(),
                 },
+                "hardware": { "dropped_total": load(&drops.local) },
                 "shadows": {
+                    "requests_dropped_total": load(&drops.shadow_requests),
                     "count": hub.shadows,
                     "accepted_total": hub.accepted,
                     "rejected_total": hub.rejected,

@@ -71,6 +71,18 @@ struct Inner {
     synced: AtomicU64,
     /// Numbers of shadow requests; one that a data thread left open must not name one of the next thread.
     jobs: AtomicU64,
+    drops: Drops,
+}
+
+/// What was given up at the edge of the data plane, before or behind the shard's own ledger.
+#[derive(Debug, Default)]
+pub struct Drops {
+    /// Messages the node's own subscriptions (hardware) were too slow for.
+    pub local: AtomicU64,
+    /// QoS 0 requests the shadow hub had no room for. With QoS 1 and 2 the client is told.
+    pub shadow_requests: AtomicU64,
+    /// Connections refused because a limit was reached.
+    pub connections: AtomicU64,
 }
 
 /// The data thread is being restarted, or has no room.
@@ -79,6 +91,11 @@ struct Inner {
 pub struct Unavailable;
 
 impl PlaneHandle {
+    /// What was given up, counted since the node started.
+    pub fn drops(&self) -> &Drops {
+        &self.0.drops
+    }
+
     pub(super) fn connect(&self, sender: mpsc::Sender<Command>) {
         *self.0.sender.lock() = Some(sender);
     }

@@ -173,6 +173,8 @@ async fn connections_without_connect_are_limited_and_make_room_when_it_comes() {
         let mut third = bench.connect();
         third.write_all(CONNECT).await.expect("open");
         expect(&mut third, CONNACK).await;
+        let refused = bench.handle.drops().connections.load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(refused, 1, "the one too many is counted");
         bench.stop().await;
     };
     LocalSet::new().run_until(story).await;

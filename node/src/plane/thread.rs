@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -176,6 +177,7 @@ impl Plane {
     }
 
     fn refuse(&self, remote: SocketAddr, why: &str) {
+        self.handle.drops().connections.fetch_add(1, Ordering::Relaxed);
         let now_ms = now().mono_ms;
         let (since, told_ms) = self.refused.get();
         if told_ms.is_some_and(|told_ms| now_ms < told_ms + REFUSAL_SILENCE_MS) {
@@ -298,9 +300,10 @@ impl Plane {
                 }
             }
             Event::Local(number, message) => {
-                if let Some(channel) = self.local.borrow().get(number as usize) {
-                    // The channel's owner chose its bound; what it is too slow for is dropped.
-                    let _ = channel.try_send(message);
+                let local = self.local.borrow();
+                // The channel's owner chose its bound; what it is too slow for is dropped.
+                if local.get(number as usize).is_some_and(|to| to.try_send(message).is_err()) {
+                    self.handle.drops().local.fetch_add(1, Ordering::Relaxed);
                 }
             }
             Event::Log(LogLevel::Info, text) => info!("{text}"),
@@ -345,6 +348,8 @@ impl Plane {
         let number = if job == 0 { 0 } else { self.handle.new_job() };
         let is_taken = self.ports.shadow(topic, payload, number);
         if job == 0 {
+            let lost = u64::from(!is_taken);
+            self.handle.drops().shadow_requests.fetch_add(lost, Ordering::Relaxed);
             return;
         }
         if is_taken {
