@@ -14,6 +14,7 @@ mod qos;
 mod retained;
 mod shadow;
 mod shared;
+mod sys_topics;
 mod takeover;
 mod tidy;
 mod will;

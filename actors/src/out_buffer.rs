@@ -22,6 +22,8 @@ pub struct OutBuffer {
     /// Bytes of `tail` already written.
     written: usize,
     len: usize,
+    /// Bytes written since [`OutBuffer::take_count`].
+    gone: u64,
 }
 
 impl OutBuffer {
@@ -73,6 +75,7 @@ impl OutBuffer {
     /// Forgets the first `count` bytes: they are written.
     pub fn advance(&mut self, mut count: usize) {
         self.len -= count;
+        self.gone += count as u64;
         while count > 0 {
             let Some(chunk) = self.front.front_mut() else {
                 self.written += count;
@@ -100,8 +103,13 @@ impl OutBuffer {
         let mut all = Vec::with_capacity(self.len);
         self.front.iter().for_each(|chunk| all.extend_from_slice(chunk));
         all.extend_from_slice(&self.tail[self.written..]);
-        *self = Self::default();
+        *self = Self { gone: self.gone + self.len as u64, ..Self::default() };
         all
+    }
+
+    /// Bytes written since this was asked last.
+    pub fn take_count(&mut self) -> u64 {
+        std::mem::take(&mut self.gone)
     }
 }
 
@@ -121,6 +129,7 @@ mod tests {
         out.advance(3_000);
         assert_eq!(out.len(), 3);
         assert_eq!(out.take(), [7, b'c', b'd']);
+        assert_eq!((out.take_count(), out.take_count()), (3_004, 0));
     }
 
     #[test]

@@ -411,6 +411,7 @@ fn shard_config(config: &Config, node: NodeId, store_id: u64) -> ShardConfig {
         out_bytes_max: limits.write_buffer_bytes_max,
         connect_timeout_ms: u64::from(limits.connect_timeout_s) * 1000,
         retained_max: limits.retained_max,
+        sys_interval_ms: u64::from(config.node.sys_interval_s) * 1000,
         ..ShardConfig::new(node, store_id)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use outpost_actors::shard::{ActorInfo as Actor, LocalPublish};
+use outpost_actors::shard::{ActorInfo as Actor, ListenerStats, LocalPublish, Totals};
 use outpost_actors::tree::TreeMsg;
 use outpost_cluster::Cluster;
 use outpost_flow::Health as ActorHealth;
@@ -146,7 +146,14 @@ impl Backend for NodeBackend {
                 .iter()
                 .map(|why| (why.name().to_owned(), ledger.dropped[*why as usize].into()))
                 .collect();
+            let memory = crate::telemetry::memory::resident();
             json!({
+                "process": memory.map(|memory| json!({
+                    "resident_bytes": memory.bytes,
+                    "resident_bytes_max": memory.peak_bytes,
+                })),
+                "traffic": traffic(&shard.totals),
+                "listener": listeners(&shard.listeners),
                 "mqtt": {
                     "connections": shard.connections,
                     "connections_total": ledger.connections,
@@ -155,6 +162,9 @@ impl Backend for NodeBackend {
                     "protocol_errors_total": ledger.protocol_errors,
                     "sessions": shard.sessions,
                     "sessions_connected": shard.sessions_connected,
+                    "sessions_connected_max": shard.totals.connected_peak,
+                    "sessions_expired_total": shard.totals.sessions_expired,
+                    "connects_total": shard.totals.connects,
                     "subscriptions": shard.subscriptions,
                     "retained": shard.retained,
                     "queued": shard.queued,
@@ -205,6 +215,43 @@ impl Backend for NodeBackend {
             store: failed.unwrap_or_else(|| "ok".to_owned()),
         }
     }
+}
+
+fn traffic(totals: &Totals) -> serde_json::Value {
+    let messages = &totals.messages;
+    json!({
+        "packets_received_total": totals.packets_received,
+        "packets_sent_total": totals.packets_sent,
+        "bytes_received_total": totals.bytes_received,
+        "bytes_sent_total": totals.bytes_sent,
+        "publishes_received_total": { "by_qos": by_qos(messages.received) },
+        "publishes_sent_total": { "by_qos": by_qos(messages.sent) },
+        "payload_bytes_received_total": messages.payload_bytes_received,
+        "payload_bytes_sent_total": messages.payload_bytes_sent,
+    })
+}
+
+fn by_qos(counts: [u64; 3]) -> serde_json::Value {
+    json!({ "0": counts[0], "1": counts[1], "2": counts[2] })
+}
+
+/// One figure a listener and subject, so that a scraper sees the listener as label.
+fn listeners(all: &[ListenerStats]) -> serde_json::Value {
+    let each = |figure: fn(&ListenerStats) -> u64| {
+        let by: serde_json::Map<_, _> =
+            all.iter().map(|l| (l.name.to_string(), figure(l).into())).collect();
+        json!({ "by_listener": by })
+    };
+    json!({
+        "connections": each(|l| l.connections as u64),
+        "connections_total": each(|l| l.accepted),
+        "bytes_received_total": each(|l| l.bytes_received),
+        "bytes_sent_total": each(|l| l.bytes_sent),
+        "publishes_received_total": each(|l| l.messages.received.iter().sum()),
+        "publishes_sent_total": each(|l| l.messages.sent.iter().sum()),
+        "payload_bytes_received_total": each(|l| l.messages.payload_bytes_received),
+        "payload_bytes_sent_total": each(|l| l.messages.payload_bytes_sent),
+    })
 }
 
 fn device_info(device: DeviceStatus) -> Actor {

@@ -159,7 +159,7 @@ impl Shard {
         Arc::clone(recipients)
     }
 
-    fn find_recipients(&self, topic: &str) -> Vec<Recipient> {
+    pub(super) fn find_recipients(&self, topic: &str) -> Vec<Recipient> {
         let mut found: Vec<Recipient> = Vec::new();
         let mut of_session: HashMap<u32, usize> = HashMap::new();
         self.table.matches(topic, |route| match *route {

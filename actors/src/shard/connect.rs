@@ -9,10 +9,11 @@ use outpost_mqtt::session::keep_alive_override;
 
 use super::connection::Phase;
 use super::{CellMsg, ConnId, Event, Hold, LogLevel, Shard};
-use crate::ports::{Action, Admission, Credentials, Identity};
+use crate::ports::{Admission, Credentials, Identity};
 
 impl Shard {
     pub(super) fn connect(&mut self, conn: ConnId, mut connect: Box<Connect>) {
+        self.totals.connects += 1;
         let Some(connection) = self.connection_mut(conn) else { return };
         connection.version = connect.version;
         connection.packet_max = connect.packet_max.unwrap_or(u32::MAX);
@@ -78,7 +79,7 @@ impl Shard {
     fn enter(&mut self, conn: ConnId, connect: Box<Connect>, user: Option<Arc<str>>) {
         let who = Identity { client_id: connect.client_id.clone(), user };
         if let Some(will) = &connect.will
-            && !self.gate.allows(&who, Action::Publish, &will.topic)
+            && !self.may_publish(&who, &will.topic)
         {
             return self.refuse(conn, ReasonCode::NotAuthorized);
         }
@@ -142,6 +143,7 @@ impl Shard {
         connection.keep_alive_ms = u64::from(keep_alive_s) * 1000;
         let assigned = std::mem::take(&mut connection.assigned);
         self.connection_wheel.set(conn.index, now_ms + self.config.connect_timeout_ms);
+        self.count_connected();
         let slot = &mut self.sessions[session as usize];
         slot.conn = Some(conn);
         slot.will.clone_from(&connect.will);

@@ -10,6 +10,7 @@ use outpost_mqtt::packet::{Connect, Packet, PacketId, Publish, PublishHead, Reas
 use outpost_mqtt::session::{End, disconnect};
 use outpost_mqtt::window::Delivery;
 
+use super::traffic::Traffic;
 use super::{CellMsg, ConnId, Event, Shard};
 use crate::ledger::Drop;
 use crate::out_buffer::OutBuffer;
@@ -67,6 +68,7 @@ pub(super) struct Connection {
     pub(super) blocked_bytes: usize,
     /// Since when.
     pub(super) blocked_ms: u64,
+    pub(super) traffic: Traffic,
     out: OutBuffer,
     flush_asked: bool,
     /// The driver was told not to read.
@@ -74,6 +76,13 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// Bytes written since this was asked last; they are counted for the connection.
+    pub(super) fn take_written(&mut self) -> u64 {
+        let written = self.out.take_count();
+        self.traffic.bytes_sent += written;
+        written
+    }
+
     fn is_full_of_blocked(&self) -> bool {
         self.blocked.len() >= BLOCKED_MAX || self.blocked_bytes >= BLOCKED_BYTES_MAX
     }
@@ -98,6 +107,7 @@ impl Shard {
         self.ledger.connections += 1;
         self.connection_generation = self.connection_generation.wrapping_add(1);
         let generation = self.connection_generation;
+        let traffic = Traffic::new(now.mono_ms, self.count_accepted(&origin.listener));
         let index = self.connections.insert(Connection {
             generation,
             origin,
@@ -112,6 +122,7 @@ impl Shard {
             blocked: VecDeque::new(),
             blocked_bytes: 0,
             blocked_ms: 0,
+            traffic,
             out: OutBuffer::default(),
             flush_asked: false,
             paused: false,
@@ -123,6 +134,15 @@ impl Shard {
     /// Bytes from a connection.
     pub fn receive(&mut self, conn: ConnId, input: &[u8], now: outpost_model::Now) -> Received {
         self.now = now;
+        let received = self.receive_packets(conn, input);
+        self.totals.bytes_received += received.used as u64;
+        if let Some(connection) = self.connection_mut(conn) {
+            connection.traffic.bytes_received += received.used as u64;
+        }
+        received
+    }
+
+    fn receive_packets(&mut self, conn: ConnId, input: &[u8]) -> Received {
         let mut rest = input;
         loop {
             if self.must_pause(conn, rest) {
@@ -133,6 +153,7 @@ impl Shard {
             };
             match connection.decoder.decode(&mut rest) {
                 Ok(Some(packet)) => {
+                    self.count_received(conn, &packet);
                     self.touch(conn);
                     self.packet(conn, packet);
                     self.settle();
@@ -144,6 +165,23 @@ impl Shard {
                     return Received { used: input.len(), paused: false };
                 }
             }
+        }
+    }
+
+    fn count_received(&mut self, conn: ConnId, packet: &Packet) {
+        self.totals.packets_received += 1;
+        let message = match packet {
+            Packet::Publish(publish) => Some((publish.qos, publish.payload.len())),
+            _ => None,
+        };
+        if let Some((qos, bytes)) = message {
+            self.totals.messages.count_received(qos, bytes);
+        }
+        let now_ms = self.now.mono_ms;
+        let Some(connection) = self.connection_mut(conn) else { return };
+        connection.traffic.heard_ms = now_ms;
+        if let Some((qos, bytes)) = message {
+            connection.traffic.messages_mut().count_received(qos, bytes);
         }
     }
 
@@ -161,6 +199,9 @@ impl Shard {
         }
         let limit = self.config.out_bytes_max / 2;
         let Some(connection) = self.connection_mut(conn) else { return };
+        let written = connection.take_written();
+        self.totals.bytes_sent += written;
+        let Some(connection) = self.connection(conn) else { return };
         if connection.paused && connection.out.len() <= limit && !self.journal.is_busy() {
             self.resume(conn);
         }
@@ -302,6 +343,7 @@ impl Shard {
         let (version, packet_max) = (connection.version, connection.packet_max);
         let written =
             connection.out.put_with(|out| encode_within(packet, version, packet_max, out));
+        self.totals.packets_sent += 1;
         self.flush(conn);
         if written.is_err() && !matches!(packet, Packet::Disconnect(_)) {
             self.close(conn, ReasonCode::Success, "");
@@ -341,6 +383,10 @@ impl Shard {
         let fits = connection.out.put_with(|out| head.encode(version, packet_max, out)).is_ok();
         if fits {
             connection.out.put_payload(&message.payload);
+            let (qos, bytes) = (delivery.qos, message.payload.len());
+            connection.traffic.messages_mut().count_sent(qos, bytes);
+            self.totals.packets_sent += 1;
+            self.totals.messages.count_sent(qos, bytes);
             if let Some(conn) = conn {
                 self.flush(conn);
             }
@@ -407,8 +453,9 @@ impl Shard {
     fn forget_connection(&mut self, conn: ConnId) {
         let Some(connection) = self.connection(conn) else { return };
         let phase = connection.phase;
-        let blocked = self.connections.remove(conn.index as usize).blocked;
-        self.forget_blocked(phase, blocked);
+        let mut connection = self.connections.remove(conn.index as usize);
+        self.count_closed(&mut connection);
+        self.forget_blocked(phase, connection.blocked);
         self.connection_wheel.cancel(conn.index);
         self.blocked.retain(|blocked| *blocked != conn);
         if let Phase::Open(session) = phase {

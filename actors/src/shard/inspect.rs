@@ -3,7 +3,7 @@
 use outpost_flow::Health;
 
 use super::channel::Owner;
-use super::{Cell, Shard};
+use super::{Cell, ListenerStats, Shard, Totals};
 use crate::cell::{CellId, MAILBOX_MAX};
 use crate::ledger::Ledger;
 
@@ -39,6 +39,10 @@ pub struct ActorInfo {
 pub struct ShardStats {
     /// Counters since the start.
     pub ledger: Ledger,
+    /// What went over connections.
+    pub totals: Totals,
+    /// The same by listener.
+    pub listeners: Vec<ListenerStats>,
     /// Connections open.
     pub connections: usize,
     /// Sessions, connected or not.
@@ -139,6 +143,8 @@ impl Shard {
         let peers = self.peers.values();
         ShardStats {
             ledger: self.ledger.clone(),
+            totals: self.totals.clone(),
+            listeners: self.listener_stats(),
             connections: self.connections.len(),
             sessions: self.sessions.len(),
             sessions_connected: self.sessions.iter().filter(|(_, s)| s.conn.is_some()).count(),

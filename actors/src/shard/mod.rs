@@ -43,9 +43,12 @@ mod route;
 mod run;
 mod sessions;
 mod subscribe;
+mod sys;
+mod traffic;
 
 pub use connection::Received;
 pub use inspect::{ActorInfo, ShardStats};
+pub use traffic::{ListenerStats, Messages, Totals};
 
 use channel::{Channel, ChannelEntry, Owner, Recipient, Subscriber};
 use connection::Connection;
@@ -93,6 +96,8 @@ pub struct ShardConfig {
     pub channels_max: usize,
     /// Messages one peer may be owed while its link is down.
     pub outbox_messages_max: usize,
+    /// Milliseconds between two updates of the `$SYS` tree; 0: there is none.
+    pub sys_interval_ms: u64,
     /// Restart policy of cells.
     pub restart: RestartPolicy,
 }
@@ -115,6 +120,7 @@ impl ShardConfig {
             retained_max: 100_000,
             channels_max: 65_536,
             outbox_messages_max: 1_000_000,
+            sys_interval_ms: 0,
             restart: RestartPolicy::default(),
         }
     }
@@ -350,6 +356,9 @@ pub struct Shard {
     message_seq_reserved: u64,
     events: VecDeque<Event>,
     ledger: Ledger,
+    totals: Totals,
+    listeners: Vec<ListenerStats>,
+    sys: sys::Sys,
 }
 
 impl fmt::Debug for Shard {
@@ -373,6 +382,7 @@ impl Shard {
         now: Now,
     ) -> Result<Self, outpost_store::ReadError> {
         let lazy = !config.durable;
+        let sys = sys::Sys::new(now.mono_ms, config.sys_interval_ms);
         let mut shard = Self {
             cells: Cells::new(config.restart.clone()),
             config,
@@ -414,6 +424,9 @@ impl Shard {
             message_seq_reserved: 0,
             events: VecDeque::new(),
             ledger: Ledger::default(),
+            totals: Totals::default(),
+            listeners: Vec::new(),
+            sys,
         };
         shard.recover()?;
         Ok(shard)
@@ -507,6 +520,7 @@ impl Shard {
         for index in due {
             self.cell_timeout(index);
         }
+        self.sys_timeout();
         self.settle();
     }
 
@@ -515,6 +529,7 @@ impl Shard {
         [&self.connection_wheel, &self.session_wheel, &self.cell_wheel]
             .iter()
             .filter_map(|w| w.poll_timeout())
+            .chain(self.sys.due_ms())
             .min()
     }
 

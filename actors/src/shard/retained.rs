@@ -26,6 +26,8 @@ pub(super) struct Retained {
     feed: BTreeMap<u64, String>,
     feed_next: u64,
     live: usize,
+    /// What the messages occupy.
+    bytes: u64,
     /// Slots without a message, oldest first.
     tombstones: BTreeSet<(Hlc, String)>,
     /// Written in this turn; whoever published them waits for the disk.
@@ -71,6 +73,11 @@ impl Retained {
         self.live
     }
 
+    /// What their messages occupy, bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// The number of the last change.
     pub(super) fn feed_last(&self) -> u64 {
         self.feed_next
@@ -106,12 +113,18 @@ impl Retained {
         if let Some(old) = self.slots.get(&entry.topic) {
             self.feed.remove(&old.feed_seq);
             match old.entry.message {
-                Some(_) => self.live -= 1,
+                Some(ref message) => {
+                    self.live -= 1;
+                    self.bytes -= message.cost_bytes() as u64;
+                }
                 None => drop(self.tombstones.remove(&(old.entry.stamp, entry.topic.clone()))),
             }
         }
         match entry.message {
-            Some(_) => self.live += 1,
+            Some(ref message) => {
+                self.live += 1;
+                self.bytes += message.cost_bytes() as u64;
+            }
             None => drop(self.tombstones.insert((entry.stamp, entry.topic.clone()))),
         }
         self.feed.insert(feed_seq, entry.topic.clone());

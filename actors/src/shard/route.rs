@@ -7,9 +7,10 @@ use outpost_mqtt::packet::{Publish, ReasonCode, Version};
 
 use super::channel::Recipient;
 use super::sessions::SessionSlot;
+use super::sys::is_sys;
 use super::{CellMsg, Event, Hold, Shard, Ticket};
 use crate::ledger::Drop;
-use crate::ports::Action;
+use crate::ports::{Action, Identity};
 
 /// Message numbers are reserved on disk in blocks of this size.
 const MESSAGE_BLOCK: u64 = 1 << 20;
@@ -32,7 +33,7 @@ impl Shard {
             Some(id) => Ticket::Client { session, number: slot.number, conn, id, qos: publish.qos },
             None => Ticket::None,
         };
-        if !self.gate.allows(&slot.identity(), Action::Publish, &publish.topic) {
+        if !self.may_publish(&slot.identity(), &publish.topic) {
             self.ledger.drop_unqueued(Drop::Denied, 1);
             return self.answer(ticket, ReasonCode::NotAuthorized);
         }
@@ -68,6 +69,11 @@ impl Shard {
                 self.answer(ticket, reason);
             }
         }
+    }
+
+    /// Whether a client may publish on a topic: what the node says of itself it says itself.
+    pub(super) fn may_publish(&self, who: &Identity, topic: &str) -> bool {
+        !is_sys(topic) && self.gate.allows(who, Action::Publish, topic)
     }
 
     /// Answers a refused publish, behind the answers that wait for the disk already (MQTT-4.6.0-2).

@@ -14,7 +14,7 @@ use super::channel::Owner;
 use super::{Cell, CellMsg, ConnId, Hold, LogLevel, Shard, Ticket};
 use crate::cell::CellId;
 use crate::ledger::Drop;
-use crate::ports::{Action, Identity};
+use crate::ports::Identity;
 use crate::record::{self, DeliveryRecord, SessionRecord};
 
 /// One subscription of a session.
@@ -377,6 +377,7 @@ impl Shard {
             return;
         }
         slot.conn = None;
+        self.totals.connected -= 1;
         let cell = slot.cell;
         let expiry_ms = u64::from(slot.expiry_s) * 1000;
         let delay_ms = slot.will.as_ref().map(|will| u64::from(will.delay_s.unwrap_or(0)) * 1000);
@@ -407,6 +408,7 @@ impl Shard {
             return;
         }
         if slot.expires_ms.is_some_and(|due_ms| due_ms <= now_ms) {
+            self.totals.sessions_expired += 1;
             return self.end_session(session);
         }
         if slot.will_due_ms.is_some_and(|due_ms| due_ms <= now_ms) {
@@ -420,7 +422,7 @@ impl Shard {
         slot.will_due_ms = None;
         let Some(will) = slot.will.take() else { return };
         let who = slot.identity();
-        if !self.gate.allows(&who, Action::Publish, &will.topic) {
+        if !self.may_publish(&who, &will.topic) {
             return self.ledger.drop(Drop::Denied, 1);
         }
         let will = *will;

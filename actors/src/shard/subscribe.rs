@@ -9,6 +9,7 @@ use outpost_store::Space;
 
 use super::channel::{Owner, Subscriber};
 use super::sessions::Subscription;
+use super::sys::is_sys;
 use super::{Cell, CellMsg, Route, Shard};
 use crate::ledger::Drop;
 use crate::ports::Action;
@@ -63,6 +64,9 @@ impl Shard {
         let Some(slot) = self.sessions.get(session as usize) else { return };
         let cell = slot.cell;
         self.send(cell, CellMsg::Subscribed(request.packet_id, reasons, false));
+        if retained.iter().any(|(filter, _)| is_sys(filter.pattern())) {
+            self.refresh_sys();
+        }
         for (filter, options) in retained {
             self.retained_due.retain(|due| due.session != session || due.filter != filter);
             let (id, after) = (request.subscription_id, String::new());
@@ -129,6 +133,7 @@ impl Shard {
         } else {
             self.table.insert(filter.pattern(), Route::Subscriber(cell));
         }
+        self.sys_wanted(filter.pattern(), true);
         self.table_epoch += 1;
         self.retry_blocked |= self.full_sessions > 0; // a new member of a group may have room
         self.tell_interest(&name, options.qos, durable, true);
@@ -184,6 +189,7 @@ impl Shard {
         self.retained_due
             .retain(|due| due.session != session || due.filter.as_byte_string() != filter);
         if let Ok(parsed) = TopicFilter::new(filter.clone()) {
+            self.sys_wanted(parsed.pattern(), false);
             if let Some(group) = parsed.share_group() {
                 self.leave_group(group, parsed.pattern(), session);
             } else {
@@ -304,6 +310,11 @@ impl Shard {
         if must { found.or_else(|| find(false, false)) } else { found }
     }
 
+    /// Subscriptions that share with others.
+    pub(super) fn shared_subscriptions(&self) -> u64 {
+        self.groups.values().map(|group| group.members.len() as u64).sum()
+    }
+
     pub(super) fn is_group_full(&self, id: u32) -> bool {
         let Some(group) = self.groups.get(&id) else { return false };
         let full = |m: &Member| self.sessions.get(m.session as usize).is_none_or(|s| s.full);
@@ -333,7 +344,11 @@ impl Shard {
             return false;
         };
         let Some(mut due) = self.retained_due.remove(index) else { return false };
-        let (messages, last) = self.retained.matching(&due.filter, &due.after, RETAINED_AT_ONCE);
+        let (messages, last) = if is_sys(due.filter.pattern()) {
+            self.sys.matching(&due.filter, &due.after, RETAINED_AT_ONCE)
+        } else {
+            self.retained.matching(&due.filter, &due.after, RETAINED_AT_ONCE)
+        };
         let wall_ms = self.now.wall_ms;
         for message in messages {
             if message.expiry_left_s(wall_ms) != Some(0) {

@@ -9,4 +9,5 @@ mod random;
 mod retained;
 mod sessions;
 mod shared;
+mod sys;
 mod world;

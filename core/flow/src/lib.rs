@@ -4,10 +4,12 @@
 
 pub mod backoff;
 pub mod limits;
+pub mod load;
 pub mod restart;
 pub mod wheel;
 
 pub use backoff::Backoff;
 pub use limits::{Bucket, Rate};
+pub use load::LoadAverage;
 pub use restart::{Health, RestartPolicy, RestartState, Verdict};
 pub use wheel::Wheel;

@@ -35,6 +35,9 @@ section! {
         /// Directory of the store. On a memory file system a reboot forgets what was acknowledged; on a slow SD card every
         /// acknowledgement waits for the card.
         pub data_dir: PathBuf = PathBuf::from("outpost-data");
+        /// Seconds between two updates of the `$SYS` topics; 0 turns them off. Short: subscribers get what hardly changed; long:
+        /// dashboards lag behind.
+        pub sys_interval_s: u32 = 10, if Range(0, 86_400);
     }
 }
 

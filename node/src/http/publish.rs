@@ -32,6 +32,9 @@ pub(super) async fn publish(
     let PublishQuery { topic, qos, retain } = query.into_inner();
     check_name(&topic)
         .map_err(|why| ApiError::bad_request(format!("the topic {topic:?} {why}")))?;
+    if topic.starts_with("$SYS/") {
+        return Err(ApiError::bad_request("what stands below $SYS/ the node says itself"));
+    }
     let qos = QoS::from_bits(qos)
         .ok_or_else(|| ApiError::bad_request(format!("qos is 0, 1 or 2, not {qos}")))?;
     let message = PublishRequest { topic, payload, qos, retain };

@@ -276,12 +276,22 @@ impl Plane {
             tokio::select! {
                 biased;
                 () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {
-                    self.shard.borrow_mut().tick(now());
+                    self.tick();
                     self.schedule_turn();
                 }
                 () = self.timer.notified() => {}
             }
         }
+    }
+
+    fn tick(&self) {
+        let (now, mut shard) = (now(), self.shard.borrow_mut());
+        if shard.wants_memory(now.mono_ms)
+            && let Some(memory) = crate::telemetry::memory::resident()
+        {
+            shard.set_memory(memory.bytes, memory.peak_bytes);
+        }
+        shard.tick(now);
     }
 
     fn carry_out(&self, event: Event) {
