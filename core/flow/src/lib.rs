@@ -3,13 +3,17 @@
 //! Plain decisions: the time is an argument (milliseconds of any clock that never goes back), and so are the dice.
 
 pub mod backoff;
+pub mod budget;
 pub mod limits;
 pub mod load;
+pub mod pace;
 pub mod restart;
 pub mod wheel;
 
 pub use backoff::Backoff;
+pub use budget::{Budget, Class, Pressure};
 pub use limits::{Bucket, Rate};
 pub use load::LoadAverage;
+pub use pace::{Pace, PaceLimits};
 pub use restart::{Health, RestartPolicy, RestartState, Verdict};
 pub use wheel::Wheel;
