@@ -9,6 +9,7 @@ mod dev;
 mod durability;
 mod expiry;
 mod lab;
+mod ledger;
 mod publish;
 mod qos;
 mod retained;

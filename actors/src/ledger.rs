@@ -26,11 +26,13 @@ pub enum Drop {
     Denied,
     /// Its row cannot be read from the store any more.
     Damaged,
+    /// QoS 0, and the program in the node that it was for does not take it fast enough.
+    SlowDevice,
 }
 
 impl Drop {
     /// All reasons, in the order of the counters.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Expired,
         Self::Refused,
         Self::SlowClient,
@@ -42,6 +44,7 @@ impl Drop {
         Self::Offline,
         Self::Denied,
         Self::Damaged,
+        Self::SlowDevice,
     ];
 
     /// The value of the metric's `reason` label.
@@ -58,23 +61,32 @@ impl Drop {
             Self::Offline => "offline",
             Self::Denied => "denied",
             Self::Damaged => "damaged",
+            Self::SlowDevice => "slow_device",
         }
     }
 }
 
-/// Counters of one shard since it started. Between turns `owed` is `delivered`, all of `dropped`, and what sessions and
-/// peers are still owed, together.
+/// Counters of one shard since it started. Two sums hold between turns, to the message:
+///
+/// * `accepted` is `wanted`, `unwanted`, `kept` and `requests`, together;
+/// * `owed` is `delivered`, all of `dropped`, and what sessions and peers are still owed ([`Ledger::missing`] is 0).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// Messages accepted from clients, peers and the node itself.
     pub accepted: u64,
     /// Messages refused to their publisher: quota, rights, store.
     pub refused: u64,
-    /// Messages nobody wanted.
+    /// Accepted messages with a receiver.
+    pub wanted: u64,
+    /// Accepted messages nobody wanted.
     pub unwanted: u64,
-    /// Deliveries owed: one for each message and receiver.
+    /// Accepted messages nobody wanted that were retained.
+    pub kept: u64,
+    /// Accepted messages for the shadow service that nobody else wanted.
+    pub requests: u64,
+    /// Deliveries owed: one for each message and receiver, found at the start, or refused before there was a receiver.
     pub owed: u64,
-    /// Deliveries completed: QoS 0 written out, QoS 1 and 2 acknowledged.
+    /// Deliveries completed: QoS 0 handed to the connection, QoS 1 and 2 acknowledged.
     pub delivered: u64,
     /// Deliveries given up, by [`Drop`].
     pub dropped: [u64; Drop::ALL.len()],
@@ -107,6 +119,30 @@ impl Ledger {
             *counted -= 1;
             self.owed -= 1;
         }
+    }
+
+    /// A QoS 0 delivery that was handed on was not taken there.
+    pub fn not_taken(&mut self, why: Drop) {
+        self.delivered = self.delivered.saturating_sub(1);
+        self.drop(why, 1);
+    }
+
+    /// Counts an accepted message by what becomes of it.
+    pub fn accept(&mut self, has_receivers: bool, retained: bool, request: bool) {
+        self.accepted += 1;
+        let what = match (has_receivers, request, retained) {
+            (true, ..) => &mut self.wanted,
+            (false, true, _) => &mut self.requests,
+            (false, false, true) => &mut self.kept,
+            (false, false, false) => &mut self.unwanted,
+        };
+        *what += 1;
+    }
+
+    /// Deliveries that are neither done, nor dropped, nor among the `open` ones. Not 0 between turns: a mistake here.
+    pub fn missing(&self, open: u64) -> i64 {
+        let found = self.delivered + self.dropped_all() + open;
+        self.owed.wrapping_sub(found).cast_signed()
     }
 
     /// All deliveries given up.

@@ -104,8 +104,8 @@ struct Ports {
 }
 
 impl PlanePorts for Ports {
-    fn peer(&self, peer: NodeId, frame: PeerFrame) {
-        self.links.send(peer, frame);
+    fn peer(&self, peer: NodeId, frame: PeerFrame) -> bool {
+        self.links.send(peer, frame)
     }
 
     fn shadow(&self, topic: ByteString, payload: Bytes, job: u64) -> bool {

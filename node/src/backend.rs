@@ -17,8 +17,8 @@ use ractor::ActorRef;
 use serde_json::json;
 
 use crate::http::{
-    ActorInfo, Backend, BoxFuture, Health, PublishError, PublishRequest, ShadowKey, ShadowReply,
-    ShadowRequest, ShadowVerb,
+    ActorInfo, Backend, BoxFuture, Health, LedgerPage, PublishError, PublishRequest, ShadowKey,
+    ShadowReply, ShadowRequest, ShadowVerb,
 };
 use crate::peers::Links;
 use crate::plane::{Command, PlaneHandle};
@@ -173,7 +173,12 @@ impl Backend for NodeBackend {
                 "messages": {
                     "accepted_total": ledger.accepted,
                     "refused_total": ledger.refused,
+                    "wanted_total": ledger.wanted,
                     "unwanted_total": ledger.unwanted,
+                    "kept_total": ledger.kept,
+                    "requests_total": ledger.requests,
+                    "held_back": shard.held_back,
+                    "missing": shard.missing(),
                     "owed_total": ledger.owed,
                     "delivered_total": ledger.delivered,
                     "dropped_total": { "by_reason": dropped },
@@ -201,6 +206,13 @@ impl Backend for NodeBackend {
                     "bodies": shard.bodies,
                 },
             })
+        })
+    }
+
+    fn ledger(&self) -> BoxFuture<'_, Option<LedgerPage>> {
+        Box::pin(async move {
+            let stats = self.plane.ask(Command::Stats).await.ok();
+            stats.as_ref().map(LedgerPage::new)
         })
     }
 

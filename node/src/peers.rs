@@ -36,13 +36,14 @@ struct Up {
 
 impl Links {
     /// Sends a frame. A link that cannot take what must not be lost is closed: the next one begins where the peer says.
-    pub fn send(&self, peer: NodeId, frame: PeerFrame) {
+    /// `false`: it was fleeting (a QoS 0 event) and is dropped.
+    pub fn send(&self, peer: NodeId, frame: PeerFrame) -> bool {
         let is_fleeting = matches!(frame, PeerFrame::Event { seq: 0, .. });
         let link = self.0.up.lock().get(&peer).map(|up| up.link.clone());
-        let Some(link) = link else { return self.lost(is_fleeting) };
+        let Some(link) = link else { return !self.lost(is_fleeting) };
         match link.try_send(frame) {
             Ok(()) => {}
-            Err(_) if is_fleeting => self.lost(true),
+            Err(_) if is_fleeting => return !self.lost(true),
             Err(LinkFull::Closed) => {}
             Err(error) => {
                 warn!(
@@ -52,11 +53,13 @@ impl Links {
                 link.close("the queue is full");
             }
         }
+        true
     }
 
     /// What is not fleeting waits on disk or comes again with the next hello.
-    fn lost(&self, is_fleeting: bool) {
+    fn lost(&self, is_fleeting: bool) -> bool {
         self.0.dropped.fetch_add(u64::from(is_fleeting), Ordering::Relaxed);
+        is_fleeting
     }
 
     /// Closes the link to a peer.

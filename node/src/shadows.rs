@@ -390,7 +390,8 @@ impl Driver {
                 }
             }
             Output::ToPeer { peer, frame } => {
-                self.spec.links.send(peer, PeerFrame::Shadow(frame.into()))
+                // Never dropped: a link that has no room for it is closed.
+                let _ = self.spec.links.send(peer, PeerFrame::Shadow(frame.into()));
             }
             Output::Reply { id, status, body } => {
                 if let Some(asker) = self.askers.remove(&id) {

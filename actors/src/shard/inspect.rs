@@ -57,6 +57,8 @@ pub struct ShardStats {
     pub retained: usize,
     /// QoS 1 and 2 deliveries owed.
     pub queued: u64,
+    /// Publishes of 3.1.1 clients that wait until they can be accepted.
+    pub held_back: usize,
     /// Sessions whose queue is full.
     pub queues_full: u32,
     /// Message bodies on disk.
@@ -71,6 +73,13 @@ pub struct ShardStats {
     pub peer_events_out: u64,
     /// Why the store does not take anything any more.
     pub store_failed: Option<String>,
+}
+
+impl ShardStats {
+    /// What the ledger cannot account for; see [`Ledger::missing`].
+    pub fn missing(&self) -> i64 {
+        self.ledger.missing(self.queued + self.outbox as u64)
+    }
 }
 
 impl Shard {
@@ -152,6 +161,7 @@ impl Shard {
             channels: self.channels.len(),
             retained: self.retained.len(),
             queued: self.sessions.iter().map(|(_, s)| u64::from(s.queued)).sum(),
+            held_back: self.connections.iter().map(|(_, c)| c.blocked.len()).sum(),
             queues_full: self.full_sessions,
             bodies: self.journal.bodies(),
             outbox: peers.clone().map(super::peers::Peer::owed).sum(),

@@ -558,6 +558,11 @@ impl Shard {
         }
     }
 
+    /// A QoS 0 message the driver was given ([`Event::Peer`], [`Event::Local`]) found no room where it was to go.
+    pub fn not_taken(&mut self, why: crate::ledger::Drop) {
+        self.ledger.not_taken(why);
+    }
+
     /// The counters.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger

@@ -238,8 +238,13 @@ impl Shard {
         // What need not be kept still may not overtake what is.
         let behind_kept = peer.up && !peer.outbox.is_empty();
         if message.qos == QoS::AtMostOnce || !(durable || behind_kept) {
-            if peer.up {
+            if !peer.up {
+                // Only subscribers that are connected there wanted it, and they cannot be reached.
+                self.ledger.drop_unqueued(Drop::Offline, 1);
+            } else {
                 peer.events_out += 1;
+                (self.ledger.owed, self.ledger.delivered) =
+                    (self.ledger.owed + 1, self.ledger.delivered + 1);
                 self.events.push_back(Event::Peer(id, PeerFrame::Event { seq: 0, message }));
             }
             return;
@@ -428,9 +433,8 @@ impl Shard {
     /// One hop only: local receivers, never another peer.
     fn route_from_peer(&mut self, message: &Arc<Message>) {
         let (cell, recipients) = self.channel(&message.topic, true);
-        self.ledger.accepted += 1;
+        self.ledger.accept(!recipients.is_empty(), false, false);
         if recipients.is_empty() {
-            self.ledger.unwanted += 1;
             return;
         }
         self.send(cell, CellMsg::Publish { message: Arc::clone(message), from: None, recipients });

@@ -124,7 +124,7 @@ impl Shard {
             accepted_wall_ms: self.now.wall_ms,
             expiry_s: publish.expiry_s,
         });
-        self.ledger.accepted += 1;
+        self.ledger.accept(!recipients.is_empty(), message.retain, shadow);
         if message.retain {
             self.retain(&message);
         }
@@ -136,9 +136,7 @@ impl Shard {
                 if is_unheard { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
             self.tickets.push((ticket, message.id, reason));
         }
-        if recipients.is_empty() {
-            self.ledger.unwanted += u64::from(!shadow && !message.retain);
-        } else {
+        if !recipients.is_empty() {
             self.send(cell, CellMsg::Publish { message, from, recipients });
         }
         Ok(())

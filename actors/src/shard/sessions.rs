@@ -423,7 +423,7 @@ impl Shard {
         let Some(will) = slot.will.take() else { return };
         let who = slot.identity();
         if !self.may_publish(&who, &will.topic) {
-            return self.ledger.drop(Drop::Denied, 1);
+            return self.ledger.drop_unqueued(Drop::Denied, 1);
         }
         let will = *will;
         let properties = Box::new(will.properties);

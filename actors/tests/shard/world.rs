@@ -516,9 +516,9 @@ impl World {
         for node in &self.nodes {
             let stats = node.shard.stats();
             let ledger = &stats.ledger;
-            let found =
-                ledger.delivered + ledger.dropped_all() + stats.queued + stats.outbox as u64;
-            assert_eq!(ledger.owed, found, "the ledger does not add up: {stats:?}");
+            assert_eq!(stats.missing(), 0, "the ledger does not add up: {stats:?}");
+            let sorted = ledger.wanted + ledger.unwanted + ledger.kept + ledger.requests;
+            assert_eq!(ledger.accepted, sorted, "the ledger does not add up: {stats:?}");
         }
     }
 }

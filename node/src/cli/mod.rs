@@ -11,6 +11,7 @@ mod config;
 mod dev;
 mod failure;
 mod lab;
+mod ledger;
 mod mqtt;
 mod node;
 mod output;
@@ -63,6 +64,7 @@ enum Verb {
     Subscribe(Box<subscribe::Subscribe>),
     Shadow(Box<shadow::Shadow>),
     Actors(actors::Actors),
+    Ledger(ledger::Ledger),
     Cluster(cluster::Cluster),
     Lab(lab::Lab),
 }
@@ -96,6 +98,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Verb::Subscribe(verb)) => verb.run(),
         Some(Verb::Shadow(verb)) => verb.run(),
         Some(Verb::Actors(verb)) => verb.run(),
+        Some(Verb::Ledger(verb)) => verb.run(),
         Some(Verb::Cluster(verb)) => verb.run(),
         Some(Verb::Lab(verb)) => verb.run(),
     }

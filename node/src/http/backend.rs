@@ -7,6 +7,8 @@ use bytes::Bytes;
 use outpost_model::QoS;
 use serde::{Deserialize, Serialize};
 
+use super::ledger::LedgerPage;
+
 /// A future that may be sent between threads: handlers run on the HTTP thread, the work elsewhere.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -37,6 +39,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Counters and gauges, nested by subject; [`super::metrics`] says how names become metrics.
     fn stats(&self) -> BoxFuture<'_, serde_json::Value>;
+
+    /// The account of messages; nothing while the data plane is being restarted.
+    fn ledger(&self) -> BoxFuture<'_, Option<LedgerPage>>;
 
     /// Whether the node does its work. Must not wait.
     fn health(&self) -> Health;

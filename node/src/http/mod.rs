@@ -8,6 +8,7 @@
 pub mod backend;
 mod error;
 mod guard;
+mod ledger;
 pub mod metrics;
 mod node;
 mod publish;
@@ -20,6 +21,7 @@ pub use backend::{
     ActorInfo, Backend, BoxFuture, Health, PublishError, PublishRequest, ShadowKey, ShadowReply,
     ShadowRequest, ShadowVerb,
 };
+pub use ledger::LedgerPage;
 pub use server::{HttpError, HttpServer};
 
 /// A request that the node has not answered by now gets 504: long enough for a slow card's sync, shorter than clients wait.

@@ -14,7 +14,7 @@ use actix_web::{App, rt};
 use super::backend::Backend;
 use super::error::BodyMax;
 use super::guard::{self, Guard};
-use super::{error, node, publish, shadows};
+use super::{error, ledger, node, publish, shadows};
 use crate::config::{ListenHttp, TOKEN_CHARS_MIN, first_line};
 
 /// The backend as handlers see it.
@@ -180,6 +180,7 @@ fn routes(app: &mut web::ServiceConfig) {
         .service(web::resource("/api/v1/actors").get(node::actors).default_service(only_get()))
         .service(web::resource("/api/v1/cluster").get(node::cluster).default_service(only_get()))
         .service(web::resource("/api/v1/stats").get(node::stats).default_service(only_get()))
+        .service(web::resource("/api/v1/ledger").get(ledger::ledger).default_service(only_get()))
         .service(web::resource("/api/v1/shadows").get(shadows::list).default_service(only_get()))
         .service(
             web::resource("/api/v1/publish")

@@ -50,8 +50,8 @@ pub enum Command {
 
 /// What the data plane asks of the node. Called on the data thread: nothing here may wait.
 pub trait PlanePorts: Send + Sync + 'static {
-    /// A frame for a peer.
-    fn peer(&self, peer: NodeId, frame: PeerFrame);
+    /// A frame for a peer; `false` when it was a QoS 0 event and no link took it.
+    fn peer(&self, peer: NodeId, frame: PeerFrame) -> bool;
     /// A shadow request; `false` when there is no room for it.
     fn shadow(&self, topic: ByteString, payload: Bytes, job: u64) -> bool;
     /// The data thread serves, for the first time or again.

@@ -40,7 +40,9 @@ struct Bench {
 struct Ports(Arc<parking_lot::Mutex<Vec<u64>>>);
 
 impl PlanePorts for Ports {
-    fn peer(&self, _: NodeId, _: PeerFrame) {}
+    fn peer(&self, _: NodeId, _: PeerFrame) -> bool {
+        true
+    }
 
     fn shadow(&self, _: ByteString, _: Bytes, job: u64) -> bool {
         self.0.lock().push(job);

@@ -15,6 +15,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use outpost_actors::ledger::Drop;
 use outpost_actors::out_buffer::OutBuffer;
 use outpost_actors::ports::{Admission, Credentials, Gate, Origin};
 use outpost_actors::shard::{ConnId, Event, LogLevel, Received, Shard};
@@ -302,7 +303,11 @@ impl Plane {
             Event::Authenticate { conn, origin, client_id, credentials } => {
                 self.authenticate(conn, origin, client_id, credentials);
             }
-            Event::Peer(peer, frame) => self.ports.peer(peer, frame),
+            Event::Peer(peer, frame) => {
+                if !self.ports.peer(peer, frame) {
+                    self.shard.borrow_mut().not_taken(Drop::SlowPeer);
+                }
+            }
             Event::Shadow { topic, payload, job } => self.shadow(topic, payload, job),
             Event::Published(job, reason) => {
                 if let Some(waiting) = self.jobs.borrow_mut().remove(&job) {
@@ -314,6 +319,7 @@ impl Plane {
                 // The channel's owner chose its bound; what it is too slow for is dropped.
                 if local.get(number as usize).is_some_and(|to| to.try_send(message).is_err()) {
                     self.handle.drops().local.fetch_add(1, Ordering::Relaxed);
+                    self.shard.borrow_mut().not_taken(Drop::SlowDevice);
                 }
             }
             Event::Log(LogLevel::Info, text) => info!("{text}"),

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::http::LedgerPage;
 use crate::http::{
     ActorInfo, BoxFuture, Health, PublishError, PublishRequest, ShadowKey, ShadowReply,
     ShadowRequest, ShadowVerb,
@@ -46,6 +47,10 @@ impl Backend for SmallNode {
 
     fn cluster(&self) -> Option<Value> {
         None
+    }
+
+    fn ledger(&self) -> BoxFuture<'_, Option<LedgerPage>> {
+        Box::pin(async { None })
     }
 
     fn shadow(&self, request: ShadowRequest) -> BoxFuture<'_, ShadowReply> {
