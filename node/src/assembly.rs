@@ -396,7 +396,7 @@ fn shard_config(config: &Config, node: NodeId, store_id: u64) -> ShardConfig {
     ShardConfig {
         durable: config.listen.mqtt.durability == Durability::Disk,
         session: SessionLimits {
-            receive_max: limits.inflight_max,
+            receive_max: limits.receive_max,
             in_flight_max: limits.inflight_max,
             packet_bytes_max: config.listen.mqtt.packet_max_bytes,
             topic_alias_max: limits.topic_alias_max,

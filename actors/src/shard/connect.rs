@@ -200,7 +200,7 @@ impl Shard {
         let Some(connection) = self.connection(conn) else { return };
         let remote = connection.origin.remote;
         if matches!(error, DecodeError::UnsupportedVersion { .. }) {
-            self.refuse(conn, error.reason());
+            self.refuse(conn, ReasonCode::UnsupportedProtocolVersion);
         } else {
             self.end(conn);
         }

@@ -317,7 +317,7 @@ impl Shard {
         match connection.phase {
             Phase::Open(session) => {
                 self.log_closing(conn, session, format_args!("{error}"));
-                self.close(conn, error.reason(), "");
+                self.close(conn, error.reason().unwrap_or_default(), "");
             }
             _ => self.refuse_connect_bytes(conn, error, hint),
         }

@@ -20,8 +20,12 @@ pub const PACKET_BYTES_MAX: u32 = VARINT_MAX + 5;
 pub struct Decoder {
     version: Option<Version>,
     from_client: bool,
+    /// The CONNECT named an authentication method: AUTH may come.
+    auth: bool,
     packet_max: u32,
 }
+
+const FROM_SERVERS: &str = "is sent by servers only (Table 2-1)";
 
 #[derive(Debug, Clone, Copy)]
 struct Header {
@@ -36,12 +40,12 @@ impl Decoder {
     /// `packet_max` bytes, fixed header included, is refused as soon as its length is known; 268,435,455 is no limit, as
     /// for the CONNACK.
     pub fn new(packet_max: u32) -> Self {
-        Self { version: None, from_client: true, packet_max }
+        Self { version: None, from_client: true, auth: false, packet_max }
     }
 
     /// For a client that has sent a CONNECT of this version: reads what a server sends.
     pub fn for_client(version: Version, packet_max: u32) -> Self {
-        Self { version: Some(version), from_client: false, packet_max }
+        Self { version: Some(version), from_client: false, auth: true, packet_max }
     }
 
     /// Accepts packets of this size from now on, for example more once a client is known.
@@ -66,6 +70,7 @@ impl Decoder {
         let packet = self.decode_body(header, body)?;
         if let Packet::Connect(connect) = &packet {
             self.version = Some(connect.version);
+            self.auth = connect.auth_method.is_some();
         }
         *input = &input[end..];
         Ok(Some(packet))
@@ -92,6 +97,7 @@ impl Decoder {
                 });
             }
         };
+        self.check_body(kind, body_len)?;
         let fixed_len = 1 + length_len;
         let size = fixed_len as u32 + body_len;
         if size > self.packet_max && self.packet_max < VARINT_MAX {
@@ -119,6 +125,11 @@ impl Decoder {
             return refuse("needs MQTT 5");
         }
         match kind {
+            // Its body decides (§3.13.1): see check_body.
+            PacketKind::Pingresp if self.from_client => Ok(kind),
+            PacketKind::Auth if !self.auth => {
+                refuse("comes without an authentication method in CONNECT (MQTT-4.12.0-6)")
+            }
             PacketKind::Connect if self.from_client => refuse("is a second CONNECT (MQTT-3.1.0-2)"),
             PacketKind::Connect
             | PacketKind::Subscribe
@@ -128,15 +139,30 @@ impl Decoder {
             {
                 refuse("is sent by clients only (Table 2-1)")
             }
-            PacketKind::Connack
-            | PacketKind::Suback
-            | PacketKind::Unsuback
-            | PacketKind::Pingresp
-                if self.from_client =>
-            {
-                refuse("is sent by servers only (Table 2-1)")
+            PacketKind::Connack if self.from_client => refuse(FROM_SERVERS),
+            // Both wrong here and malformed: what comes first on the wire is said first.
+            PacketKind::Suback | PacketKind::Unsuback if self.from_client => {
+                self.check_flags(first & 0x0F, kind)?;
+                refuse(FROM_SERVERS)
             }
             _ => Ok(kind),
+        }
+    }
+
+    /// PINGREQ and PINGRESP have no body (§3.12, §3.13), and the latter is not sent by clients.
+    fn check_body(&self, kind: PacketKind, body_len: u32) -> Result<(), DecodeError> {
+        match kind {
+            PacketKind::Pingreq | PacketKind::Pingresp if body_len > 0 => {
+                Err(DecodeError::Unanswered {
+                    packet: kind,
+                    field: "remaining length",
+                    problem: "is more than its fields need",
+                })
+            }
+            PacketKind::Pingresp if self.from_client => {
+                Err(DecodeError::Unexpected { kind: kind as u8, problem: FROM_SERVERS })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -146,6 +172,8 @@ impl Decoder {
         let wanted = match kind {
             PacketKind::Publish | PacketKind::Connect => return Ok(()),
             PacketKind::Pubrel | PacketKind::Subscribe | PacketKind::Unsubscribe => 0b0010,
+            // From a client its direction is what is wrong.
+            PacketKind::Pingresp if self.from_client => return Ok(()),
             _ => 0,
         };
         if flags == wanted || self.version == Some(Version::V3) {

@@ -97,6 +97,17 @@ pub enum DecodeError {
         /// What is wrong with that part.
         problem: &'static str,
     },
+    /// Wrong where no answer is of use: in a DISCONNECT, whose sender leaves, or a PINGREQ or PINGRESP that has a body,
+    /// which no MQTT client writes. The connection is closed without a word.
+    #[error("refused {packet}: {field} {problem}")]
+    Unanswered {
+        /// Which packet.
+        packet: PacketKind,
+        /// Which part of it.
+        field: &'static str,
+        /// What is wrong with that part.
+        problem: &'static str,
+    },
     /// This kind of packet cannot come now, or from this side, or at all (MQTT 5, §2.1.2, §3.1).
     #[error("a packet of type {kind} {problem}")]
     Unexpected {
@@ -147,17 +158,18 @@ pub enum DecodeError {
 
 impl DecodeError {
     /// What to put in a DISCONNECT or CONNACK before closing. After a CONNECT that is refused for anything but its
-    /// version, closing without a word is what clients expect, and in 3.1.1 the only possibility.
-    pub fn reason(&self) -> ReasonCode {
-        match self {
+    /// version, closing without a word is what clients expect, and in 3.1.1 the only possibility. `None`: nothing, ever.
+    pub fn reason(&self) -> Option<ReasonCode> {
+        Some(match self {
             Self::Malformed { .. } => ReasonCode::MalformedPacket,
+            Self::Unanswered { .. } => return None,
             Self::Protocol { .. } | Self::Unexpected { .. } => ReasonCode::ProtocolError,
             Self::TooLarge { .. } => ReasonCode::PacketTooLarge,
             Self::TooMany { .. } => ReasonCode::QuotaExceeded,
             Self::TopicName { .. } => ReasonCode::TopicNameInvalid,
             Self::TopicAliasZero => ReasonCode::TopicAliasInvalid,
             Self::UnsupportedVersion { .. } => ReasonCode::UnsupportedProtocolVersion,
-        }
+        })
     }
 }
 

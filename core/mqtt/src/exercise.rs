@@ -8,7 +8,7 @@ use crate::packet::Version;
 const CONNECTS: [(Version, &[u8]); 3] = [
     (Version::V3, b"\x10\x0F\x00\x06MQIsdp\x03\x02\x00\x0A\x00\x01p"),
     (Version::V4, b"\x10\x0D\x00\x04MQTT\x04\x02\x00\x0A\x00\x01p"),
-    (Version::V5, b"\x10\x0E\x00\x04MQTT\x05\x02\x00\x0A\x00\x00\x01p"),
+    (Version::V5, b"\x10\x12\x00\x04MQTT\x05\x02\x00\x0A\x04\x15\x00\x01m\x00\x01p"),
 ];
 
 /// The largest packet accepted here; a fuzzer learns nothing from longer ones.

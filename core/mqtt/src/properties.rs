@@ -4,7 +4,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use outpost_model::MessageProperties;
 
-use crate::error::DecodeError;
+use crate::error::{DecodeError, PacketKind};
 use crate::packet::UserProperties;
 use crate::wire::{Reader, put_binary, put_string, put_varint, put_with_length};
 
@@ -166,9 +166,9 @@ impl<'a> PropertyReader<'a> {
 
     /// The next identifier; its value has to be read before the next call.
     ///
-    /// An identifier that is unknown or "not valid for its packet type" is a Malformed Packet (§2.2.2.2), one that comes
-    /// twice a Protocol Error (each property's own section), save user properties, and subscription identifiers of a
-    /// PUBLISH, which the caller reads with [`Self::next_repeating`].
+    /// An identifier that is unknown is a Malformed Packet (§2.2.2.2), one that comes twice a Protocol Error (each
+    /// property's own section), save user properties, and subscription identifiers of a PUBLISH, which the caller reads
+    /// with [`Self::next_repeating`].
     pub fn next(&mut self) -> Result<Option<Property>, DecodeError> {
         self.next_repeating(PropertySet::of(&[]))
     }
@@ -181,19 +181,76 @@ impl<'a> PropertyReader<'a> {
         if self.values.is_empty() {
             return Ok(None);
         }
-        let id = self.values.varint("property identifier")?;
-        let property = Property::from_id(id).ok_or_else(|| {
-            self.values.malformed("property identifier", "is none of the standard's (§2.2.2.2)")
-        })?;
+        let property = self.identifier()?;
         if !self.allowed.has(property) {
-            return Err(self
-                .values
-                .malformed(property.name(), "is not valid for this packet (§2.2.2.2)"));
+            return Err(self.foreign(property));
         }
         if property != Property::User && !self.seen.add(property) && !repeating.has(property) {
             return Err(self.values.protocol(property.name(), "comes more than once"));
         }
         Ok(Some(property))
+    }
+
+    fn identifier(&mut self) -> Result<Property, DecodeError> {
+        const FIELD: &str = "property identifier";
+        let id = self.values.varint(FIELD)?;
+        Property::from_id(id)
+            .ok_or_else(|| self.values.malformed(FIELD, "is none of the standard's (§2.2.2.2)"))
+    }
+
+    /// A property of some other packet. §2.2.2.2 calls the packet malformed. In a CONNECT, SUBSCRIBE or UNSUBSCRIBE it is
+    /// refused as that; elsewhere, when the whole block can be read, as what it is by §1.2, "data that is not allowed by the
+    /// protocol", a Protocol Error: so do the brokers that clients know.
+    fn foreign(&mut self, p: Property) -> DecodeError {
+        const PROBLEM: &str = "is not valid for this packet (§2.2.2.2)";
+        if let Err(error) = self.skip(p).and_then(|()| self.skip_rest()) {
+            return error;
+        }
+        match self.values.packet() {
+            PacketKind::Connect | PacketKind::Subscribe | PacketKind::Unsubscribe => {
+                self.values.malformed(p.name(), PROBLEM)
+            }
+            _ => self.values.protocol(p.name(), PROBLEM),
+        }
+    }
+
+    fn skip_rest(&mut self) -> Result<(), DecodeError> {
+        while !self.values.is_empty() {
+            let p = self.identifier()?;
+            self.skip(p)?;
+        }
+        Ok(())
+    }
+
+    /// Reads over a value; the types are those of Table 2-4.
+    fn skip(&mut self, p: Property) -> Result<(), DecodeError> {
+        let field = p.name();
+        match p {
+            P::PayloadFormat
+            | P::RequestProblemInfo
+            | P::RequestResponseInfo
+            | P::QosMax
+            | P::RetainAvailable
+            | P::WildcardAvailable
+            | P::SubscriptionIdsAvailable
+            | P::SharedAvailable => self.values.u8(field).map(drop),
+            P::ServerKeepAlive | P::ReceiveMax | P::TopicAliasMax | P::TopicAlias => {
+                self.values.u16(field).map(drop)
+            }
+            P::MessageExpiry | P::SessionExpiry | P::WillDelay | P::PacketMax => {
+                self.values.u32(field).map(drop)
+            }
+            P::SubscriptionId => self.values.varint(field).map(drop),
+            P::CorrelationData | P::AuthData => self.values.skip(field),
+            P::User => self.values.skip(field).and_then(|()| self.values.skip(field)),
+            P::ContentType
+            | P::ResponseTopic
+            | P::AssignedClientId
+            | P::AuthMethod
+            | P::ResponseInfo
+            | P::ServerReference
+            | P::ReasonString => self.values.skip(field),
+        }
     }
 
     /// A byte that is 0 or 1. "It is a Protocol Error to have a value other than 0 or 1."
@@ -233,8 +290,13 @@ impl<'a> PropertyReader<'a> {
         if value == 0 { Err(self.zero(p)) } else { Ok(value) }
     }
 
+    /// In a SUBSCRIBE as malformed as other options without a meaning.
     fn zero(&self, p: Property) -> DecodeError {
-        self.values.protocol(p.name(), "is 0")
+        const PROBLEM: &str = "is 0";
+        match self.values.packet() {
+            PacketKind::Subscribe => self.values.malformed(p.name(), PROBLEM),
+            _ => self.values.protocol(p.name(), PROBLEM),
+        }
     }
 
     /// Free text.

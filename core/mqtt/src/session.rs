@@ -427,11 +427,18 @@ pub fn keep_alive_override(asked_s: u16, limits: &SessionLimits) -> Option<u16> 
     (max > 0 && (asked_s == 0 || asked_s > max)).then_some(max)
 }
 
-/// The DISCONNECT that tells a client of version 5 why it is cut off.
+/// The DISCONNECT that tells a client of version 5 why it is cut off. A text for people goes along only where the code
+/// says nothing by itself: others are in the log, and clients compare these few bytes with what they expect.
 pub fn disconnect(reason: ReasonCode, text: &'static str) -> Packet {
+    let vague = matches!(
+        reason,
+        ReasonCode::UnspecifiedError
+            | ReasonCode::ImplementationSpecificError
+            | ReasonCode::AdministrativeAction
+    );
     Packet::Disconnect(Box::new(Disconnect {
         reason,
-        reason_string: (!text.is_empty()).then(|| ByteString::from_static(text)),
+        reason_string: (vague && !text.is_empty()).then(|| ByteString::from_static(text)),
         ..Disconnect::default()
     }))
 }

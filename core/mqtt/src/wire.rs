@@ -73,6 +73,11 @@ impl<'a> Reader<'a> {
         DecodeError::Malformed { packet: self.packet, field, problem }
     }
 
+    /// Wrong, and answered with nothing but the end of the connection.
+    pub fn unanswered(&self, field: &'static str, problem: &'static str) -> DecodeError {
+        DecodeError::Unanswered { packet: self.packet, field, problem }
+    }
+
     /// "Can be parsed, and is not allowed."
     pub fn protocol(&self, field: &'static str, problem: &'static str) -> DecodeError {
         DecodeError::Protocol { packet: self.packet, field, problem }
@@ -126,6 +131,11 @@ impl<'a> Reader<'a> {
     pub fn binary(&mut self, field: &'static str) -> Result<Bytes, DecodeError> {
         let bytes = self.field(field)?;
         Ok(self.keep(bytes))
+    }
+
+    /// Reads over Binary Data or a string.
+    pub fn skip(&mut self, field: &'static str) -> Result<(), DecodeError> {
+        self.field(field).map(drop)
     }
 
     /// UTF-8 Encoded String (§1.5.4), free text.

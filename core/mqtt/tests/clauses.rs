@@ -15,9 +15,15 @@ fn refused(decoder: &Decoder, bytes: &str, reason: ReasonCode) -> DecodeError {
     let mut input = &bytes[..];
     let outcome = decoder.clone().decode(&mut input);
     let error = outcome.expect_err(&format!("{bytes:02x?} must be refused"));
-    assert_eq!(error.reason(), reason, "{bytes:02x?}: {error}");
+    assert_eq!(error.reason(), Some(reason), "{bytes:02x?}: {error}");
     assert_eq!(input, &bytes[..], "the input is untouched");
     error
+}
+
+/// Refused, and nothing is said.
+fn unanswered(decoder: &Decoder, bytes: &str) {
+    let error = decoder.clone().decode(&mut &hex(bytes)[..]).expect_err(bytes);
+    assert_eq!(error.reason(), None, "{bytes}: {error}");
 }
 
 fn accepted(decoder: &Decoder, bytes: &str) -> Packet {
@@ -96,7 +102,7 @@ fn only_connect_comes_first_and_only_once_3_1_0() {
 #[test]
 fn each_side_sends_its_own_packets_2_1_2() {
     for version in [Version::V3, Version::V4, Version::V5] {
-        for first in ["00", "20", "90", "B0", "D0"] {
+        for first in ["00", "20", "90", "B0", "D0 00"] {
             refused(&server(version), first, PROTOCOL);
         }
         for first in ["00", "10", "82", "A2", "C0"] {
@@ -114,6 +120,9 @@ fn reserved_flags_of_the_fixed_header_2_1_3() {
     for version in [Version::V4, Version::V5] {
         for first in ["41", "52", "60", "63", "74", "80", "83", "8A", "A0", "A6", "C1", "E8"] {
             refused(&server(version), first, MALFORMED);
+        }
+        for first in ["91", "B8"] {
+            refused(&server(version), first, MALFORMED); // although no client sends them at all
         }
         for first in ["21", "92", "B4", "D8"] {
             refused(&client(version), first, MALFORMED);
@@ -261,7 +270,7 @@ fn publish_3_3() {
         accepted(&server, &packet("30", "0001 24"));
     }
     refused(&server(Version::V4), "30 02 0000", MALFORMED); // MQTT-4.7.3-1
-    refused(&server(Version::V5), "30 03 0000 00", PROTOCOL); // §3.3.2.1
+    refused(&server(Version::V5), "30 03 0000 00", MALFORMED); // §3.3.2.1, MQTT-4.7.3-1
     accepted(&server(Version::V5), "30 06 0000 03 230001");
 }
 
@@ -311,7 +320,10 @@ fn publish_properties_3_3_2_3() {
     for foreign in
         ["11 00000001", "15 0001 70", "18 00000001", "1F 0001 70", "21 0001", "27 00000001"]
     {
-        refused(&v5, &publish(foreign), MALFORMED);
+        refused(&v5, &publish(foreign), PROTOCOL); // §2.2.2.2, see Reader::foreign
+    }
+    for cut in ["11 000000", "15 0002 70", "21 00", "25", "26 0001 70"] {
+        refused(&v5, &publish(cut), MALFORMED); // not even a value
     }
     refused(&v5, "30 05 0001 70 09 00", MALFORMED); // the properties claim more than there is
 }
@@ -331,7 +343,8 @@ fn acknowledgements_3_4() {
         refused(&v5, &format!("{first} 02 0000"), PROTOCOL);
         refused(&v5, &format!("{first} 01 00"), MALFORMED);
         refused(&v5, &format!("{first} 00"), MALFORMED);
-        refused(&v5, &format!("{first} 06 0001 00 02 0100"), MALFORMED);
+        refused(&v5, &format!("{first} 06 0001 00 02 0100"), PROTOCOL); // §2.2.2.2
+        refused(&v5, &format!("{first} 05 0001 00 01 01"), MALFORMED);
         refused(&v5, &format!("{first} 05 0001 00 00 00"), MALFORMED);
         refused(&server(Version::V4), &format!("{first} 03 0001 00"), MALFORMED);
     }
@@ -346,9 +359,9 @@ fn subscribe_3_8() {
             format!("82 {:02X} {body}", hex(&body).len())
         };
         let server = server(version);
-        refused(&server, &packet(""), PROTOCOL); // MQTT-3.8.3-2
+        refused(&server, &packet(""), MALFORMED); // MQTT-3.8.3-2
         refused(&server, &packet("0001 70"), MALFORMED); // ends before the options
-        refused(&server, &packet("0001 70 03"), PROTOCOL); // §3.8.3.1
+        refused(&server, &packet("0001 70 03"), MALFORMED); // 3.1.1, MQTT-3.8.3-4; §3.8.3.1
         refused(&server, &packet("0001 70 80"), MALFORMED); // MQTT-3.8.3-5
         refused(&server, &packet("0000 00"), MALFORMED); // MQTT-4.7.3-1
         refused(&server, "82 02 0000", PROTOCOL); // MQTT-2.2.1-3
@@ -364,9 +377,9 @@ fn subscribe_3_8() {
     let v5 = server(Version::V5);
     refused(&server(Version::V4), "82 06 1234 0001 70 04", MALFORMED); // 3.1.1, MQTT-3.8.3-4
     accepted(&v5, "82 07 1234 00 0001 70 2E");
-    refused(&v5, "82 07 1234 00 0001 70 30", PROTOCOL); // retain handling 3
+    refused(&v5, "82 07 1234 00 0001 70 30", MALFORMED); // retain handling 3
     refused(&v5, "82 10 1234 00 000A 2473686172652F672F74 04", PROTOCOL); // MQTT-3.8.3-4, no local on a shared one
-    refused(&v5, "82 09 0001 02 0B00 0001 70 00", PROTOCOL); // subscription identifier 0
+    refused(&v5, "82 09 0001 02 0B00 0001 70 00", MALFORMED); // subscription identifier 0
     refused(&v5, "82 0B 0001 04 0B01 0B01 0001 70 00", PROTOCOL); // twice
     let deep = "2F".repeat(200);
     accepted(&v5, &format!("82 CE 01 0001 00 00C8 {deep} 00")); // the session's to refuse, alone
@@ -374,8 +387,8 @@ fn subscribe_3_8() {
 
 #[test]
 fn unsubscribe_3_10() {
-    refused(&server(Version::V5), "A2 03 1234 00", PROTOCOL); // MQTT-3.10.3-2
-    refused(&server(Version::V4), "A2 02 1234", PROTOCOL);
+    refused(&server(Version::V5), "A2 03 1234 00", MALFORMED); // MQTT-3.10.3-2
+    refused(&server(Version::V4), "A2 02 1234", MALFORMED);
     refused(&server(Version::V5), "A2 06 0000 00 0001 70", PROTOCOL);
     refused(&server(Version::V5), "A2 08 1234 02 0B01 0001 70", MALFORMED); // not a property of UNSUBSCRIBE
     refused(&server(Version::V5), "A2 07 1234 00 0002 6123", MALFORMED);
@@ -416,9 +429,9 @@ fn disconnect_3_14() {
     let (from_client, from_server) = (server(Version::V5), client(Version::V5));
     accepted(&from_client, "E0 00");
     accepted(&from_client, "E0 01 04");
-    refused(&from_server, "E0 01 04", PROTOCOL); // Table 3-10: client only
-    refused(&from_client, "E0 01 8D", PROTOCOL); // server only
-    refused(&from_client, "E0 01 05", PROTOCOL); // none of Table 3-10
+    unanswered(&from_server, "E0 01 04"); // Table 3-10: client only
+    unanswered(&from_client, "E0 01 8D"); // server only
+    unanswered(&from_client, "E0 01 05"); // none of Table 3-10
     accepted(&from_client, "E0 07 00 05 11 00000001");
     refused(&from_server, "E0 07 00 05 11 00000001", PROTOCOL); // MQTT-3.14.2-2
     refused(&from_client, "E0 03 00 00 00", MALFORMED);
@@ -435,13 +448,20 @@ fn auth_3_15() {
     refused(&v5, "F0 02 18 00", PROTOCOL); // §3.15.2.2.2: no method
     refused(&v5, "F0 01 18", MALFORMED);
     refused(&v5, "F0 0A 18 08 15 0001 70 15 0001 70", PROTOCOL);
+    let mut without = fresh();
+    without.decode(&mut &hex("10 0E 0004 4D515454 05 02 000A 00 0001 70")[..]).expect("valid");
+    for any in ["F0", "F1 00", "F0 06 18 04 15 0001 70"] {
+        refused(&without, any, PROTOCOL); // MQTT-4.12.0-6
+    }
 }
 
 #[test]
 fn pings_are_empty_3_12() {
     accepted(&server(Version::V4), "C0 00");
-    refused(&server(Version::V4), "C0 01 00", MALFORMED);
-    refused(&client(Version::V5), "D0 01 00", MALFORMED);
+    unanswered(&server(Version::V4), "C0 01 00");
+    unanswered(&client(Version::V5), "D0 01 00");
+    unanswered(&server(Version::V5), "D0 01 00");
+    refused(&server(Version::V5), "D0 00", PROTOCOL); // §3.13: from a server only
 }
 
 #[test]

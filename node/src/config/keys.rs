@@ -138,11 +138,14 @@ section! {
         pub queue_messages_max: usize = 10_000, if Range(1, 10_000_000);
         /// Most bytes waiting for one session, whichever of the two is reached first.
         pub queue_bytes_max: usize = 16 << 20, if Range(1_024, 1 << 40);
-        /// Receive maximum: QoS 1 and 2 messages on their way in one direction of a connection. One means a round trip a
+        /// QoS 1 and 2 messages on their way to one client, whatever receive maximum it allows. One means a round trip a
         /// message; too many means long resends after each reconnect.
         pub inflight_max: u16 = 64, if Range(1, 65_535);
+        /// QoS 1 and 2 messages one client may have unacknowledged: the receive maximum of CONNACK. One means a round trip a
+        /// message; too many costs memory for each client, and a client of MQTT 5 that exceeds it is cut off with 0x93.
+        pub receive_max: u16 = 20, if Range(1, 65_535);
         /// Topic aliases a client may use. Each is a topic kept in memory per connection; 0 turns them off.
-        pub topic_alias_max: u16 = 16, if Range(0, 65_535);
+        pub topic_alias_max: u16 = 10, if Range(0, 65_535);
         /// Longest keep-alive in seconds a client may ask for; longer ones and 0 (never) get this one. Too short wakes
         /// sleeping devices; too long keeps dead connections.
         pub keep_alive_s_max: u16 = 3_600, if Range(5, 65_535);

@@ -70,7 +70,11 @@ pub(crate) fn decode(
     if version != Version::V5 || r.is_empty() {
         return Ok(disconnect);
     }
-    disconnect.reason = r.reason(if from_client { FROM_CLIENT } else { FROM_SERVER })?;
+    // A client that leaves with a word of the server's is gone: there is nobody to explain it to.
+    let allowed = if from_client { FROM_CLIENT } else { FROM_SERVER };
+    disconnect.reason = r
+        .reason(allowed)
+        .map_err(|_| r.unanswered("reason code", "is not for this packet (Table 3-10)"))?;
     // §3.14.2.2.1: "If the Remaining Length is less than 2, a value of 0 is used" for the Property Length.
     if r.is_empty() {
         return Ok(disconnect);

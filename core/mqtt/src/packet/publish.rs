@@ -109,9 +109,10 @@ fn decode_properties(
             _ => properties.message(p, publish.properties.get_or_insert_default())?,
         }
     }
-    // §3.3.2.1: "It is a Protocol Error if the Topic Name is zero length and there is no Topic Alias."
+    // §3.3.2.1 calls it a Protocol Error; it is also a topic name without a character ([MQTT-4.7.3-1]), which is malformed
+    // in 3.1.1 and everywhere else in 5.
     if publish.topic.is_empty() && publish.topic_alias.is_none() {
-        return Err(r.protocol("topic name", "is empty without a topic alias (§3.3.2.1)"));
+        return Err(r.malformed("topic name", "is empty without a topic alias (§3.3.2.1)"));
     }
     Ok(())
 }

@@ -47,7 +47,7 @@ pub(crate) fn decode_subscribe(
         subscribe.filters.push((filter, options));
     }
     if subscribe.filters.is_empty() {
-        return Err(r.protocol("payload", "holds no topic filter (MQTT-3.8.3-2)"));
+        return Err(r.malformed("payload", "holds no topic filter (MQTT-3.8.3-2)"));
     }
     Ok(subscribe)
 }
@@ -70,7 +70,7 @@ pub(crate) fn decode_unsubscribe(
         unsubscribe.filters.push(decode_filter(r)?);
     }
     if unsubscribe.filters.is_empty() {
-        return Err(r.protocol("payload", "holds no topic filter (MQTT-3.10.3-2)"));
+        return Err(r.malformed("payload", "holds no topic filter (MQTT-3.10.3-2)"));
     }
     Ok(unsubscribe)
 }
@@ -108,13 +108,15 @@ fn decode_options(
     if bits & reserved != 0 {
         return Err(r.malformed(FIELD, "have reserved bits set (MQTT-3.8.3-5)"));
     }
-    // §3.8.3.1: "It is a Protocol Error if the Maximum QoS field has the value 3." In 3.1.1 [MQTT-3.8.3-4] malformed.
-    let qos = QoS::from_bits(bits & 3).ok_or_else(|| r.protocol(FIELD, "have QoS 3 (§3.8.3.1)"))?;
+    // [MQTT-3.8.3-4] of 3.1.1 calls QoS 3 malformed, §3.8.3.1 of 5 a Protocol Error: bits without a meaning are the former
+    // here, in both and for retain handling too.
+    let qos =
+        QoS::from_bits(bits & 3).ok_or_else(|| r.malformed(FIELD, "have QoS 3 (§3.8.3.1)"))?;
     let retain_handling = match bits >> RETAIN_HANDLING_SHIFT & 3 {
         0 => RetainHandling::Send,
         1 => RetainHandling::SendIfNew,
         2 => RetainHandling::Never,
-        _ => return Err(r.protocol(FIELD, "have retain handling 3 (§3.8.3.1)")),
+        _ => return Err(r.malformed(FIELD, "have retain handling 3 (§3.8.3.1)")),
     };
     let no_local = bits & NO_LOCAL != 0;
     if no_local && filter.starts_with("$share/") {

@@ -14,13 +14,13 @@ pub fn hex(text: &str) -> Vec<u8> {
     digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect()
 }
 
-/// A decoder that has seen a CONNECT of this version.
+/// A decoder that has seen a CONNECT of this version; in 5 it named an authentication method.
 pub fn server(version: Version) -> Decoder {
     let mut decoder = Decoder::new(1 << 20);
     let connect = match version {
         Version::V3 => "10 0F 0006 4D5149736470 03 02 000A 0001 70",
         Version::V4 => "10 0D 0004 4D515454 04 02 000A 0001 70",
-        Version::V5 => "10 0E 0004 4D515454 05 02 000A 00 0001 70",
+        Version::V5 => "10 12 0004 4D515454 05 02 000A 04 15 0001 6D 0001 70",
     };
     decoder.decode(&mut &hex(connect)[..]).expect("valid").expect("whole");
     decoder
