@@ -400,6 +400,7 @@ fn shard_config(config: &Config, node: NodeId, store_id: u64) -> ShardConfig {
             in_flight_max: limits.inflight_max,
             packet_bytes_max: config.listen.mqtt.packet_max_bytes,
             topic_alias_max: limits.topic_alias_max,
+            topic_alias_out_max: limits.topic_alias_out_max,
             keep_alive_s_max: limits.keep_alive_s_max,
             session_expiry_s_max: limits.session_expiry_s_max,
         },

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytestring::ByteString;
+use outpost_mqtt::alias::SentAliases;
 use outpost_mqtt::error::DecodeError;
 use outpost_mqtt::packet::{Connack, Connect, Packet, ReasonCode, Version};
 use outpost_mqtt::session::keep_alive_override;
@@ -14,9 +15,12 @@ use crate::ports::{Admission, Credentials, Identity};
 impl Shard {
     pub(super) fn connect(&mut self, conn: ConnId, mut connect: Box<Connect>) {
         self.totals.connects += 1;
+        let alias_max = self.config.session.topic_alias_out_max;
         let Some(connection) = self.connection_mut(conn) else { return };
         connection.version = connect.version;
         connection.packet_max = connect.packet_max.unwrap_or(u32::MAX);
+        connection.aliases =
+            SentAliases::new(connect.topic_alias_max.unwrap_or(0).min(alias_max)).map(Box::new);
         if connect.auth_method.is_some() {
             return self.refuse(conn, ReasonCode::BadAuthenticationMethod);
         }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use outpost_model::QoS;
+use outpost_mqtt::alias::{Alias, SentAliases};
 use outpost_mqtt::codec::{Decoder, encode_within};
 use outpost_mqtt::error::DecodeError;
 use outpost_mqtt::packet::{Connect, Packet, PacketId, Publish, PublishHead, ReasonCode, Version};
@@ -69,6 +70,8 @@ pub(super) struct Connection {
     /// Since when.
     pub(super) blocked_ms: u64,
     pub(super) traffic: Traffic,
+    /// Topics this client knows by number; absent when it keeps none.
+    pub(super) aliases: Option<Box<SentAliases>>,
     out: OutBuffer,
     flush_asked: bool,
     /// The driver was told not to read.
@@ -123,6 +126,7 @@ impl Shard {
             blocked_bytes: 0,
             blocked_ms: 0,
             traffic,
+            aliases: None,
             out: OutBuffer::default(),
             flush_asked: false,
             paused: false,
@@ -367,13 +371,19 @@ impl Shard {
             return;
         };
         let message = &delivery.message;
+        let alias = connection.aliases.as_mut().map_or(Alias::None, |a| a.find(&message.topic));
+        let (topic, topic_alias) = match alias {
+            Alias::None => (&*message.topic, None),
+            Alias::New(number) => (&*message.topic, Some(number)),
+            Alias::Known(number) => ("", Some(number)),
+        };
         let head = PublishHead {
             dup,
             qos: delivery.qos,
             retain: delivery.retain,
-            topic: &message.topic,
+            topic,
             packet_id: id,
-            topic_alias: None,
+            topic_alias,
             expiry_s: message.expiry_left_s(wall_ms),
             subscription_ids: &delivery.subscription_ids,
             properties: message.properties.as_deref(),
@@ -382,6 +392,9 @@ impl Shard {
         let (version, packet_max) = (connection.version, connection.packet_max);
         let fits = connection.out.put_with(|out| head.encode(version, packet_max, out)).is_ok();
         if fits {
+            if let (Alias::New(number), Some(aliases)) = (alias, connection.aliases.as_mut()) {
+                aliases.set(number, &message.topic);
+            }
             connection.out.put_payload(&message.payload);
             let (qos, bytes) = (delivery.qos, message.payload.len());
             connection.traffic.messages_mut().count_sent(qos, bytes);

@@ -4,6 +4,7 @@
 mod acknowledgements;
 mod failures;
 mod peers;
+mod protocol;
 mod queues;
 mod random;
 mod retained;

@@ -1,5 +1,6 @@
 //! MQTT 3.1.1 and 5: packets, the codec, and the session both share. No sockets, no clock.
 
+pub mod alias;
 pub mod codec;
 pub mod error;
 pub mod exercise;

@@ -36,6 +36,8 @@ pub struct SessionLimits {
     pub packet_bytes_max: u32,
     /// Topic aliases a client may use. Each costs its topic's length in memory.
     pub topic_alias_max: u16,
+    /// Topic aliases used towards a client, at most as many as it keeps. Low sends names in full, high costs a name each.
+    pub topic_alias_out_max: u16,
     /// Longest keep alive, seconds; a client that asks for more (or for none) is told this instead. 0 = no limit.
     pub keep_alive_s_max: u16,
     /// Longest session expiry, seconds. A session forgotten by its owner costs memory until then.
@@ -49,6 +51,7 @@ impl Default for SessionLimits {
             in_flight_max: 256,
             packet_bytes_max: 1024 * 1024,
             topic_alias_max: 32,
+            topic_alias_out_max: 16,
             keep_alive_s_max: 0,
             session_expiry_s_max: 7 * 24 * 3600,
         }

@@ -146,6 +146,9 @@ section! {
         pub receive_max: u16 = 20, if Range(1, 65_535);
         /// Topic aliases a client may use. Each is a topic kept in memory per connection; 0 turns them off.
         pub topic_alias_max: u16 = 10, if Range(0, 65_535);
+        /// Topic aliases the node uses towards a client that keeps some. Each is a topic kept in memory per connection and looked
+        /// through for each message; 0 sends every topic name in full.
+        pub topic_alias_out_max: u16 = 16, if Range(0, 1_024);
         /// Longest keep-alive in seconds a client may ask for; longer ones and 0 (never) get this one. Too short wakes
         /// sleeping devices; too long keeps dead connections.
         pub keep_alive_s_max: u16 = 3_600, if Range(5, 65_535);
