@@ -56,7 +56,8 @@ struct Slot<B, O> {
     owner: Option<O>,
     waiting: u16,
     body: Option<B>,
-    health: RestartState,
+    /// Only of a cell that has failed.
+    health: Option<Box<RestartState>>,
 }
 
 /// All cells of one shard, with bodies `B`, messages `M`, and what the shard needs to know to restart one, `O`.
@@ -81,8 +82,8 @@ impl<B, M, O> Cells<B, M, O> {
 
     /// A new cell.
     pub fn spawn(&mut self, owner: O, body: B) -> CellId {
-        let health = RestartState::new(Arc::clone(&self.policy));
-        let slot = Slot { generation: 0, owner: Some(owner), waiting: 0, body: Some(body), health };
+        let slot =
+            Slot { generation: 0, owner: Some(owner), waiting: 0, body: Some(body), health: None };
         if let Some(index) = self.free.pop() {
             let generation = self.slots[index as usize].generation;
             self.slots[index as usize] = Slot { generation, ..slot };
@@ -90,6 +91,11 @@ impl<B, M, O> Cells<B, M, O> {
         }
         self.slots.push(slot);
         CellId { index: self.slots.len() as u32 - 1, generation: 0 }
+    }
+
+    /// Who it belongs to, to be changed.
+    pub fn owner_mut(&mut self, id: CellId) -> Option<&mut O> {
+        self.slot_mut(id)?.owner.as_mut()
     }
 
     /// Who it belongs to.
@@ -112,6 +118,7 @@ impl<B, M, O> Cells<B, M, O> {
         let slot = self.slot_mut(id)?;
         slot.generation = slot.generation.wrapping_add(1);
         slot.owner = None;
+        slot.health = None;
         slot.waiting = 0;
         let body = slot.body.take();
         self.free.push(id.index);
@@ -149,13 +156,19 @@ impl<B, M, O> Cells<B, M, O> {
 
     /// One turn of one cell.
     pub fn turn(&mut self, id: CellId, now_ms: u64, handle: impl FnOnce(&mut B)) -> Turn {
-        let Some(slot) = self.slot_mut(id) else { return Turn::Gone };
+        let policy = &self.policy;
+        let slot =
+            self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation);
+        let Some(slot) = slot else { return Turn::Gone };
         let Some(body) = slot.body.as_mut() else { return Turn::Unavailable };
         match catch_unwind(AssertUnwindSafe(|| handle(body))) {
             Ok(()) => Turn::Done,
             Err(panic) => {
                 slot.body = None;
-                Turn::Panicked(slot.health.handle_failure(&panic_text(&*panic), now_ms))
+                let health = slot
+                    .health
+                    .get_or_insert_with(|| Box::new(RestartState::new(Arc::clone(policy))));
+                Turn::Panicked(health.handle_failure(&panic_text(&*panic), now_ms))
             }
         }
     }
@@ -169,12 +182,13 @@ impl<B, M, O> Cells<B, M, O> {
 
     /// The waiting time of a failed cell may be over: `true` when it is to be revived now.
     pub fn handle_timeout(&mut self, id: CellId, now_ms: u64) -> bool {
-        self.slot_mut(id).is_some_and(|slot| slot.health.handle_timeout(now_ms))
+        let health = self.slot_mut(id).and_then(|slot| slot.health.as_mut());
+        health.is_some_and(|health| health.handle_timeout(now_ms))
     }
 
     /// When a failed cell wants [`Cells::handle_timeout`].
     pub fn due_ms(&self, id: CellId) -> Option<u64> {
-        self.slot(id)?.health.poll_timeout()
+        self.slot(id)?.health.as_ref()?.poll_timeout()
     }
 
     /// The present tenant of a place in the slab.
@@ -190,12 +204,17 @@ impl<B, M, O> Cells<B, M, O> {
 
     /// Health, restarts, and messages waiting, for `outpost actors`.
     pub fn inspect(&self, id: CellId) -> Option<(Health, u64, u16)> {
-        self.slot(id).map(|slot| (slot.health.health(), slot.health.restarts(), slot.waiting))
+        let slot = self.slot(id)?;
+        let (health, restarts) = slot
+            .health
+            .as_ref()
+            .map_or((Health::Running, 0), |health| (health.health(), health.restarts()));
+        Some((health, restarts, slot.waiting))
     }
 
     /// The cause of its last failure.
     pub fn last_cause(&self, id: CellId) -> Option<&str> {
-        self.slot(id)?.health.last_cause()
+        self.slot(id)?.health.as_ref()?.last_cause()
     }
 
     /// Cells alive.

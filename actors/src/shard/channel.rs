@@ -3,11 +3,13 @@
 //! A channel is the runtime of one topic: it is made when the topic is first published to, knows by reference who
 //! receives, and goes when it is long unused. A subscriber is one filter of one session.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytestring::ByteString;
 use hashbrown::HashMap;
 use outpost_model::{Message, NodeId, QoS};
+use outpost_mqtt::packet::SubscribeOptions;
 
 use super::{Cell, Fx, Route, Shard};
 use crate::cell::CellId;
@@ -110,8 +112,14 @@ impl Subscriber {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Owner {
     Session(u32),
-    Channel(ByteString),
-    Subscriber { session: u32, filter: ByteString },
+    /// Boxed: most cells are not channels.
+    Channel(Box<ByteString>),
+    /// What it wants is here; its filter is where its session is.
+    Subscriber {
+        session: u32,
+        options: SubscribeOptions,
+        id: Option<NonZeroU32>,
+    },
 }
 
 impl Shard {
@@ -138,8 +146,9 @@ impl Shard {
         }
         // Copied: a channel must not keep the packet of its first message alive.
         let topic = ByteString::from(topic.to_string());
-        let cell =
-            self.cells.spawn(Owner::Channel(topic.clone()), Cell::Channel(Channel::default()));
+        let cell = self
+            .cells
+            .spawn(Owner::Channel(topic.clone().into()), Cell::Channel(Channel::default()));
         let entry = ChannelEntry {
             cell,
             epoch: self.table_epoch,
@@ -183,15 +192,10 @@ impl Shard {
         found: &mut Vec<Recipient>,
         of_session: &mut HashMap<u32, usize>,
     ) {
-        let Some(Owner::Subscriber { session: owner, filter }) = self.cells.owner(cell) else {
+        let Some(Owner::Subscriber { session: owner, options, id }) = self.cells.owner(cell) else {
             return;
         };
-        let Some(subscription) =
-            self.sessions.get(*owner as usize).and_then(|s| s.subscriptions.get(filter))
-        else {
-            return;
-        };
-        let options = subscription.options;
+        let id = id.map(NonZeroU32::get);
         if let Some(place) = of_session.get(owner) {
             let Recipient::Session { qos, no_local, retain_as_published, ids, .. } =
                 &mut found[*place]
@@ -201,7 +205,7 @@ impl Shard {
             *qos = (*qos).max(options.qos);
             *no_local &= options.no_local;
             *retain_as_published |= options.retain_as_published;
-            ids.extend(subscription.id);
+            ids.extend(id);
             return;
         }
         of_session.insert(*owner, found.len());
@@ -211,7 +215,7 @@ impl Shard {
             qos: options.qos,
             no_local: options.no_local,
             retain_as_published: options.retain_as_published,
-            ids: subscription.id.into_iter().collect(),
+            ids: id.into_iter().collect(),
         });
     }
 

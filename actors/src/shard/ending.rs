@@ -1,6 +1,5 @@
 //! The end of a session: what goes out, what goes away, and what others get instead.
 
-use bytestring::ByteString;
 use outpost_model::{MessageId, NodeId, QoS};
 use outpost_mqtt::window::{Delivery, HOT_MAX};
 use outpost_store::Space;
@@ -19,8 +18,8 @@ impl Shard {
     pub(super) fn end_session(&mut self, session: u32) {
         self.publish_will(session);
         let Some(slot) = self.sessions.get(session as usize) else { return };
-        let filters: Vec<ByteString> = slot.subscriptions.keys().cloned().collect();
-        for filter in filters {
+        let filters: Vec<_> = slot.subscriptions.iter().cloned().collect();
+        for (filter, _) in filters {
             self.remove_subscription(session, &filter);
         }
         self.session_wheel.cancel(session);

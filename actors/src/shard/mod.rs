@@ -43,6 +43,7 @@ mod route;
 mod run;
 mod sessions;
 mod subscribe;
+mod subscriptions;
 mod sys;
 mod traffic;
 
@@ -339,7 +340,10 @@ pub struct Shard {
     group_next: u32,
     retained: Retained,
     peers: BTreeMap<NodeId, Peer>,
-    interest: outpost_membership::interest::LocalInterest,
+    /// What peers are told, counted from the moment there is one.
+    interest: Option<outpost_membership::interest::LocalInterest>,
+    /// Filters of the node itself; they stay.
+    local_filters: Vec<Arc<str>>,
     journal: Journal<Hold>,
     tickets: Vec<(Ticket, MessageId, ReasonCode)>,
     shadow_jobs: BTreeMap<u64, Ticket>,
@@ -407,7 +411,8 @@ impl Shard {
             group_next: 0,
             retained: Retained::default(),
             peers: BTreeMap::new(),
-            interest: outpost_membership::interest::LocalInterest::default(),
+            interest: None,
+            local_filters: Vec::new(),
             journal: Journal::new(store, lazy),
             tickets: Vec::new(),
             shadow_jobs: BTreeMap::new(),

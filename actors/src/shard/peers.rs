@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use outpost_membership::interest::PeerInterest;
+use outpost_membership::interest::{LocalInterest, PeerInterest};
 use outpost_membership::{Hello, Interest, PeerFrame, RetainedEntry};
-use outpost_model::{Message, NodeId, Now, QoS, topic};
+use outpost_model::{Message, NodeId, Now, QoS, TopicFilter, topic};
 use outpost_store::Space;
 
 use super::{CellMsg, Event, Hold, LogLevel, Shard};
@@ -125,9 +125,29 @@ impl Shard {
         let Some(peer) = self.peers.get_mut(&id).filter(|p| p.up && p.link == link) else { return };
         peer.said_hello = true;
         self.tell_peer(id, PeerFrame::Hello(hello));
-        for frame in self.interest.all_frames() {
+        self.count_interest();
+        for frame in self.interest.iter().flat_map(LocalInterest::all_frames).collect::<Vec<_>>() {
             self.tell_peer(id, frame);
         }
+    }
+
+    /// Begins to count what peers are told: a node that is alone has no use for it.
+    fn count_interest(&mut self) {
+        if self.interest.is_some() {
+            return;
+        }
+        let mut interest = LocalInterest::default();
+        for filter in &self.local_filters {
+            interest.add(filter, false);
+        }
+        for (_, slot) in &self.sessions {
+            for (filter, cell) in slot.subscriptions.iter() {
+                let Some((options, _)) = self.subscription_of(*cell) else { continue };
+                let durable = slot.durable && options.qos > QoS::AtMostOnce;
+                interest.add(TopicFilter::pattern_of(filter), durable);
+            }
+        }
+        self.interest = Some(interest);
     }
 
     /// Says something to a peer, unless the hello of this link is still to come: it says all that is said here.

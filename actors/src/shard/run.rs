@@ -330,8 +330,10 @@ impl Shard {
         match self.cells.owner(id) {
             Some(Owner::Session(session)) => ("session", client(*session).to_owned()),
             Some(Owner::Channel(topic)) => ("channel", topic.to_string()),
-            Some(Owner::Subscriber { session, filter }) => {
-                ("subscriber", format!("{} {filter}", client(*session)))
+            Some(Owner::Subscriber { session, .. }) => {
+                let slot = self.sessions.get(*session as usize);
+                let filter = slot.and_then(|s| s.subscriptions.filter_of(id));
+                ("subscriber", format!("{} {}", client(*session), filter.map_or("?", |f| &**f)))
             }
             None => ("cell", "gone".to_owned()),
         }

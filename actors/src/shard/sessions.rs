@@ -1,29 +1,21 @@
 //! Sessions from the outside: what their shard keeps of them, so that it outlives the cell, the connection or the process.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytestring::ByteString;
 use outpost_model::{Message, MessageId, NodeId, QoS};
-use outpost_mqtt::packet::{Packet, PacketId, Publish, SubscribeOptions, Will};
+use outpost_mqtt::packet::{Packet, PacketId, Publish, Will};
 use outpost_mqtt::session::{End, Session};
 use outpost_mqtt::window::{Delivery, Outbound};
 use outpost_store::Space;
 
 use super::channel::Owner;
+use super::subscriptions::Subscriptions;
 use super::{Cell, CellMsg, ConnId, Hold, LogLevel, Shard, Ticket};
 use crate::cell::CellId;
 use crate::ledger::Drop;
 use crate::ports::Identity;
 use crate::record::{self, DeliveryRecord, SessionRecord};
-
-/// One subscription of a session.
-#[derive(Debug, Clone)]
-pub(super) struct Subscription {
-    pub(super) cell: CellId,
-    pub(super) options: SubscribeOptions,
-    pub(super) id: Option<u32>,
-}
 
 /// What the shard knows of a session.
 #[derive(Debug)]
@@ -44,7 +36,7 @@ pub(super) struct SessionSlot {
     pub(super) full: bool,
     /// Packets to its client that wait for the disk; later ones must not overtake them.
     pub(super) held: u32,
-    pub(super) subscriptions: BTreeMap<ByteString, Subscription>,
+    pub(super) subscriptions: Subscriptions,
     pub(super) will: Option<Box<Will>>,
     pub(super) will_due_ms: Option<u64>,
     pub(super) expires_ms: Option<u64>,
@@ -95,7 +87,7 @@ impl Shard {
             queued_bytes: 0,
             full: false,
             held: 0,
-            subscriptions: BTreeMap::new(),
+            subscriptions: Subscriptions::default(),
             will: None,
             will_due_ms: None,
             expires_ms: None,
@@ -134,11 +126,13 @@ impl Shard {
 
     /// A session that was in memory only becomes durable.
     fn rewrite_session(&mut self, session: u32) {
-        let subscriptions = self.sessions[session as usize].subscriptions.clone();
-        for (filter, subscription) in subscriptions {
-            self.tell_interest(&filter, subscription.options.qos, false, false);
-            self.tell_interest(&filter, subscription.options.qos, true, true);
-            self.write_subscription(session, &filter, Some(&subscription));
+        let subscriptions: Vec<_> =
+            self.sessions[session as usize].subscriptions.iter().cloned().collect();
+        for (filter, cell) in subscriptions {
+            let Some((options, id)) = self.subscription_of(cell) else { continue };
+            self.tell_interest(&filter, options.qos, false, false);
+            self.tell_interest(&filter, options.qos, true, true);
+            self.write_subscription(session, &filter, options, id);
         }
     }
 

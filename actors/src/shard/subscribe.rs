@@ -1,5 +1,6 @@
 //! SUBSCRIBE and UNSUBSCRIBE: subscriber cells, share groups, and the retained messages a new subscription is owed.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytestring::ByteString;
@@ -8,9 +9,9 @@ use outpost_mqtt::packet::{ReasonCode, RetainHandling, Subscribe, SubscribeOptio
 use outpost_store::Space;
 
 use super::channel::{Owner, Subscriber};
-use super::sessions::Subscription;
 use super::sys::is_sys;
 use super::{Cell, CellMsg, Route, Shard};
+use crate::cell::CellId;
 use crate::ledger::Drop;
 use crate::ports::Action;
 use crate::record::{self, SubscriptionRecord};
@@ -92,7 +93,7 @@ impl Shard {
         if !self.gate.allows(&slot.identity(), Action::Subscribe, filter.pattern()) {
             return Err(ReasonCode::NotAuthorized);
         }
-        let is_new = !slot.subscriptions.contains_key(filter.as_byte_string());
+        let is_new = slot.subscriptions.get(filter.as_str()).is_none();
         if is_new && slot.subscriptions.len() >= self.config.subscriptions_max {
             return Err(ReasonCode::QuotaExceeded);
         }
@@ -101,9 +102,7 @@ impl Shard {
         } else {
             self.change_subscription(session, &filter, options, id);
         }
-        let subscription =
-            self.sessions[session as usize].subscriptions[filter.as_byte_string()].clone();
-        self.write_subscription(session, filter.as_byte_string(), Some(&subscription));
+        self.write_subscription(session, filter.as_str(), options, id);
         Ok((filter, is_new))
     }
 
@@ -115,13 +114,12 @@ impl Shard {
         options: SubscribeOptions,
         id: Option<u32>,
     ) {
-        let name = filter.as_byte_string().clone();
-        let owner = Owner::Subscriber { session, filter: name.clone() };
+        let name: Arc<str> = filter.as_str().into();
+        let owner = Owner::Subscriber { session, options, id: id.and_then(NonZeroU32::new) };
         let cell = self.cells.spawn(owner, Cell::Subscriber(Subscriber::new(session)));
-        let durable = self.sessions[session as usize].durable;
-        self.sessions[session as usize]
-            .subscriptions
-            .insert(name.clone(), Subscription { cell, options, id });
+        let slot = &mut self.sessions[session as usize];
+        let durable = slot.durable;
+        slot.subscriptions.insert(Arc::clone(&name), cell);
         if let Some(group) = filter.share_group() {
             let member = Member {
                 session,
@@ -131,7 +129,7 @@ impl Shard {
             };
             self.join_group(group, filter.pattern(), member);
         } else {
-            self.table.insert(filter.pattern(), Route::Subscriber(cell));
+            self.table.insert(&name, Route::Subscriber(cell));
         }
         self.sys_wanted(filter.pattern(), true);
         self.table_epoch += 1;
@@ -147,12 +145,16 @@ impl Shard {
         options: SubscribeOptions,
         id: Option<u32>,
     ) {
-        let name = filter.as_byte_string();
-        let slot = &mut self.sessions[session as usize];
+        let name = filter.as_str();
+        let slot = &self.sessions[session as usize];
         let durable = slot.durable;
-        let Some(subscription) = slot.subscriptions.get_mut(name) else { return };
-        let old_qos = std::mem::replace(&mut subscription.options, options).qos;
-        subscription.id = id;
+        let Some(cell) = slot.subscriptions.get(name) else { return };
+        let Some(Owner::Subscriber { options: old, id: old_id, .. }) = self.cells.owner_mut(cell)
+        else {
+            return;
+        };
+        let old_qos = std::mem::replace(old, options).qos;
+        *old_id = id.and_then(NonZeroU32::new);
         if let Some(share) = filter.share_group()
             && let Some(group) = self.group_id(share, filter.pattern())
             && let Some(group) = self.groups.get_mut(&group)
@@ -182,63 +184,67 @@ impl Shard {
         self.send(cell, CellMsg::Subscribed(request.packet_id, reasons, true));
     }
 
-    pub(super) fn remove_subscription(&mut self, session: u32, filter: &ByteString) -> bool {
+    pub(super) fn remove_subscription(&mut self, session: u32, filter: &str) -> bool {
         let Some(slot) = self.sessions.get_mut(session as usize) else { return false };
-        let Some(subscription) = slot.subscriptions.remove(filter) else { return false };
+        let Some((_, cell)) = slot.subscriptions.remove(filter) else { return false };
         let durable = slot.durable;
-        self.retained_due
-            .retain(|due| due.session != session || due.filter.as_byte_string() != filter);
-        if let Ok(parsed) = TopicFilter::new(filter.clone()) {
+        let qos = self.subscription_of(cell).map_or(QoS::AtMostOnce, |(options, _)| options.qos);
+        self.retained_due.retain(|due| due.session != session || due.filter.as_str() != filter);
+        if let Ok(parsed) = TopicFilter::new(filter) {
             self.sys_wanted(parsed.pattern(), false);
             if let Some(group) = parsed.share_group() {
                 self.leave_group(group, parsed.pattern(), session);
             } else {
-                self.table.remove(parsed.pattern(), &Route::Subscriber(subscription.cell));
+                self.table.remove(parsed.pattern(), &Route::Subscriber(cell));
             }
         }
-        self.cells.stop(subscription.cell);
+        self.cells.stop(cell);
         self.table_epoch += 1;
         self.retry_blocked |= self.full_sessions > 0; // it may be its full queue that others waited for
-        self.tell_interest(filter, subscription.options.qos, durable, false);
+        self.tell_interest(filter, qos, durable, false);
         if durable {
-            self.write_subscription(session, filter, None);
+            let key = subscription_key(self.sessions[session as usize].number, filter);
+            self.journal.delete(Space::Subscriptions, key);
         }
         true
+    }
+
+    /// What a subscription was asked for with.
+    pub(super) fn subscription_of(&self, cell: CellId) -> Option<(SubscribeOptions, Option<u32>)> {
+        match self.cells.owner(cell)? {
+            Owner::Subscriber { options, id, .. } => Some((*options, id.map(NonZeroU32::get))),
+            Owner::Session(_) | Owner::Channel(_) => None,
+        }
     }
 
     pub(super) fn write_subscription(
         &mut self,
         session: u32,
-        filter: &ByteString,
-        subscription: Option<&Subscription>,
+        filter: &str,
+        options: SubscribeOptions,
+        id: Option<u32>,
     ) {
         let slot = &self.sessions[session as usize];
-        let key = [&slot.number.to_be_bytes()[..], filter.as_bytes()].concat();
-        match subscription {
-            Some(subscription) if slot.durable => {
-                let options = options_byte(subscription.options);
-                let record = SubscriptionRecord { options, id: subscription.id };
-                self.journal.put(Space::Subscriptions, key, record::encode(&record));
-            }
-            _ => self.journal.delete(Space::Subscriptions, key),
+        if slot.durable {
+            let key = subscription_key(slot.number, filter);
+            let record = SubscriptionRecord { options: options_byte(options), id };
+            self.journal.put(Space::Subscriptions, key, record::encode(&record));
         }
     }
 
     /// Tells peers what this node now wants more or less.
     pub(super) fn tell_interest(
         &mut self,
-        filter: &ByteString,
+        filter: &str,
         qos: QoS,
         durable_session: bool,
         more: bool,
     ) {
-        let Ok(parsed) = TopicFilter::new(filter.clone()) else { return };
+        let Some(interest) = &mut self.interest else { return };
+        let pattern = TopicFilter::pattern_of(filter);
         let durable = durable_session && qos > QoS::AtMostOnce;
-        let change = if more {
-            self.interest.add(parsed.pattern(), durable)
-        } else {
-            self.interest.remove(parsed.pattern(), durable)
-        };
+        let change =
+            if more { interest.add(pattern, durable) } else { interest.remove(pattern, durable) };
         if let Some(frame) = change {
             let peers: Vec<_> = self.peers.keys().copied().collect();
             for peer in peers {
@@ -249,9 +255,11 @@ impl Shard {
 
     /// A subscription of the node itself: matching messages come as [`super::Event::Local`] with this number.
     pub fn subscribe_local(&mut self, filter: &TopicFilter, number: u32) {
-        self.table.insert(filter.pattern(), Route::Local(number));
+        let pattern: Arc<str> = filter.pattern().into();
+        self.table.insert(&pattern, Route::Local(number));
         self.table_epoch += 1;
-        self.tell_interest(filter.as_byte_string(), QoS::AtMostOnce, false, true);
+        self.tell_interest(&pattern, QoS::AtMostOnce, false, true);
+        self.local_filters.push(pattern);
     }
 
     fn join_group(&mut self, group: &str, pattern: &str, member: Member) {
@@ -264,7 +272,7 @@ impl Shard {
             self.groups.entry(id).or_insert_with(|| Group { name, members: Vec::new(), next: 0 });
         group.members.push(member);
         if group.members.len() == 1 {
-            self.table.insert(pattern, Route::Group(id));
+            self.table.insert(&pattern.into(), Route::Group(id));
         }
     }
 
@@ -387,6 +395,11 @@ fn granted(qos: QoS) -> ReasonCode {
         QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
         QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
     }
+}
+
+/// Key of a subscription's row.
+fn subscription_key(number: u64, filter: &str) -> Vec<u8> {
+    [&number.to_be_bytes()[..], filter.as_bytes()].concat()
 }
 
 /// The options byte of MQTT 5, §3.8.3.1.

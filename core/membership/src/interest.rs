@@ -4,6 +4,7 @@
 //! holds what a peer said. Both are plain tables.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use outpost_model::{TopicFilter, TopicTable};
 
@@ -105,7 +106,7 @@ impl LocalInterest {
 /// What one peer wants, as it told us.
 #[derive(Debug)]
 pub struct PeerInterest {
-    wanted: BTreeMap<String, bool>,
+    wanted: BTreeMap<Arc<str>, bool>,
     /// The key is the durable flag.
     table: TopicTable<bool>,
     filters_max: usize,
@@ -169,7 +170,7 @@ impl PeerInterest {
     pub fn all(&self) -> Vec<Interest> {
         self.wanted
             .iter()
-            .map(|(pattern, durable)| Interest { pattern: pattern.clone(), durable: *durable })
+            .map(|(pattern, durable)| Interest { pattern: pattern.to_string(), durable: *durable })
             .collect()
     }
 
@@ -189,12 +190,13 @@ impl PeerInterest {
             Ok(filter) if filter.share_group().is_none() => {}
             _ => return Err(InterestError::BadFilter(pattern.chars().take(200).collect())),
         }
-        if !self.wanted.contains_key(pattern) && self.wanted.len() >= self.filters_max {
+        if !self.wanted.contains_key(&**pattern) && self.wanted.len() >= self.filters_max {
             return Err(InterestError::TooMany { limit: self.filters_max });
         }
         self.forget(pattern);
-        self.wanted.insert(pattern.clone(), interest.durable);
-        self.table.insert(pattern, interest.durable);
+        let pattern: Arc<str> = pattern.as_str().into();
+        self.table.insert(&pattern, interest.durable);
+        self.wanted.insert(pattern, interest.durable);
         Ok(())
     }
 

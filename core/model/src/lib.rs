@@ -4,10 +4,12 @@
 
 pub mod ids;
 pub mod message;
+pub mod table;
 pub mod time;
 pub mod topic;
 
 pub use ids::{MessageId, NodeId};
 pub use message::{Message, MessageProperties, QoS};
+pub use table::TopicTable;
 pub use time::{Hlc, HlcClock, Now};
-pub use topic::{TopicFilter, TopicTable};
+pub use topic::TopicFilter;

@@ -1,10 +1,8 @@
-//! Topic names, topic filters, and the table that finds who wants a topic (MQTT 5, §4.7).
+//! Topic names and topic filters (MQTT 5, §4.7).
 
 use std::fmt;
-use std::sync::Arc;
 
 use bytestring::ByteString;
-use hashbrown::HashMap;
 
 /// More levels than this are refused: a name of 65,535 slashes costs its sender nothing and a tree walk a lot.
 pub const TOPIC_LEVELS_MAX: usize = 128;
@@ -112,6 +110,12 @@ impl TopicFilter {
         &self.whole[self.start..]
     }
 
+    /// The pattern in the text of a filter that was checked before.
+    pub fn pattern_of(whole: &str) -> &str {
+        let shared = whole.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
+        shared.map_or(whole, |(_, pattern)| pattern)
+    }
+
     /// The share group, when there is one.
     pub fn share_group(&self) -> Option<&str> {
         (self.start > 0).then(|| &self.whole["$share/".len()..self.start - 1])
@@ -158,196 +162,18 @@ pub fn pattern_matches(pattern: &str, topic: &str) -> bool {
     levels.next().is_none()
 }
 
-/// Who wants what: a tree of filter levels with the wanting keys at its leaves.
-///
-/// `K` is whatever the owner uses to name a subscriber. A key may stand under many filters and a filter under many keys.
-#[derive(Debug)]
-pub struct TopicTable<K> {
-    nodes: Vec<TreeNode<K>>,
-    free: Vec<usize>,
-    filters: usize,
-}
-
-#[derive(Debug)]
-struct TreeNode<K> {
-    exact: HashMap<Arc<str>, usize>,
-    plus: Option<usize>,
-    /// Keys whose filter ends here.
-    here: Vec<K>,
-    /// Keys whose filter ends here with `#`.
-    below: Vec<K>,
-}
-
-impl<K> Default for TreeNode<K> {
-    fn default() -> Self {
-        Self { exact: HashMap::new(), plus: None, here: Vec::new(), below: Vec::new() }
-    }
-}
-
-impl<K> TreeNode<K> {
-    fn is_bare(&self) -> bool {
-        self.exact.is_empty()
-            && self.plus.is_none()
-            && self.here.is_empty()
-            && self.below.is_empty()
-    }
-}
-
-impl<K: PartialEq> Default for TopicTable<K> {
-    fn default() -> Self {
-        Self { nodes: vec![TreeNode::default()], free: Vec::new(), filters: 0 }
-    }
-}
-
-impl<K: PartialEq> TopicTable<K> {
-    /// How many (filter, key) pairs stand in the table.
-    pub fn len(&self) -> usize {
-        self.filters
-    }
-
-    /// Whether nobody wants anything.
-    pub fn is_empty(&self) -> bool {
-        self.filters == 0
-    }
-
-    /// Adds a pair. `false`, and no change, when it was there already.
-    pub fn insert(&mut self, pattern: &str, key: K) -> bool {
-        let mut at = 0;
-        for level in pattern.split('/') {
-            if level == "#" {
-                return self.add(at, key, true);
-            }
-            at = self.child_or_new(at, level);
-        }
-        self.add(at, key, false)
-    }
-
-    fn add(&mut self, at: usize, key: K, below: bool) -> bool {
-        let node = &mut self.nodes[at];
-        let keys = if below { &mut node.below } else { &mut node.here };
-        if keys.contains(&key) {
-            return false;
-        }
-        keys.push(key);
-        self.filters += 1;
-        true
-    }
-
-    fn child(&self, at: usize, level: &str) -> Option<usize> {
-        let node = &self.nodes[at];
-        if level == "+" { node.plus } else { node.exact.get(level).copied() }
-    }
-
-    fn child_or_new(&mut self, at: usize, level: &str) -> usize {
-        if let Some(found) = self.child(at, level) {
-            return found;
-        }
-        let new = self.free.pop().unwrap_or_else(|| {
-            self.nodes.push(TreeNode::default());
-            self.nodes.len() - 1
-        });
-        let node = &mut self.nodes[at];
-        if level == "+" {
-            node.plus = Some(new);
-        } else {
-            node.exact.insert(level.into(), new);
-        }
-        new
-    }
-
-    /// Takes a pair out. `false` when it was not there.
-    pub fn remove(&mut self, pattern: &str, key: &K) -> bool {
-        let mut path = vec![0];
-        let mut levels = Vec::new();
-        let mut below = false;
-        for level in pattern.split('/') {
-            if level == "#" {
-                below = true;
-                break;
-            }
-            let Some(next) = self.child(*path.last().expect("the root is in it"), level) else {
-                return false;
-            };
-            path.push(next);
-            levels.push(level);
-        }
-        let node = &mut self.nodes[*path.last().expect("the root is in it")];
-        let keys = if below { &mut node.below } else { &mut node.here };
-        let Some(place) = keys.iter().position(|k| k == key) else { return false };
-        keys.swap_remove(place);
-        if keys.is_empty() {
-            keys.shrink_to_fit();
-        }
-        self.filters -= 1;
-        self.prune(&path, &levels);
-        true
-    }
-
-    /// Gives back the nodes at the end of `path` that hold nothing any more.
-    fn prune(&mut self, path: &[usize], levels: &[&str]) {
-        for depth in (1..path.len()).rev() {
-            if !self.nodes[path[depth]].is_bare() {
-                return;
-            }
-            self.nodes[path[depth]] = TreeNode::default();
-            self.free.push(path[depth]);
-            let parent = &mut self.nodes[path[depth - 1]];
-            let level = levels[depth - 1];
-            if level == "+" {
-                parent.plus = None;
-            } else {
-                parent.exact.remove(level);
-                if parent.exact.is_empty() {
-                    parent.exact = HashMap::new();
-                }
-            }
-        }
-    }
-
-    /// Calls `found` for each pair whose filter matches `topic`; a key comes as often as its filters match.
-    pub fn matches<'a>(&'a self, topic: &str, mut found: impl FnMut(&'a K)) {
-        self.walk(0, Some(topic), topic.starts_with('$'), &mut found);
-    }
-
-    fn walk<'a>(
-        &'a self,
-        at: usize,
-        rest: Option<&str>,
-        reserved: bool,
-        found: &mut impl FnMut(&'a K),
-    ) {
-        let node = &self.nodes[at];
-        if !reserved {
-            node.below.iter().for_each(&mut *found);
-        }
-        let Some(rest) = rest else {
-            node.here.iter().for_each(&mut *found);
-            return;
-        };
-        let (level, rest) = match rest.split_once('/') {
-            Some((level, rest)) => (level, Some(rest)),
-            None => (rest, None),
-        };
-        if let Some(next) = node.exact.get(level) {
-            self.walk(*next, rest, false, found);
-        }
-        if let (Some(next), false) = (node.plus, reserved) {
-            self.walk(next, rest, false, found);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::TopicTable;
 
     /// The single matcher, the table, and the expectation must say the same.
     fn check(pattern: &str, topic: &str, expected: bool) {
         let filter = TopicFilter::new(pattern).expect("a valid filter");
         assert_eq!(filter.matches(topic), expected, "{pattern} against {topic}");
         let mut table = TopicTable::default();
-        table.insert("other/+/#", 0);
-        table.insert(filter.pattern(), 1);
+        table.insert(&"other/+/#".into(), 0);
+        table.insert(&filter.pattern().into(), 1);
         let mut found = Vec::new();
         table.matches(topic, |k| found.push(*k));
         assert_eq!(found.contains(&1), expected, "table: {pattern} against {topic}");
@@ -404,19 +230,5 @@ mod tests {
     fn a_shared_filter_knows_its_group_and_pattern() {
         let filter = TopicFilter::new("$share/workers/jobs/#").expect("valid");
         assert_eq!((filter.share_group(), filter.pattern()), (Some("workers"), "jobs/#"));
-    }
-
-    #[test]
-    fn the_table_gives_back_what_it_no_longer_needs() {
-        let mut table = TopicTable::default();
-        assert!(table.insert("a/b/c", 1));
-        assert!(!table.insert("a/b/c", 1));
-        assert!(table.insert("a/+/#", 2));
-        assert!(table.remove("a/b/c", &1));
-        assert!(!table.remove("a/b/c", &1));
-        assert!(table.remove("a/+/#", &2));
-        assert!(table.is_empty());
-        assert!(table.nodes[0].is_bare());
-        assert_eq!(table.free.len() + 1, table.nodes.len());
     }
 }
