@@ -28,11 +28,13 @@ pub enum Drop {
     Damaged,
     /// QoS 0, and the program in the node that it was for does not take it fast enough.
     SlowDevice,
+    /// It was here before: it came back over a bridge, or by a second one.
+    Looped,
 }
 
 impl Drop {
     /// All reasons, in the order of the counters.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Expired,
         Self::Refused,
         Self::SlowClient,
@@ -45,6 +47,7 @@ impl Drop {
         Self::Denied,
         Self::Damaged,
         Self::SlowDevice,
+        Self::Looped,
     ];
 
     /// The value of the metric's `reason` label.
@@ -62,6 +65,7 @@ impl Drop {
             Self::Denied => "denied",
             Self::Damaged => "damaged",
             Self::SlowDevice => "slow_device",
+            Self::Looped => "looped",
         }
     }
 }

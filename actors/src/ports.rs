@@ -7,6 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use bytestring::ByteString;
 
+/// The listener of this node's own bridges, which connect through memory. No other is called so.
+pub const BRIDGE_LISTENER: &str = "$bridge";
+
+/// What the client ids of this node's own bridges begin with; nobody else may use such a one.
+pub const BRIDGE_CLIENTS: &str = "$bridge/";
+
 /// Where a connection came from; known before its first byte.
 #[derive(Debug, Clone)]
 pub struct Origin {

@@ -175,6 +175,7 @@ impl Client {
         });
         let connect = Connect {
             version: self.profile.version,
+            bridge: false,
             client_id: self.name(),
             clean_start: clean,
             keep_alive_s: self.profile.keep_alive_s,

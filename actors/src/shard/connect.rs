@@ -8,6 +8,7 @@ use outpost_mqtt::error::DecodeError;
 use outpost_mqtt::packet::{Connack, Connect, Packet, ReasonCode, Version};
 use outpost_mqtt::session::keep_alive_override;
 
+use super::bridges::Kind;
 use super::connection::Phase;
 use super::{CellMsg, ConnId, Event, Hold, LogLevel, Shard};
 use crate::ports::{Admission, Credentials, Identity};
@@ -136,7 +137,11 @@ impl Shard {
         session_present: bool,
         wait: bool,
     ) {
-        let expiry_max = self.config.session.session_expiry_s_max;
+        let kind = self.kind_of(conn, &connect);
+        // A bridge of this node lives as long as the configuration says.
+        let is_own = kind == Kind::Own;
+        let expiry_max =
+            if is_own { u32::MAX } else { self.config.session.session_expiry_s_max };
         let asked_s = asks_s(&connect);
         let expiry_s = asked_s.min(expiry_max);
         let keep_alive_s = keep_alive_override(connect.keep_alive_s, &self.config.session)
@@ -144,12 +149,12 @@ impl Shard {
         let now_ms = self.now.mono_ms;
         let Some(connection) = self.connection_mut(conn) else { return };
         connection.phase = Phase::Open(session);
-        connection.keep_alive_ms = u64::from(keep_alive_s) * 1000;
+        connection.keep_alive_ms = if is_own { 0 } else { u64::from(keep_alive_s) * 1000 };
         let assigned = std::mem::take(&mut connection.assigned);
         self.connection_wheel.set(conn.index, now_ms + self.config.connect_timeout_ms);
         self.count_connected();
         let slot = &mut self.sessions[session as usize];
-        slot.conn = Some(conn);
+        (slot.conn, slot.kind) = (Some(conn), kind);
         slot.will.clone_from(&connect.will);
         (slot.will_due_ms, slot.expires_ms) = (None, None);
         self.session_wheel.cancel(session);

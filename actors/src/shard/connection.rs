@@ -363,6 +363,7 @@ impl Shard {
         dup: bool,
     ) {
         let wall_ms = self.now.wall_ms;
+        let with_path = self.with_path(session, &delivery.message);
         let conn = self.sessions.get(session as usize).and_then(|s| s.conn);
         let Some(connection) = conn.and_then(|conn| self.connection_mut(conn)) else {
             if id.is_none() {
@@ -386,7 +387,7 @@ impl Shard {
             topic_alias,
             expiry_s: message.expiry_left_s(wall_ms),
             subscription_ids: &delivery.subscription_ids,
-            properties: message.properties.as_deref(),
+            properties: with_path.as_ref().or(message.properties.as_deref()),
             payload_len: message.payload.len(),
         };
         let (version, packet_max) = (connection.version, connection.packet_max);

@@ -30,6 +30,7 @@ use crate::cell::{CellId, Cells};
 use crate::ledger::Ledger;
 use crate::ports::{Credentials, Gate, Origin};
 
+mod bridges;
 mod channel;
 mod connect;
 mod connection;
@@ -47,10 +48,12 @@ mod subscriptions;
 mod sys;
 mod traffic;
 
+pub use bridges::SessionView;
 pub use connection::Received;
 pub use inspect::{ActorInfo, ShardStats};
 pub use traffic::{ListenerStats, Messages, Totals};
 
+use bridges::Bridges;
 use channel::{Channel, ChannelEntry, Owner, Recipient, Subscriber};
 use connection::Connection;
 use journal::Journal;
@@ -355,6 +358,7 @@ pub struct Shard {
     full_peers: u32,
     blocked: Vec<ConnId>,
     retry_blocked: bool,
+    bridges: Bridges,
     clock: HlcClock,
     message_seq: u64,
     message_seq_reserved: u64,
@@ -424,6 +428,7 @@ impl Shard {
             full_peers: 0,
             blocked: Vec::new(),
             retry_blocked: false,
+            bridges: Bridges::default(),
             clock: HlcClock::new(Hlc::default()),
             message_seq: 0,
             message_seq_reserved: 0,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use outpost_model::{Message, MessageId, QoS, topic};
 use outpost_mqtt::packet::{Publish, ReasonCode, Version};
 
+use super::bridges::{Kind, Taken};
 use super::channel::Recipient;
 use super::sessions::SessionSlot;
 use super::sys::is_sys;
@@ -29,6 +30,7 @@ impl Shard {
             return connection.blocked.push_back(Box::new(publish)); // behind the one that waits
         }
         let Some(slot) = self.sessions.get(session as usize) else { return };
+        let own_bridge = slot.kind == Kind::Own;
         let ticket = match publish.packet_id {
             Some(id) => Ticket::Client { session, number: slot.number, conn, id, qos: publish.qos },
             None => Ticket::None,
@@ -46,13 +48,21 @@ impl Shard {
                 "a topic name with wildcards or without characters",
             );
         }
+        let event = match self.judge_path(&publish) {
+            Taken::Plain => None,
+            Taken::Event(event) => Some(event),
+            Taken::Not => return self.drop_copy(ticket),
+        };
         match self.route(publish, Some(session), ticket) {
             Ok(()) => {
+                if let Some(event) = event {
+                    self.remember_event(&event);
+                }
                 if let Ticket::Client { id, qos: QoS::ExactlyOnce, .. } = ticket {
                     self.write_received(session, id, true);
                 }
             }
-            Err((publish, ReasonCode::QuotaExceeded)) if version != Version::V5 => {
+            Err((publish, ReasonCode::QuotaExceeded)) if version != Version::V5 || own_bridge => {
                 // No way to say no: the client waits, its next publishes behind this one, until there is room.
                 let now_ms = self.now.mono_ms;
                 if let Some(connection) = self.connection_mut(conn) {

@@ -9,6 +9,7 @@ use outpost_mqtt::session::{End, Session};
 use outpost_mqtt::window::{Delivery, Outbound};
 use outpost_store::Space;
 
+use super::bridges::Kind;
 use super::channel::Owner;
 use super::subscriptions::Subscriptions;
 use super::{Cell, CellMsg, ConnId, Hold, LogLevel, Shard, Ticket};
@@ -26,6 +27,7 @@ pub(super) struct SessionSlot {
     pub(super) number: u64,
     pub(super) cell: CellId,
     pub(super) conn: Option<ConnId>,
+    pub(super) kind: Kind,
     /// It outlives its connection, and a crash.
     pub(super) durable: bool,
     pub(super) expiry_s: u32,
@@ -80,6 +82,7 @@ impl Shard {
             number,
             cell,
             conn: None,
+            kind: Kind::Client,
             durable: false,
             expiry_s: 0,
             next_place: 1,

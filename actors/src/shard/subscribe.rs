@@ -48,6 +48,7 @@ impl Shard {
         let mut retained = Vec::new();
         let mut reasons = Vec::with_capacity(request.filters.len());
         for (filter, options) in request.filters {
+            let options = self.options_of_bridge(session, options);
             reasons.push(
                 match self.add_subscription(session, &filter, options, request.subscription_id) {
                     Ok((filter, is_new)) => {

@@ -74,6 +74,7 @@ pub fn fleeting(name: &str) -> Connect {
 fn plain(name: &str) -> Connect {
     Connect {
         version: Version::V4,
+        bridge: false,
         client_id: name.to_owned().into(),
         clean_start: false,
         keep_alive_s: 0,

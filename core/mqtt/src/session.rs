@@ -144,6 +144,11 @@ impl Session {
         Self { link: None, received: received.into_iter().map(|id| (id, true)).collect(), outbound }
     }
 
+    /// The QoS 2 ids of its client that are half settled.
+    pub fn received(&self) -> impl Iterator<Item = PacketId> + '_ {
+        self.received.keys().copied()
+    }
+
     /// Whether a client is connected.
     pub fn is_connected(&self) -> bool {
         self.link.is_some()

@@ -99,6 +99,11 @@ impl Outbound {
         Self { cold, ..Self::default() }
     }
 
+    /// When the oldest delivery in memory was accepted, milliseconds since 1970.
+    pub fn oldest_wall_ms(&self) -> Option<u64> {
+        self.slots.front().map(|slot| slot.delivery.message.accepted_wall_ms)
+    }
+
     /// Takes a delivery in. With `durable` it may be left to the disk, where its owner has put it already.
     pub fn push(&mut self, delivery: Delivery, durable: bool) {
         debug_assert!(delivery.place > 0, "QoS 0 has no place");

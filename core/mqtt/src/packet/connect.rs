@@ -31,6 +31,8 @@ const ALLOWED_WILL: PropertySet = PropertySet::of(&[
     P::User,
 ]);
 
+/// In the protocol level.
+const BRIDGE: u8 = 0x80;
 const CLEAN_START: u8 = 0x02;
 const WILL: u8 = 0x04;
 const WILL_QOS_SHIFT: u8 = 3;
@@ -40,7 +42,7 @@ const USERNAME: u8 = 0x80;
 
 /// Reads the body of a CONNECT whose fixed header had these flags.
 pub(crate) fn decode(header_flags: u8, r: &mut Reader<'_>) -> Result<Connect, DecodeError> {
-    let version = decode_version(r)?;
+    let (version, bridge) = decode_version(r)?;
     // MQTT-2.2.2-2 (2.1.3-1 in 5); in 3.1 the bits are "not used" (3.1 §3.1).
     if header_flags != 0 && version != Version::V3 {
         return Err(r.malformed("fixed header", "has reserved flags set (MQTT-2.1.3-1)"));
@@ -48,6 +50,7 @@ pub(crate) fn decode(header_flags: u8, r: &mut Reader<'_>) -> Result<Connect, De
     let flags = r.u8("connect flags")?;
     check_flags(flags, version, r)?;
     let mut connect = empty(version);
+    connect.bridge = bridge;
     connect.clean_start = flags & CLEAN_START != 0;
     connect.keep_alive_s = r.u16("keep alive")?;
     if version == Version::V5 {
@@ -68,15 +71,17 @@ pub(crate) fn decode(header_flags: u8, r: &mut Reader<'_>) -> Result<Connect, De
 
 /// The protocol name and level. "If the Server does not want to accept the CONNECT" because of the name it may just
 /// close (MQTT-3.1.2-1); because of the level it answers 0x84 (MQTT-3.1.2-2).
-fn decode_version(r: &mut Reader<'_>) -> Result<Version, DecodeError> {
+fn decode_version(r: &mut Reader<'_>) -> Result<(Version, bool), DecodeError> {
     let name = r.string("protocol name")?;
     if name != "MQTT" && name != "MQIsdp" {
         return Err(r.protocol("protocol name", "is not MQTT (MQTT-3.1.2-1)"));
     }
     match (&*name, r.u8("protocol level")?) {
-        ("MQIsdp", 3) => Ok(Version::V3),
-        ("MQTT", 4) => Ok(Version::V4),
-        ("MQTT", 5) => Ok(Version::V5),
+        ("MQIsdp", 3) => Ok((Version::V3, false)),
+        ("MQTT", 4) => Ok((Version::V4, false)),
+        ("MQTT", 5) => Ok((Version::V5, false)),
+        ("MQIsdp", 0x83) => Ok((Version::V3, true)),
+        ("MQTT", 0x84) => Ok((Version::V4, true)),
         (_, level) => Err(DecodeError::UnsupportedVersion { level }),
     }
 }
@@ -107,6 +112,7 @@ fn check_flags(flags: u8, version: Version, r: &Reader<'_>) -> Result<(), Decode
 fn empty(version: Version) -> Connect {
     Connect {
         version,
+        bridge: false,
         client_id: ByteString::new(),
         clean_start: false,
         keep_alive_s: 0,
@@ -174,7 +180,7 @@ fn decode_will(flags: u8, version: Version, r: &mut Reader<'_>) -> Result<Will, 
 /// Writes the body.
 pub(crate) fn encode(connect: &Connect, out: &mut Vec<u8>) {
     put_string(out, if connect.version == Version::V3 { "MQIsdp" } else { "MQTT" });
-    out.push(connect.version as u8);
+    out.push(connect.version as u8 | if connect.bridge { BRIDGE } else { 0 });
     out.push(flags_of(connect));
     out.extend_from_slice(&connect.keep_alive_s.to_be_bytes());
     if connect.version == Version::V5 {

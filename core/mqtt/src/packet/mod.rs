@@ -101,6 +101,9 @@ impl Packet {
 pub struct Connect {
     /// Protocol version.
     pub version: Version,
+    /// The client is a bridge of another broker and says so as mosquitto does: the highest bit of the protocol level is
+    /// set (3.1 and 3.1.1). It does not want back what it sent, and keeps the retain flag as published.
+    pub bridge: bool,
     /// Client id; empty asks the server to choose one.
     pub client_id: ByteString,
     /// Clean start (5), clean session (3.1.1).

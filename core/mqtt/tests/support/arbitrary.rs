@@ -106,6 +106,7 @@ fn connect(version: Version) -> BoxedStrategy<Packet> {
                     auth.map_or((None, None), |(method, data)| (Some(method), data));
                 Packet::Connect(Box::new(Connect {
                     version,
+                    bridge: false,
                     client_id,
                     clean_start,
                     keep_alive_s,

@@ -1,0 +1,159 @@
+//! Bridges at both of their ends: sessions of other brokers' bridges, and of this node's own, which come through memory.
+//!
+//! What leaves over a bridge is marked with the way it has come ([`outpost_bridge::path`]); what comes in and was here
+//! before, or came by another way already, is dropped, counted, and acknowledged once its first copy is safe.
+
+use bytestring::ByteString;
+use outpost_bridge::path::{self, BRIDGE_PROPERTY, Seen, Verdict};
+use outpost_model::{Message, MessageProperties, QoS};
+use outpost_mqtt::packet::{Connect, PacketId, Publish, ReasonCode, SubscribeOptions, Version};
+
+use super::{Cell, ConnId, Shard, Ticket};
+use crate::ledger::Drop;
+use crate::ports::BRIDGE_LISTENER;
+
+/// What kind of client a session has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Kind {
+    /// A device, a program.
+    #[default]
+    Client,
+    /// The bridge of another broker.
+    Foreign,
+    /// A bridge of this node.
+    Own,
+}
+
+/// What the shard knows of bridges.
+#[derive(Debug, Default)]
+pub(super) struct Bridges {
+    seen: Seen,
+}
+
+/// What a message's path says about taking it.
+pub(super) enum Taken {
+    /// It came over no bridge.
+    Plain,
+    /// It came over one, as this event.
+    Event(ByteString),
+    /// It was here before.
+    Not,
+}
+
+/// A session as people and this node's bridges see it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SessionView {
+    /// Its client id.
+    pub client_id: ByteString,
+    /// A client is connected.
+    pub connected: bool,
+    /// What it subscribes to.
+    pub filters: Vec<ByteString>,
+    /// QoS 1 and 2 deliveries it is owed.
+    pub queued: u32,
+    /// Bytes of them.
+    pub queued_bytes: u64,
+    /// No more is taken for it.
+    pub full: bool,
+    /// When the oldest of them that is in memory was accepted, milliseconds since 1970.
+    pub oldest_wall_ms: Option<u64>,
+    /// QoS 2 ids of its client that are half settled.
+    pub received: Vec<PacketId>,
+}
+
+impl Shard {
+    /// The sessions whose client id begins with `prefix`.
+    pub fn sessions(&self, prefix: &str) -> Vec<SessionView> {
+        let matching = self.sessions.iter().filter(|(_, slot)| slot.client_id.starts_with(prefix));
+        matching
+            .map(|(_, slot)| {
+                let mut view = SessionView {
+                    client_id: slot.client_id.clone(),
+                    connected: slot.conn.is_some(),
+                    filters: slot.subscriptions.keys().cloned().collect(),
+                    queued: slot.queued,
+                    queued_bytes: slot.queued_bytes,
+                    full: slot.full,
+                    ..SessionView::default()
+                };
+                if let Some(Cell::Session(session)) = self.cells.body(slot.cell) {
+                    view.received = session.received().collect();
+                    view.oldest_wall_ms = session.outbound.oldest_wall_ms();
+                }
+                view
+            })
+            .collect()
+    }
+
+    /// What kind of client has connected.
+    pub(super) fn kind_of(&self, conn: ConnId, connect: &Connect) -> Kind {
+        let own = self.connection(conn).is_some_and(|c| &*c.origin.listener == BRIDGE_LISTENER);
+        let says_so = connect.user.iter().any(|(key, _)| key == BRIDGE_PROPERTY);
+        match (own, connect.bridge || says_so) {
+            (true, _) => Kind::Own,
+            (false, true) => Kind::Foreign,
+            (false, false) => Kind::Client,
+        }
+    }
+
+    /// What a subscription of a bridge that cannot say so itself (3.1.1) asks for.
+    pub(super) fn options_of_bridge(
+        &self,
+        session: u32,
+        options: SubscribeOptions,
+    ) -> SubscribeOptions {
+        let Some(slot) = self.sessions.get(session as usize) else { return options };
+        let version = slot.conn.and_then(|conn| self.connection(conn)).map(|c| c.version);
+        if slot.kind == Kind::Client || version == Some(Version::V5) {
+            return options;
+        }
+        SubscribeOptions { no_local: true, retain_as_published: true, ..options }
+    }
+
+    /// The properties of a message for a bridge: with its path. `None`: as they are.
+    pub(super) fn with_path(&self, session: u32, message: &Message) -> Option<MessageProperties> {
+        let slot = self.sessions.get(session as usize)?;
+        if slot.kind == Kind::Client {
+            return None;
+        }
+        let own = self.broker_name();
+        let event = || format!("{own}-{:x}-{:x}", message.id.node.0 as u32, message.id.seq);
+        Some(path::extended(message.properties.as_deref(), &own, event))
+    }
+
+    /// Whether a message that a client sent is new here.
+    pub(super) fn judge_path(&self, publish: &Publish) -> Taken {
+        if publish.properties.is_none() {
+            return Taken::Plain;
+        }
+        match path::verdict(publish.properties.as_deref(), &self.broker_name()) {
+            Verdict::Untold => Taken::Plain,
+            Verdict::Loop | Verdict::TooFar => Taken::Not,
+            Verdict::New(event) if self.bridges.seen.contains(&event) => Taken::Not,
+            Verdict::New(event) => Taken::Event(event),
+        }
+    }
+
+    /// A message of this event was taken: another copy of it will not be.
+    pub(super) fn remember_event(&mut self, event: &ByteString) {
+        self.bridges.seen.insert(event);
+    }
+
+    /// A message that was here before: acknowledged, once the first copy of it is on disk.
+    pub(super) fn drop_copy(&mut self, ticket: Ticket) {
+        self.ledger.drop_unqueued(Drop::Looped, 1);
+        if let Ticket::Client { session, id, qos: QoS::ExactlyOnce, .. } = ticket {
+            self.write_received(session, id, true);
+        }
+        match ticket {
+            Ticket::None => {}
+            _ if self.journal.is_settled() => self.settle_ticket(ticket, ReasonCode::Success),
+            _ => self.hold_ticket(ticket, ReasonCode::Success),
+        }
+    }
+
+    /// What this broker is called in paths: two nodes of one name, and two stores of one node, are not the same.
+    fn broker_name(&self) -> String {
+        format!("{:x}-{:x}", self.config.node.0, self.config.store_id)
+    }
+}

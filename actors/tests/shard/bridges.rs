@@ -1,0 +1,118 @@
+//! Bridges of other brokers as clients, and messages that come back or come twice.
+
+use outpost_bridge::path::{BRIDGE_PROPERTY, PATH_PROPERTY};
+use outpost_model::MessageProperties;
+use outpost_mqtt::packet::{Connect, Packet, Publish};
+
+use crate::world::{Client, World, publish, v4, v5};
+
+/// A bridge as another Outpost connects it.
+fn bridge(name: &str) -> Connect {
+    Connect { user: vec![(BRIDGE_PROPERTY.into(), "1".into())], ..v5(name) }
+}
+
+fn publishes(world: &mut World, client: Client) -> Vec<Publish> {
+    let packets = world.take(client).into_iter();
+    packets
+        .filter_map(|packet| match packet {
+            Packet::Publish(publish) => Some(*publish),
+            _ => None,
+        })
+        .collect()
+}
+
+/// PUBACKs and PUBRECs that came.
+fn answers(world: &mut World, client: Client) -> usize {
+    let packets = world.take(client).into_iter();
+    packets.filter(|p| matches!(p, Packet::Puback(_) | Packet::Pubrec(_))).count()
+}
+
+fn path_of(publish: &Publish) -> String {
+    let user = publish.properties.as_ref().map(|p| p.user.clone()).unwrap_or_default();
+    user.into_iter()
+        .find(|(key, _)| key == PATH_PROPERTY)
+        .map(|(_, value)| value.to_string())
+        .unwrap_or_default()
+}
+
+fn with_path(path: &str, qos: u8, id: u16) -> Publish {
+    let user = vec![(PATH_PROPERTY.into(), path.to_owned().into())];
+    let properties = MessageProperties { user, ..MessageProperties::default() };
+    Publish { properties: Some(Box::new(properties)), ..publish("t", "x", qos, id) }
+}
+
+#[test]
+fn a_mosquitto_bridge_does_not_get_back_what_it_sent_and_sees_what_is_retained() {
+    let mut world = World::new();
+    let mosquitto = world.connect(Connect { bridge: true, ..v4("host.bridge") });
+    world.subscribe(mosquitto, "#", 1);
+    world.publish(mosquitto, publish("t", "its own", 1, 7));
+    let device = world.connect(v5("device"));
+    world.publish(device, Publish { retain: true, ..publish("t", "kept", 1, 8) });
+    world.sync();
+    let got = publishes(&mut world, mosquitto);
+    assert_eq!(got.len(), 1, "{got:?}");
+    assert!(got[0].retain && got[0].payload == "kept");
+    world.check_ledgers();
+}
+
+#[test]
+fn a_message_that_left_over_a_bridge_is_known_when_it_comes_back() {
+    let mut world = World::new();
+    let (out, back) = (world.connect(bridge("out")), world.connect(bridge("back")));
+    let plain = world.connect(v5("plain"));
+    world.subscribe(out, "t", 1);
+    world.subscribe(plain, "t", 1);
+    let device = world.connect(v5("device"));
+    world.publish(device, publish("t", "x", 1, 1));
+    world.sync();
+    let got = publishes(&mut world, out);
+    let path = path_of(&got[0]);
+    assert_eq!(path.split(' ').count(), 2, "an event and this broker: {path:?}");
+    assert_eq!(path_of(&publishes(&mut world, plain)[0]), "", "devices see nothing of it");
+    for (qos, id) in [(0, 0), (1, 5), (2, 6)] {
+        world.publish(back, with_path(&format!("{path} elsewhere"), qos, id));
+    }
+    world.sync();
+    assert!(publishes(&mut world, plain).is_empty());
+    assert_eq!(answers(&mut world, back), 2, "acknowledged all the same");
+    world.check_ledgers();
+}
+
+#[test]
+fn a_message_that_comes_over_two_bridges_is_taken_once_and_answered_when_it_is_safe() {
+    let mut world = World::new();
+    let (one, two) = (world.connect(bridge("one")), world.connect(bridge("two")));
+    let device = world.connect(v5("device"));
+    world.subscribe(device, "t", 1);
+    world.sync();
+    world.take(device);
+    world.publish(one, with_path("event-1 far", 1, 3));
+    world.publish(two, with_path("event-1 far other", 1, 4));
+    assert_eq!(answers(&mut world, two), 0, "the first copy is not on disk yet");
+    world.sync();
+    assert_eq!((answers(&mut world, one), answers(&mut world, two)), (1, 1));
+    assert_eq!(publishes(&mut world, device).len(), 1);
+    world.publish(two, with_path("event-2 far other", 1, 5));
+    world.sync();
+    assert_eq!(publishes(&mut world, device).len(), 1, "another event");
+    world.check_ledgers();
+}
+
+#[test]
+fn a_refused_message_may_come_again() {
+    let mut world = World::with(1, |config| config.queue_messages_max = 1);
+    let far = world.connect(bridge("far"));
+    let device = world.connect(v5("device"));
+    world.subscribe(device, "t", 1);
+    world.cut(device);
+    world.publish(far, with_path("event-1 far", 1, 3));
+    world.publish(far, with_path("event-2 far", 1, 4));
+    world.sync();
+    let device = world.connect(v5("device"));
+    world.drain(device);
+    world.publish(far, with_path("event-2 far", 1, 5));
+    world.sync();
+    assert_eq!(world.drain(device), ["x"], "it was not taken the first time");
+    world.check_ledgers();
+}
