@@ -140,8 +140,7 @@ impl Shard {
         let kind = self.kind_of(conn, &connect);
         // A bridge of this node lives as long as the configuration says.
         let is_own = kind == Kind::Own;
-        let expiry_max =
-            if is_own { u32::MAX } else { self.config.session.session_expiry_s_max };
+        let expiry_max = if is_own { u32::MAX } else { self.config.session.session_expiry_s_max };
         let asked_s = asks_s(&connect);
         let expiry_s = asked_s.min(expiry_max);
         let keep_alive_s = keep_alive_override(connect.keep_alive_s, &self.config.session)

@@ -152,7 +152,9 @@ impl Relay {
                 self.counts.taken += 1;
                 self.steps.push_back(Step::ToRemote(Packet::Puback(plain(&ack))));
             }
-            Packet::Pubrec(ack) => self.steps.push_back(Step::ToRemote(Packet::Pubrec(plain(&ack)))),
+            Packet::Pubrec(ack) => {
+                self.steps.push_back(Step::ToRemote(Packet::Pubrec(plain(&ack))))
+            }
             Packet::Pubcomp(ack) if self.swept.remove(&ack.packet_id) => {}
             Packet::Pubcomp(ack) => {
                 self.settled(ack.packet_id);
@@ -344,8 +346,7 @@ impl Relay {
         } else {
             self.sample(id, now_ms);
             self.finished(id, now_ms);
-            let qos =
-                if self.lowered.contains(&id) { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
+            let qos = if self.lowered.contains(&id) { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
             self.acknowledge(id, qos);
         }
         self.send_waiting(now_ms);

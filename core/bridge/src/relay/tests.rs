@@ -81,10 +81,7 @@ fn a_message_goes_out_under_its_own_id_and_is_done_when_the_broker_says_so() {
     relay.handle_remote(Packet::Pubrec(ack(7)), 5);
     relay.handle_local(Packet::Pubrel(ack(7)), 6);
     relay.handle_remote(Packet::Pubcomp(ack(7)), 9);
-    assert_eq!(
-        steps(&mut relay),
-        ["local PUBREC 7 Success", "remote PUBREL 7", "local PUBCOMP 7"]
-    );
+    assert_eq!(steps(&mut relay), ["local PUBREC 7 Success", "remote PUBREL 7", "local PUBCOMP 7"]);
     relay.handle_local(publish("a", QoS::AtLeastOnce, 8), 10);
     relay.handle_remote(Packet::Puback(ack(8)), 11);
     assert_eq!(steps(&mut relay), ["remote PUBLISH far/a qos 1 id 8", "local PUBACK 8 Success"]);
