@@ -209,6 +209,7 @@ async fn verbs_say_what_is_wrong_when_nobody_answers() {
     }
 }
 
+/// MQTT 5: 3.1.4-2
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_with_a_password_and_rules() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -43,6 +43,7 @@ async fn a_message_that_waited_too_long_is_not_delivered_and_others_say_what_is_
     node.stop().await;
 }
 
+/// MQTT 5: 4.1.0-2
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_ends_when_its_time_is_over_and_not_before() {
     let node = TestNode::start().await;

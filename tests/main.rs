@@ -5,6 +5,7 @@ mod support;
 mod actors;
 mod clients;
 mod cluster;
+mod conformance;
 mod dev;
 mod durability;
 mod expiry;
