@@ -70,7 +70,11 @@ impl Shard {
                 let mut view = SessionView {
                     client_id: slot.client_id.clone(),
                     connected: slot.conn.is_some(),
-                    filters: slot.subscriptions.keys().cloned().collect(),
+                    filters: slot
+                        .subscriptions
+                        .iter()
+                        .map(|(filter, _)| (**filter).into())
+                        .collect(),
                     queued: slot.queued,
                     queued_bytes: slot.queued_bytes,
                     full: slot.full,
