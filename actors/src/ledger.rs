@@ -30,11 +30,13 @@ pub enum Drop {
     SlowDevice,
     /// It was here before: it came back over a bridge, or by a second one.
     Looped,
+    /// QoS 0, the client is behind, and the node is short of memory.
+    Memory,
 }
 
 impl Drop {
     /// All reasons, in the order of the counters.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Expired,
         Self::Refused,
         Self::SlowClient,
@@ -48,6 +50,7 @@ impl Drop {
         Self::Damaged,
         Self::SlowDevice,
         Self::Looped,
+        Self::Memory,
     ];
 
     /// The value of the metric's `reason` label.
@@ -66,6 +69,7 @@ impl Drop {
             Self::Damaged => "damaged",
             Self::SlowDevice => "slow_device",
             Self::Looped => "looped",
+            Self::Memory => "memory",
         }
     }
 }
@@ -102,6 +106,14 @@ pub struct Ledger {
     pub connections: u64,
     /// Cells that panicked.
     pub panics: u64,
+    /// How often a publisher was made to wait by its pace.
+    pub paced: u64,
+    /// Publishes nobody could take: every receiver was slow or full.
+    pub in_vain: u64,
+    /// Publishers that were given low priority.
+    pub demoted: u64,
+    /// How often the level of memory pressure changed.
+    pub pressure_changes: u64,
 }
 
 impl Ledger {

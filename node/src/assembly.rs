@@ -10,7 +10,7 @@ use bytestring::ByteString;
 use outpost_actors::shard::{Probe, ShardConfig};
 use outpost_actors::tree::{ChildSpec, Tree, TreeMsg};
 use outpost_cluster::{Cluster, ClusterConfig};
-use outpost_flow::RestartPolicy;
+use outpost_flow::{Class, PaceLimits, RestartPolicy};
 use outpost_hardware::{Boards, Drivers, Hardware};
 use outpost_membership::PeerFrame;
 use outpost_model::NodeId;
@@ -28,6 +28,7 @@ use crate::config::{Config, Durability};
 use crate::gate::ConfigGate;
 use crate::http::HttpServer;
 use crate::listen::tcp;
+use crate::memory;
 use crate::peers::{Links, NodeSink};
 use crate::plane::{Command, PlaneActor, PlaneHandle, PlanePorts, PlaneSpec};
 use crate::shadows::{ShadowActor, ShadowCommand, ShadowHandle, ShadowSpec};
@@ -101,6 +102,7 @@ pub struct Node {
 struct Ports {
     links: Links,
     shadows: ShadowHandle,
+    store: Arc<DiskStore>,
 }
 
 impl PlanePorts for Ports {
@@ -115,6 +117,11 @@ impl PlanePorts for Ports {
     fn peer_failed(&self, peer: NodeId, why: &str) {
         warn!("closing the link to peer {peer}: {why}");
         self.links.close(peer, why);
+    }
+
+    fn charges(&self) -> [(Class, u64); 2] {
+        let (store, shadows) = (self.store.backlog_bytes(), self.shadows.bytes());
+        [(Class::Store, store as u64), (Class::Shadows, shadows as u64)]
     }
 
     fn started(&self) {
@@ -152,7 +159,11 @@ impl Node {
             shard: shard_config(&config, id, store.store_id()),
             store: Arc::clone(&store),
             gate,
-            ports: Arc::new(Ports { links: links.clone(), shadows: shadows.clone() }),
+            ports: Arc::new(Ports {
+                links: links.clone(),
+                shadows: shadows.clone(),
+                store: Arc::clone(&store),
+            }),
             handle: plane.clone(),
             pending_connect_max: config.limits.pending_connect_max,
             mqtt: Arc::new(listener),
@@ -412,6 +423,12 @@ fn shard_config(config: &Config, node: NodeId, store_id: u64) -> ShardConfig {
         out_bytes_max: limits.write_buffer_bytes_max,
         connect_timeout_ms: u64::from(limits.connect_timeout_s) * 1000,
         retained_max: limits.retained_max,
+        memory_bytes_max: limits.memory_bytes_max.map_or_else(memory::budget_bytes, |b| b as u64),
+        pace: PaceLimits {
+            agreed: limits.publish_rate as u64,
+            messages: limits.publish_rate_max as u64,
+            bytes: limits.publish_bytes_rate_max as u64,
+        },
         sys_interval_ms: u64::from(config.node.sys_interval_s) * 1000,
         ..ShardConfig::new(node, store_id)
     }

@@ -142,6 +142,10 @@ impl Backend for NodeBackend {
             let ledger = &shard.ledger;
             let drops = self.plane.drops();
             let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+            let charged: serde_json::Map<_, _> = outpost_flow::Class::ALL
+                .iter()
+                .map(|class| (class.name().to_owned(), shard.memory[*class as usize].into()))
+                .collect();
             let dropped: serde_json::Map<_, _> = outpost_actors::ledger::Drop::ALL
                 .iter()
                 .map(|why| (why.name().to_owned(), ledger.dropped[*why as usize].into()))
@@ -182,6 +186,17 @@ impl Backend for NodeBackend {
                     "owed_total": ledger.owed,
                     "delivered_total": ledger.delivered,
                     "dropped_total": { "by_reason": dropped },
+                },
+                "memory": {
+                    "limit_bytes": shard.memory_limit,
+                    "used_bytes": { "by_class": charged },
+                    "pressure": shard.pressure as u8,
+                    "pressure_changes_total": ledger.pressure_changes,
+                },
+                "pacing": {
+                    "waits_total": ledger.paced,
+                    "in_vain_total": ledger.in_vain,
+                    "demoted_total": ledger.demoted,
                 },
                 "actors": { "channels": shard.channels, "panics_total": ledger.panics },
                 "peers": {

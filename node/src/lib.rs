@@ -18,6 +18,7 @@ pub mod dice;
 pub mod gate;
 pub mod http;
 pub mod listen;
+pub mod memory;
 pub mod peers;
 pub mod plane;
 pub mod shadows;

@@ -8,7 +8,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use outpost_actors::cell::panic_text;
@@ -72,11 +73,19 @@ pub enum ShadowCommand {
     Stop(oneshot::Sender<()>),
 }
 
+/// How often the shadows are weighed. More often: each time all are looked at; less often: the memory budget learns late.
+const WEIGH_EVERY: Duration = Duration::from_secs(5);
+
 /// The way to the hub. Survives its restarts.
 #[derive(Debug, Clone, Default)]
-pub struct ShadowHandle(Arc<Mutex<Option<mpsc::Sender<ShadowCommand>>>>);
+pub struct ShadowHandle(Arc<Mutex<Option<mpsc::Sender<ShadowCommand>>>>, Arc<AtomicUsize>);
 
 impl ShadowHandle {
+    /// What the shadows occupy in memory, roughly, as the hub said last.
+    pub fn bytes(&self) -> usize {
+        self.1.load(Ordering::Relaxed)
+    }
+
     /// Sends if there is room.
     pub fn try_send(&self, command: ShadowCommand) -> bool {
         let sender = self.0.lock().clone();
@@ -201,7 +210,13 @@ fn run_thread(spec: ShadowSpec, ready: oneshot::Sender<()>) -> Result<(), String
     driver.spec.links.close_all("this node's shadow hub has started anew");
     let _ = ready.send(());
     driver.drain();
+    driver.weigh();
+    let mut weighed = Instant::now();
     while let Some(command) = commands.blocking_recv() {
+        if weighed.elapsed() > WEIGH_EVERY {
+            driver.weigh();
+            weighed = Instant::now();
+        }
         if let ShadowCommand::Stop(done) = command {
             let _ = done.send(());
             return Ok(());
@@ -296,6 +311,11 @@ impl Driver {
         self.next_id += 1;
         self.askers.insert(id, asker);
         id
+    }
+
+    /// Tells what the shadows occupy: they are charged to the memory budget.
+    fn weigh(&self) {
+        self.spec.handle.1.store(self.hub.stats().bytes, Ordering::Relaxed);
     }
 
     /// Carries out what the hub wants: writes now, says later.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytestring::ByteString;
+use outpost_flow::Pressure;
 use outpost_mqtt::alias::SentAliases;
 use outpost_mqtt::error::DecodeError;
 use outpost_mqtt::packet::{Connack, Connect, Packet, ReasonCode, Version};
@@ -121,7 +122,10 @@ impl Shard {
                 return self.refuse(conn, ReasonCode::ServerBusy);
             }
             Some(session) => session,
-            None if self.sessions.len() >= self.config.sessions_max => {
+            // Who has a session here may return: it takes messages away.
+            None if self.budget.pressure() >= Pressure::Closed
+                || self.sessions.len() >= self.config.sessions_max =>
+            {
                 return self.refuse(conn, ReasonCode::QuotaExceeded);
             }
             None => self.new_session(&who),

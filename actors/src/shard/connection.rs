@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+use outpost_flow::{Class, Pace, Pressure};
 use outpost_model::QoS;
 use outpost_mqtt::alias::{Alias, SentAliases};
 use outpost_mqtt::codec::{Decoder, encode_within};
@@ -11,6 +12,7 @@ use outpost_mqtt::packet::{Connect, Packet, PacketId, Publish, PublishHead, Reas
 use outpost_mqtt::session::{End, disconnect};
 use outpost_mqtt::window::Delivery;
 
+use super::memory::SHED_DIVISOR;
 use super::traffic::Traffic;
 use super::{CellMsg, ConnId, Event, Shard};
 use crate::ledger::Drop;
@@ -69,6 +71,12 @@ pub(super) struct Connection {
     pub(super) blocked_bytes: usize,
     /// Since when.
     pub(super) blocked_ms: u64,
+    /// Bytes the driver keeps for it, because a packet is half here or it is not read.
+    pub(super) unread: usize,
+    /// What it is charged with in the memory budget.
+    pub(super) charged: u64,
+    /// Made when it is paced for the first time.
+    pub(super) pace: Option<Box<Pace>>,
     pub(super) traffic: Traffic,
     /// Topics this client knows by number; absent when it keeps none.
     pub(super) aliases: Option<Box<SentAliases>>,
@@ -86,8 +94,17 @@ impl Connection {
         written
     }
 
-    fn is_full_of_blocked(&self) -> bool {
-        self.blocked.len() >= BLOCKED_MAX || self.blocked_bytes >= BLOCKED_BYTES_MAX
+    /// `part` is 1, or how much less it may be when memory is short.
+    fn is_full_of_blocked(&self, part: usize) -> bool {
+        self.blocked.len() >= BLOCKED_MAX / part || self.blocked_bytes >= BLOCKED_BYTES_MAX / part
+    }
+
+    pub(super) fn out_len(&self) -> usize {
+        self.out.len()
+    }
+
+    pub(super) fn generation(&self) -> u32 {
+        self.generation
     }
 }
 
@@ -125,6 +142,9 @@ impl Shard {
             blocked: VecDeque::new(),
             blocked_bytes: 0,
             blocked_ms: 0,
+            unread: 0,
+            charged: 0,
+            pace: None,
             traffic,
             aliases: None,
             out: OutBuffer::default(),
@@ -138,11 +158,14 @@ impl Shard {
     /// Bytes from a connection.
     pub fn receive(&mut self, conn: ConnId, input: &[u8], now: outpost_model::Now) -> Received {
         self.now = now;
+        self.weigh();
         let received = self.receive_packets(conn, input);
         self.totals.bytes_received += received.used as u64;
         if let Some(connection) = self.connection_mut(conn) {
+            connection.unread = input.len() - received.used;
             connection.traffic.bytes_received += received.used as u64;
         }
+        self.charge_buffers(conn);
         received
     }
 
@@ -155,12 +178,18 @@ impl Shard {
             let Some(connection) = self.connection_mut(conn) else {
                 return Received { used: input.len(), paused: false };
             };
+            let before = rest.len();
             match connection.decoder.decode(&mut rest) {
                 Ok(Some(packet)) => {
+                    let (bytes, mark) = (before - rest.len(), self.mark());
+                    let is_publish = matches!(packet, Packet::Publish(_));
                     self.count_received(conn, &packet);
                     self.touch(conn);
                     self.packet(conn, packet);
                     self.settle();
+                    if is_publish {
+                        self.pace(conn, bytes as u64, mark);
+                    }
                 }
                 Ok(None) => return Received { used: input.len() - rest.len(), paused: false },
                 Err(error) => {
@@ -201,6 +230,7 @@ impl Shard {
         if !self.retained_due.is_empty() {
             self.settle();
         }
+        self.charge_buffers(conn);
         let limit = self.config.out_bytes_max / 2;
         let Some(connection) = self.connection_mut(conn) else { return };
         let written = connection.take_written();
@@ -245,6 +275,9 @@ impl Shard {
     /// Whether nothing more should be read from a connection for now.
     fn must_pause(&mut self, conn: ConnId, next: &[u8]) -> bool {
         let (busy, limit) = (self.journal.is_busy(), self.config.out_bytes_max);
+        let is_publish = next.first().is_some_and(|b| b >> 4 == PUBLISH_BITS);
+        let paced = is_publish && self.paced_ms(conn) > 0;
+        let part = if self.budget.pressure() >= Pressure::Slow { SHED_DIVISOR } else { 1 };
         let Some(connection) = self.connection_mut(conn) else { return false };
         let waits = match connection.phase {
             Phase::Authenticating => true,
@@ -253,8 +286,10 @@ impl Shard {
         };
         // While a publish waits, what is no publish is taken: acknowledgements may be what makes room.
         let waits = waits
-            || (connection.is_full_of_blocked()
-                && next.first().is_some_and(|b| b >> 4 == PUBLISH_BITS && b & QOS_BITS != 0));
+            || paced
+            || (connection.is_full_of_blocked(part)
+                && is_publish
+                && next.first().is_some_and(|b| b & QOS_BITS != 0));
         connection.paused = busy || waits || connection.out.len() > limit;
         connection.paused
     }
@@ -469,6 +504,8 @@ impl Shard {
         let phase = connection.phase;
         let mut connection = self.connections.remove(conn.index as usize);
         self.count_closed(&mut connection);
+        self.budget.recharge(Class::Buffers, connection.charged, 0);
+        self.pace_wheel.cancel(conn.index);
         self.forget_blocked(phase, connection.blocked);
         self.connection_wheel.cancel(conn.index);
         self.blocked.retain(|blocked| *blocked != conn);

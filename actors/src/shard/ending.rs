@@ -26,6 +26,7 @@ impl Shard {
         self.retained_due.retain(|due| due.session != session);
         let slot = self.sessions.remove(session as usize);
         self.ledger.drop(Drop::SessionEnded, u64::from(slot.queued));
+        self.discharge_queue(&slot);
         let body = self.cells.stop(slot.cell);
         self.clients.remove(&*slot.client_id);
         if slot.full {

@@ -1,6 +1,6 @@
 //! What people may see of a shard: its actors and its figures.
 
-use outpost_flow::Health;
+use outpost_flow::{Class, Health, Pressure};
 
 use super::channel::Owner;
 use super::{Cell, ListenerStats, Shard, Totals};
@@ -61,6 +61,12 @@ pub struct ShardStats {
     pub held_back: usize,
     /// Sessions whose queue is full.
     pub queues_full: u32,
+    /// What is in use of the memory budget, in the order of [`Class::ALL`].
+    pub memory: [u64; Class::ALL.len()],
+    /// The budget; 0 is none.
+    pub memory_limit: u64,
+    /// What is given up to keep it.
+    pub pressure: Pressure,
     /// Message bodies on disk.
     pub bodies: usize,
     /// Messages owed to peers.
@@ -163,6 +169,9 @@ impl Shard {
             queued: self.sessions.iter().map(|(_, s)| u64::from(s.queued)).sum(),
             held_back: self.connections.iter().map(|(_, c)| c.blocked.len()).sum(),
             queues_full: self.full_sessions,
+            memory: Class::ALL.map(|class| self.budget.used(class)),
+            memory_limit: self.budget.limit_bytes(),
+            pressure: self.budget.pressure(),
             bodies: self.journal.bodies(),
             outbox: peers.clone().map(super::peers::Peer::owed).sum(),
             peer_events_in: peers.clone().map(|p| p.events_in).sum(),

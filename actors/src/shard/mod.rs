@@ -8,15 +8,15 @@
 //! The thread that drives it (`node`, or the simulator) hands in bytes, time and what the disk says, calls
 //! [`Shard::end_turn`], and then carries out what [`Shard::poll_event`] asks for.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
 use hashbrown::HashMap;
-use outpost_flow::{RestartPolicy, Wheel};
-use outpost_membership::{Hello, PeerFrame};
+use outpost_flow::{Budget, PaceLimits, RestartPolicy, Wheel};
+use outpost_membership::PeerFrame;
 use outpost_model::{
     Hlc, HlcClock, Message, MessageId, MessageProperties, NodeId, Now, QoS, TopicTable,
 };
@@ -35,8 +35,10 @@ mod channel;
 mod connect;
 mod connection;
 mod ending;
+mod hold;
 mod inspect;
 mod journal;
+mod memory;
 mod peers;
 mod recover;
 mod retained;
@@ -56,6 +58,7 @@ pub use traffic::{ListenerStats, Messages, Totals};
 use bridges::Bridges;
 use channel::{Channel, ChannelEntry, Owner, Recipient, Subscriber};
 use connection::Connection;
+use hold::{Hold, Remains, Ticket};
 use journal::Journal;
 use peers::Peer;
 use retained::Retained;
@@ -68,6 +71,9 @@ pub const NAME_BYTES_MAX: usize = 65_000;
 /// Batches one turn may hand to the store: what a commit sets free may have something to write again. Lower: it waits
 /// for the next turn; higher: one turn can take longer.
 const COMMITS_PER_TURN_MAX: usize = 16;
+
+/// Ticks of the timers that pace publishers. Coarser: they are read in larger clumps; finer: more turns.
+const PACE_TICK_MS: u64 = 10;
 
 /// How a shard behaves. Each limit has a line in `docs/reference/limits.md`.
 #[derive(Debug, Clone)]
@@ -102,6 +108,10 @@ pub struct ShardConfig {
     pub outbox_messages_max: usize,
     /// Milliseconds between two updates of the `$SYS` tree; 0: there is none.
     pub sys_interval_ms: u64,
+    /// Bytes of memory everything together may take; 0 is no limit. See [`outpost_flow::budget`].
+    pub memory_bytes_max: u64,
+    /// How fast each client may publish.
+    pub pace: PaceLimits,
     /// Restart policy of cells.
     pub restart: RestartPolicy,
 }
@@ -125,6 +135,8 @@ impl ShardConfig {
             channels_max: 65_536,
             outbox_messages_max: 1_000_000,
             sys_interval_ms: 0,
+            memory_bytes_max: 0,
+            pace: PaceLimits::default(),
             restart: RestartPolicy::default(),
         }
     }
@@ -234,82 +246,6 @@ enum Fx {
     Enqueue { session: u32, message: Arc<Message>, qos: QoS, retain: bool, ids: Vec<u32> },
 }
 
-/// What waits for the disk.
-#[derive(Debug)]
-enum Hold {
-    /// CONNACK, and with it everything else for this connection.
-    Welcome {
-        session: u32,
-        number: u64,
-        conn: ConnId,
-        connect: Box<Connect>,
-        connack: Box<Connack>,
-    },
-    /// Rows of QoS 2 deliveries: their packet ids are safe to use.
-    Rows {
-        session: u32,
-        number: u64,
-        upto: u64,
-    },
-    /// What is left of a failed session can be read.
-    Revive {
-        session: u32,
-        number: u64,
-    },
-    /// What the hello claims to be durable is.
-    Hello {
-        peer: NodeId,
-        link: u64,
-        hello: Hello,
-    },
-    Packet {
-        session: u32,
-        number: u64,
-        conn: ConnId,
-        packet: Packet,
-    },
-    Settle(Ticket, ReasonCode),
-    Peer(NodeId, PeerFrame),
-    Outbox {
-        peer: NodeId,
-        seq: u64,
-    },
-    Retained {
-        peer: NodeId,
-        feed_seq: u64,
-    },
-    /// Rows of this session's queue below `upto` are visible to reads now.
-    Load {
-        session: u32,
-        number: u64,
-        from: u64,
-        count: usize,
-        upto: u64,
-    },
-    /// The rows of an ended session can be cleared away.
-    Sweep(Remains),
-}
-
-/// What an ended session leaves on disk.
-#[derive(Debug)]
-struct Remains {
-    number: u64,
-    /// Places of QoS 2 deliveries its client may have: nobody else may get them (MQTT-4.8.2-5).
-    sent: BTreeSet<u64>,
-    /// So many rows from the front count as sent too: a process that is no more may have sent them.
-    unsure: usize,
-    /// Its deliveries were counted as dropped when it ended.
-    counted: bool,
-}
-
-/// Who waits to hear that a message is safe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ticket {
-    None,
-    Client { session: u32, number: u64, conn: ConnId, id: PacketId, qos: QoS },
-    Node(u64),
-}
-
 /// Who stands in the topic table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Route {
@@ -335,6 +271,8 @@ pub struct Shard {
     session_wheel: Wheel,
     session_number: u64,
     cell_wheel: Wheel,
+    pace_wheel: Wheel,
+    budget: Budget,
     table: TopicTable<Route>,
     table_epoch: u64,
     channels: HashMap<ByteString, ChannelEntry>,
@@ -392,6 +330,7 @@ impl Shard {
         let lazy = !config.durable;
         let sys = sys::Sys::new(now.mono_ms, config.sys_interval_ms);
         let mut shard = Self {
+            budget: Budget::new(config.memory_bytes_max),
             cells: Cells::new(config.restart.clone()),
             config,
             gate,
@@ -407,6 +346,7 @@ impl Shard {
             session_wheel: Wheel::new(100, now.mono_ms),
             session_number: 0,
             cell_wheel: Wheel::new(50, now.mono_ms),
+            pace_wheel: Wheel::new(PACE_TICK_MS, now.mono_ms),
             table: TopicTable::default(),
             table_epoch: 0,
             channels: HashMap::new(),
@@ -494,6 +434,7 @@ impl Shard {
     pub fn end_turn(&mut self, now: Now) {
         self.now = now;
         self.settle();
+        self.weigh();
         for _ in 0..COMMITS_PER_TURN_MAX {
             let was_busy = self.journal.is_busy();
             let free = self.journal.commit();
@@ -527,8 +468,12 @@ impl Shard {
             self.run_cells(); // a mailbox is not made for the wills of thousands
         }
         self.cell_wheel.poll_expired(now.mono_ms, &mut due);
-        for index in due {
+        for index in due.drain(..) {
             self.cell_timeout(index);
+        }
+        self.pace_wheel.poll_expired(now.mono_ms, &mut due);
+        for index in due {
+            self.pace_timeout(index);
         }
         self.sys_timeout();
         self.settle();
@@ -536,7 +481,7 @@ impl Shard {
 
     /// When [`Shard::tick`] has something to do, milliseconds of the monotonic clock.
     pub fn next_tick_ms(&self) -> Option<u64> {
-        [&self.connection_wheel, &self.session_wheel, &self.cell_wheel]
+        [&self.connection_wheel, &self.session_wheel, &self.cell_wheel, &self.pace_wheel]
             .iter()
             .filter_map(|w| w.poll_timeout())
             .chain(self.sys.due_ms())

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use outpost_flow::Class;
 use outpost_membership::interest::{LocalInterest, PeerInterest};
 use outpost_membership::{Hello, Interest, PeerFrame, RetainedEntry};
 use outpost_model::{Message, NodeId, Now, QoS, TopicFilter, topic};
@@ -272,6 +273,9 @@ impl Shard {
         self.ledger.owed += 1;
         let seq = message.id.seq;
         let hot = peer.outbox.len() < OUTBOX_HOT_MAX;
+        if hot {
+            self.budget.recharge(Class::Peers, 0, message.cost_bytes() as u64);
+        }
         peer.outbox.push_back(Owed {
             seq,
             message: hot.then(|| Arc::clone(&message)),
@@ -329,7 +333,9 @@ impl Shard {
     fn lose_owed(&mut self, id: NodeId, seq: u64) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if let Ok(index) = peer.outbox.binary_search_by_key(&seq, |owed| owed.seq) {
-            peer.outbox.remove(index);
+            let owed = peer.outbox.remove(index);
+            let cost = owed.and_then(|owed| owed.message).map_or(0, |m| m.cost_bytes());
+            self.budget.recharge(Class::Peers, cost as u64, 0);
         }
         self.ledger.drop(Drop::Damaged, 1);
         self.journal.delete(Space::Outbox, outbox_key(id, seq));
@@ -359,9 +365,10 @@ impl Shard {
         let mut done = Vec::new();
         // Never what is not yet durable here: the peer cannot have seen it.
         while let Some(owed) = peer.outbox.pop_front_if(|owed| owed.seq <= seq && owed.durable) {
+            let cost = owed.message.as_ref().map_or(0, |m| m.cost_bytes());
+            self.budget.recharge(Class::Peers, cost as u64, 0);
             if peer.sent > 0 {
                 peer.sent -= 1;
-                let cost = owed.message.as_ref().map_or(0, |m| m.cost_bytes());
                 peer.sent_bytes = peer.sent_bytes.saturating_sub(cost);
             }
             done.push(owed.seq);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use outpost_flow::Pressure;
 use outpost_membership::RetainedEntry;
 use outpost_model::{Hlc, Message, MessageId, TopicFilter};
 use outpost_store::Space;
@@ -180,8 +181,9 @@ impl Shard {
 
     /// Whether another topic may have a retained message.
     pub(super) fn has_retained_room(&self, topic: &str) -> bool {
-        let fits =
-            topic.len() <= super::NAME_BYTES_MAX && self.retained.live < self.config.retained_max;
+        let fits = topic.len() <= super::NAME_BYTES_MAX
+            && self.retained.live < self.config.retained_max
+            && self.budget.pressure() < Pressure::Refuse;
         let old = self.retained.slots.get(topic);
         fits || old.is_some_and(|slot| slot.entry.message.is_some())
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use outpost_flow::Pressure;
 use outpost_model::{Message, MessageId, QoS, topic};
 use outpost_mqtt::packet::{Publish, ReasonCode, Version};
 
@@ -182,6 +183,10 @@ impl Shard {
         if self.config.durable && self.journal.failed().is_some() {
             return Some(ReasonCode::ImplementationSpecificError);
         }
+        let short = self.budget.pressure() >= Pressure::Refuse;
+        if short && recipients.iter().any(|r| self.would_pile_up(r)) {
+            return Some(ReasonCode::QuotaExceeded);
+        }
         let anyone_full = self.full_sessions > 0 || self.full_peers > 0;
         (anyone_full && recipients.iter().any(|r| self.is_full(r)))
             .then_some(ReasonCode::QuotaExceeded)
@@ -211,6 +216,7 @@ impl Shard {
                 self.route_from_client(session, *publish, true);
                 let waits_again = self.blocked.last() == Some(&conn);
                 self.settle();
+                self.charge_buffers(conn);
                 if waits_again {
                     break;
                 }

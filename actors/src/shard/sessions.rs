@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytestring::ByteString;
+use outpost_flow::Pressure;
 use outpost_model::{Message, MessageId, NodeId, QoS};
 use outpost_mqtt::packet::{Packet, PacketId, Publish, Will};
 use outpost_mqtt::session::{End, Session};
@@ -11,6 +12,7 @@ use outpost_store::Space;
 
 use super::bridges::Kind;
 use super::channel::Owner;
+use super::memory::SHED_DIVISOR;
 use super::subscriptions::Subscriptions;
 use super::{Cell, CellMsg, ConnId, Hold, LogLevel, Shard, Ticket};
 use crate::cell::CellId;
@@ -36,6 +38,8 @@ pub(super) struct SessionSlot {
     pub(super) queued: u32,
     pub(super) queued_bytes: u64,
     pub(super) full: bool,
+    /// What its queue is charged with in the memory budget.
+    pub(super) charged: u64,
     /// Packets to its client that wait for the disk; later ones must not overtake them.
     pub(super) held: u32,
     pub(super) subscriptions: Subscriptions,
@@ -89,6 +93,7 @@ impl Shard {
             queued: 0,
             queued_bytes: 0,
             full: false,
+            charged: 0,
             held: 0,
             subscriptions: Subscriptions::default(),
             will: None,
@@ -164,9 +169,13 @@ impl Shard {
             Delivery { place: 0, message, qos, retain, subscription_ids: ids, share };
         if qos == QoS::AtMostOnce {
             let open = conn.filter(|conn| self.connection(*conn).is_some_and(|c| c.welcomed));
+            let short = self.budget.pressure() >= Pressure::Shed;
             return match open {
                 None => self.ledger.drop(Drop::Offline, 1),
                 Some(conn) if self.out_len(conn) > limit => self.ledger.drop(Drop::SlowClient, 1),
+                Some(conn) if short && self.out_len(conn) > limit / SHED_DIVISOR => {
+                    self.ledger.drop(Drop::Memory, 1);
+                }
                 Some(_) => self.send(cell, CellMsg::Deliver(delivery, false)),
             };
         }
@@ -186,6 +195,7 @@ impl Shard {
             );
             self.log(LogLevel::Warn, text);
         }
+        self.charge_queue(session);
         let durable = self.sessions[session as usize].durable;
         if durable {
             self.write_delivery(session, &delivery, false);
@@ -253,6 +263,7 @@ impl Shard {
             self.full_sessions -= 1;
             self.retry_blocked = true;
         }
+        self.charge_queue(session);
         let slot = &self.sessions[session as usize];
         if slot.durable {
             let key = queue_key(slot.number, place);

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytestring::ByteString;
+use outpost_flow::Pressure;
 use outpost_model::{Message, QoS, TopicFilter};
 use outpost_mqtt::packet::{ReasonCode, RetainHandling, Subscribe, SubscribeOptions, Unsubscribe};
 use outpost_store::Space;
@@ -95,7 +96,8 @@ impl Shard {
             return Err(ReasonCode::NotAuthorized);
         }
         let is_new = slot.subscriptions.get(filter.as_str()).is_none();
-        if is_new && slot.subscriptions.len() >= self.config.subscriptions_max {
+        let closed = self.budget.pressure() >= Pressure::Closed;
+        if is_new && (closed || slot.subscriptions.len() >= self.config.subscriptions_max) {
             return Err(ReasonCode::QuotaExceeded);
         }
         if is_new {
@@ -328,6 +330,12 @@ impl Shard {
         let Some(group) = self.groups.get(&id) else { return false };
         let full = |m: &Member| self.sessions.get(m.session as usize).is_none_or(|s| s.full);
         !group.members.is_empty() && group.members.iter().all(full)
+    }
+
+    /// Whether what comes for the group would wait in memory, whoever gets it.
+    pub(super) fn is_group_behind(&self, id: u32) -> bool {
+        let Some(group) = self.groups.get(&id) else { return false };
+        !group.members.is_empty() && group.members.iter().all(|m| self.is_behind(m.session))
     }
 
     /// A message for one member of a group. `again` when the session it had been given to ended.

@@ -4,6 +4,7 @@
 mod acknowledgements;
 mod bridges;
 mod failures;
+mod memory;
 mod peers;
 mod protocol;
 mod queues;

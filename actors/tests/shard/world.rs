@@ -39,6 +39,8 @@ struct Wire {
     packets: VecDeque<Packet>,
     unsent: Vec<u8>,
     open: bool,
+    /// It reads nothing: what is for it stays in its out buffer.
+    deaf: bool,
 }
 
 /// Everything there is.
@@ -228,6 +230,7 @@ impl World {
             packets: VecDeque::new(),
             unsent: Vec::new(),
             open: true,
+            deaf: false,
         });
         let client = Client(self.wires.len() - 1);
         self.send(client, Packet::Connect(Box::new(connect)));
@@ -302,6 +305,25 @@ impl World {
             self.nodes[wire.node].shard.connection_lost(wire.conn, self.now);
         }
         self.pump();
+    }
+
+    /// The client reads nothing from now on.
+    pub fn stop_reading(&mut self, client: Client) {
+        self.wires[client.0].deaf = true;
+    }
+
+    /// It reads what waits, and goes on reading.
+    pub fn read_on(&mut self, client: Client) {
+        let wire = &mut self.wires[client.0];
+        wire.deaf = false;
+        let (node, conn) = (wire.node, wire.conn);
+        self.flush(node, conn);
+        self.pump();
+    }
+
+    /// Bytes the client has sent that the node has not taken.
+    pub fn unsent(&self, client: Client) -> usize {
+        self.wires[client.0].unsent.len()
     }
 
     pub fn is_open(&self, client: Client) -> bool {
@@ -499,6 +521,9 @@ impl World {
             return;
         };
         let shard = &mut self.nodes[node].shard;
+        if wire.deaf {
+            return shard.written(conn); // the socket takes nothing
+        }
         let Some(out) = shard.out_buffer(conn) else { return };
         wire.received.extend(out.take());
         shard.written(conn);

@@ -163,6 +163,19 @@ section! {
         /// Bytes accepted and not yet on disk before publishers are slowed down. Too few stalls on every sync; too many is
         /// memory lost to a slow card.
         pub store_backlog_bytes_max: usize = 32 << 20, if Range(1 << 20, 4 << 30);
+        /// Bytes of memory that sessions, queues, buffers, retained messages, shadows and the store's backlog may take
+        /// together. Left out: a quarter of what the process may have (its control group's limit, else the machine's).
+        /// Too few slows publishers down and refuses messages that would have fitted; too many and the system kills the
+        /// process. From 70 % on something is given up, see the guide on overload.
+        pub memory_bytes_max: Option<usize> = None, if Range(1 << 20, 1 << 44);
+        /// Messages a second agreed with each client; 0 is none. Who sends more than 1.2 times as many for 3 s is read with
+        /// low priority until it keeps to them for as long. Too few punishes ordinary bursts that last.
+        pub publish_rate: usize = 0, if Range(0, 10_000_000);
+        /// Most messages a second taken from each client; 0 is no limit. Who sends more is read more slowly and TCP tells it;
+        /// nothing is dropped. Too few holds honest devices back; too many lets one client take the node for itself.
+        pub publish_rate_max: usize = 0, if Range(0, 10_000_000);
+        /// The same in bytes of packets a second.
+        pub publish_bytes_rate_max: usize = 0, if Range(0, 1 << 40);
         /// Most shadows on this node. Full: an update that would create one is rejected with 429.
         pub shadows_max: usize = 100_000, if Range(1, 10_000_000);
         /// Largest shadow document in bytes (AWS: 8 KiB by default). Larger ones are rejected with 413.

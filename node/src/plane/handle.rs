@@ -7,6 +7,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use outpost_actors::ports::Admission;
 use outpost_actors::shard::{ActorInfo, ConnId, LocalPublish, ShardStats};
+use outpost_flow::Class;
 use outpost_membership::PeerFrame;
 use outpost_model::{Message, NodeId, TopicFilter};
 use outpost_mqtt::packet::ReasonCode;
@@ -54,6 +55,8 @@ pub trait PlanePorts: Send + Sync + 'static {
     fn peer(&self, peer: NodeId, frame: PeerFrame) -> bool;
     /// A shadow request; `false` when there is no room for it.
     fn shadow(&self, topic: ByteString, payload: Bytes, job: u64) -> bool;
+    /// What others use of the memory budget now.
+    fn charges(&self) -> [(Class, u64); 2];
     /// The data thread serves, for the first time or again.
     fn started(&self);
     /// A peer broke the protocol: `why`.

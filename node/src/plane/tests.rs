@@ -8,6 +8,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use outpost_actors::ports::{OpenGate, Origin};
 use outpost_actors::shard::{Shard, ShardConfig};
+use outpost_flow::Class;
 use outpost_membership::PeerFrame;
 use outpost_model::NodeId;
 use outpost_store::MemoryStore;
@@ -47,6 +48,10 @@ impl PlanePorts for Ports {
     fn shadow(&self, _: ByteString, _: Bytes, job: u64) -> bool {
         self.0.lock().push(job);
         true
+    }
+
+    fn charges(&self) -> [(Class, u64); 2] {
+        [(Class::Store, 0), (Class::Shadows, 0)]
     }
 
     fn started(&self) {}

@@ -44,6 +44,10 @@ const PASSWORD_CHECKS_MAX: usize = 4;
 /// wait; shorter: the last of a fleet have to come again.
 const PASSWORD_WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// How often the shard learns what others use of the memory budget. More often: locks that the store's thread wants as
+/// well; less often: their backlog is noticed late.
+const CHARGE_EVERY_MS: u64 = 50;
+
 /// Refused connections are told of in the log at most this often. Shorter: strangers fill the log; longer: a limit that
 /// is too low is noticed late.
 const REFUSAL_SILENCE_MS: u64 = 10_000;
@@ -67,6 +71,8 @@ pub struct Plane {
     /// Connections refused since the log was told, and when that was.
     refused: Cell<(u64, Option<u64>)>,
     checks: Arc<Semaphore>,
+    /// When the shard was last told what others use of the memory budget.
+    charged_ms: Cell<u64>,
     synced: Cell<Lsn>,
     jobs: RefCell<HashMap<u64, oneshot::Sender<ReasonCode>>>,
     next_job: Cell<u64>,
@@ -104,6 +110,7 @@ impl Plane {
             pending_connect_max,
             refused: Cell::default(),
             checks: Arc::new(Semaphore::new(PASSWORD_CHECKS_MAX)),
+            charged_ms: Cell::new(0),
             synced: Cell::new(Lsn(0)),
             jobs: RefCell::default(),
             next_job: Cell::new(1),
@@ -255,6 +262,12 @@ impl Plane {
         let synced = self.handle.synced();
         {
             let mut shard = self.shard.borrow_mut();
+            if now.mono_ms >= self.charged_ms.get() + CHARGE_EVERY_MS {
+                self.charged_ms.set(now.mono_ms);
+                for (class, bytes) in self.ports.charges() {
+                    shard.charge_outside(class, bytes);
+                }
+            }
             if synced > self.synced.replace(synced) {
                 shard.synced(synced, now);
             }
