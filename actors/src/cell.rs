@@ -202,6 +202,13 @@ impl<B, M, O> Cells<B, M, O> {
         self.slot(id)?.body.as_ref()
     }
 
+    /// The body between two turns, for what people ask of it.
+    pub fn body_mut(&mut self, id: CellId) -> Option<&mut B> {
+        let slot =
+            self.slots.get_mut(id.index as usize).filter(|s| s.generation == id.generation)?;
+        slot.body.as_mut()
+    }
+
     /// Health, restarts, and messages waiting, for `outpost actors`.
     pub fn inspect(&self, id: CellId) -> Option<(Health, u64, u16)> {
         let slot = self.slot(id)?;

@@ -32,11 +32,13 @@ pub enum Drop {
     Looped,
     /// QoS 0, the client is behind, and the node is short of memory.
     Memory,
+    /// An administrator took it out of its receiver's queue.
+    Drained,
 }
 
 impl Drop {
     /// All reasons, in the order of the counters.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Expired,
         Self::Refused,
         Self::SlowClient,
@@ -51,6 +53,7 @@ impl Drop {
         Self::SlowDevice,
         Self::Looped,
         Self::Memory,
+        Self::Drained,
     ];
 
     /// The value of the metric's `reason` label.
@@ -70,6 +73,7 @@ impl Drop {
             Self::SlowDevice => "slow_device",
             Self::Looped => "looped",
             Self::Memory => "memory",
+            Self::Drained => "drained",
         }
     }
 }

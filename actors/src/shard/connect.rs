@@ -24,21 +24,33 @@ impl Shard {
         connection.aliases =
             SentAliases::new(connect.topic_alias_max.unwrap_or(0).min(alias_max)).map(Box::new);
         if connect.auth_method.is_some() {
-            return self.refuse(conn, ReasonCode::BadAuthenticationMethod);
+            return self.refuse_client(
+                conn,
+                connect.client_id,
+                ReasonCode::BadAuthenticationMethod,
+            );
         }
         if connect.client_id.is_empty() {
             // MQTT-3.1.3-8 of 3.1.1; in 3.1 an id has at least one character (§3.1).
             let may_choose = connect.version == Version::V5
                 || (connect.version == Version::V4 && connect.clean_start);
             if !may_choose {
-                return self.refuse(conn, ReasonCode::ClientIdentifierNotValid);
+                return self.refuse_client(
+                    conn,
+                    connect.client_id,
+                    ReasonCode::ClientIdentifierNotValid,
+                );
             }
             connect.client_id = self.new_client_id();
             if let Some(connection) = self.connection_mut(conn) {
                 connection.assigned = true;
             }
         } else if connect.client_id.len() > super::NAME_BYTES_MAX {
-            return self.refuse(conn, ReasonCode::ClientIdentifierNotValid);
+            return self.refuse_client(
+                conn,
+                connect.client_id,
+                ReasonCode::ClientIdentifierNotValid,
+            );
         } else {
             // Copied: the id must not keep the packet it came in alive.
             connect.client_id = ByteString::from(connect.client_id.to_string());
@@ -72,11 +84,14 @@ impl Shard {
             return;
         }
         let Some(connect) = connection.connect.take() else { return };
+        let client_id = connect.client_id.clone();
         match admission {
             Admission::Admit(user) => self.enter(conn, connect, user),
-            Admission::BadCredentials => self.refuse(conn, ReasonCode::BadUserNameOrPassword),
+            Admission::BadCredentials => {
+                self.refuse_client(conn, client_id, ReasonCode::BadUserNameOrPassword)
+            }
             Admission::NotAuthorized | Admission::Slow => {
-                self.refuse(conn, ReasonCode::NotAuthorized)
+                self.refuse_client(conn, client_id, ReasonCode::NotAuthorized)
             }
         }
     }
@@ -87,16 +102,16 @@ impl Shard {
         if let Some(will) = &connect.will
             && !self.may_publish(&who, &will.topic)
         {
-            return self.refuse(conn, ReasonCode::NotAuthorized);
+            return self.refuse_client(conn, who.client_id, ReasonCode::NotAuthorized);
         }
         let mut existing = self.clients.get(&*who.client_id).copied();
         if let Some(session) = existing {
             let slot = &self.sessions[session as usize];
             if slot.user != who.user {
                 let remote = self.connection(conn).map(|c| c.origin.remote);
-                let client_id = who.client_id;
+                let client_id = &who.client_id;
                 self.log(LogLevel::Warn, format!("{remote:?} asked for the session of client {client_id:?}, which belongs to another user; refused"));
-                return self.refuse(conn, ReasonCode::NotAuthorized);
+                return self.refuse_client(conn, who.client_id, ReasonCode::NotAuthorized);
             }
             if let Some(old) = slot.conn {
                 self.close(
@@ -115,18 +130,18 @@ impl Shard {
             existing = None;
         }
         if self.journal.failed().is_some() && (wait || existing.is_some() || asks_s(&connect) > 0) {
-            return self.refuse(conn, ReasonCode::ServerUnavailable);
+            return self.refuse_client(conn, who.client_id, ReasonCode::ServerUnavailable);
         }
         let session = match existing {
             Some(session) if self.is_session_down(session) => {
-                return self.refuse(conn, ReasonCode::ServerBusy);
+                return self.refuse_client(conn, who.client_id, ReasonCode::ServerBusy);
             }
             Some(session) => session,
             // Who has a session here may return: it takes messages away.
             None if self.budget.pressure() >= Pressure::Closed
                 || self.sessions.len() >= self.config.sessions_max =>
             {
-                return self.refuse(conn, ReasonCode::QuotaExceeded);
+                return self.refuse_client(conn, who.client_id, ReasonCode::QuotaExceeded);
             }
             None => self.new_session(&who),
         };
@@ -197,6 +212,12 @@ impl Shard {
         self.connection_wheel.cancel(conn.index);
         self.touch(conn);
         self.send(cell, CellMsg::Connect(connect, connack));
+    }
+
+    /// The same for a client that has said its id: people may ask why.
+    fn refuse_client(&mut self, conn: ConnId, client_id: ByteString, reason: ReasonCode) {
+        self.note_connect_refused(conn, client_id, reason);
+        self.refuse(conn, reason);
     }
 
     /// CONNACK with a refusal, then the end.

@@ -14,7 +14,7 @@ use outpost_mqtt::window::Delivery;
 
 use super::memory::SHED_DIVISOR;
 use super::traffic::Traffic;
-use super::{CellMsg, ConnId, Event, Shard};
+use super::{CellMsg, ConnId, Event, Shard, decisions};
 use crate::ledger::Drop;
 use crate::out_buffer::OutBuffer;
 use crate::ports::Origin;
@@ -402,7 +402,7 @@ impl Shard {
         let conn = self.sessions.get(session as usize).and_then(|s| s.conn);
         let Some(connection) = conn.and_then(|conn| self.connection_mut(conn)) else {
             if id.is_none() {
-                self.ledger.drop(Drop::Offline, 1);
+                self.drop_for(session, Drop::Offline, 1, &delivery.message.topic);
             }
             return;
         };
@@ -442,7 +442,7 @@ impl Shard {
         }
         match (id, fits) {
             (None, true) => self.ledger.delivered += 1,
-            (None, false) => self.ledger.drop(Drop::TooLarge, 1),
+            (None, false) => self.drop_for(session, Drop::TooLarge, 1, &message.topic),
             (Some(_), true) => {}
             // To be treated as if it had been sent and acknowledged (MQTT-3.1.2-25).
             (Some(id), false) => self.skip_too_large(session, id, delivery.qos),
@@ -476,8 +476,12 @@ impl Shard {
             return;
         }
         let is_open = matches!(connection.phase, Phase::Open(_)) && connection.welcomed;
+        let phase = connection.phase;
         if is_open && connection.version == Version::V5 && reason != ReasonCode::Success {
             self.send_packet(conn, &disconnect(reason, text));
+        }
+        if let Phase::Open(session) = phase {
+            self.note_disconnected(session, decisions::name(reason), text);
         }
         self.end(conn);
     }
@@ -510,6 +514,7 @@ impl Shard {
         self.connection_wheel.cancel(conn.index);
         self.blocked.retain(|blocked| *blocked != conn);
         if let Phase::Open(session) = phase {
+            self.note_disconnected(session, "ConnectionLost".into(), "without a DISCONNECT");
             self.session_left(session, conn);
         }
     }

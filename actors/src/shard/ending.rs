@@ -27,6 +27,9 @@ impl Shard {
         let slot = self.sessions.remove(session as usize);
         self.ledger.drop(Drop::SessionEnded, u64::from(slot.queued));
         self.discharge_queue(&slot);
+        if slot.queued > 0 {
+            self.note_session_ended(&slot);
+        }
         let body = self.cells.stop(slot.cell);
         self.clients.remove(&*slot.client_id);
         if slot.full {

@@ -32,16 +32,20 @@ use crate::ports::{Credentials, Gate, Origin};
 
 mod bridges;
 mod channel;
+mod clients;
 mod connect;
 mod connection;
+mod decisions;
 mod ending;
 mod hold;
 mod inspect;
 mod journal;
 mod memory;
 mod peers;
+mod queue;
 mod recover;
 mod retained;
+mod retained_list;
 mod route;
 mod run;
 mod sessions;
@@ -51,8 +55,15 @@ mod sys;
 mod traffic;
 
 pub use bridges::SessionView;
+pub use clients::{
+    CLIENTS_PAGE_MAX, ClientDetail, ClientFilter, ClientInfo, ClientPage, DECISIONS_SHOWN_MAX,
+    Kicked, LinkInfo, SUBSCRIPTIONS_SHOWN_MAX, SubscriptionInfo,
+};
 pub use connection::Received;
+pub use decisions::{DECISIONS_MAX, Decision, DecisionKind};
 pub use inspect::{ActorInfo, ShardStats};
+pub use queue::{DRAIN_AT_ONCE_MAX, Drained, QUEUE_PAGE_MAX, QueueInfo, QueuePage, QueuedMessage};
+pub use retained_list::{RETAINED_PAGE_MAX, RetainedInfo, RetainedPage};
 pub use traffic::{ListenerStats, Messages, Totals};
 
 use bridges::Bridges;
@@ -305,6 +316,7 @@ pub struct Shard {
     totals: Totals,
     listeners: Vec<ListenerStats>,
     sys: sys::Sys,
+    decisions: decisions::Decisions,
 }
 
 impl fmt::Debug for Shard {
@@ -377,6 +389,7 @@ impl Shard {
             totals: Totals::default(),
             listeners: Vec::new(),
             sys,
+            decisions: decisions::Decisions::default(),
         };
         shard.recover()?;
         Ok(shard)

@@ -69,6 +69,14 @@ impl Retained {
         (found, None)
     }
 
+    /// Everything that is known of topics in a range, tombstones included.
+    pub(super) fn entries<'a>(
+        &'a self,
+        topics: (Bound<&str>, Bound<&str>),
+    ) -> impl Iterator<Item = &'a RetainedEntry> + use<'a> {
+        self.slots.range::<str, _>(topics).map(|(_, slot)| &slot.entry)
+    }
+
     /// How many topics have a retained message.
     pub(super) fn len(&self) -> usize {
         self.live

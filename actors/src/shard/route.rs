@@ -38,6 +38,7 @@ impl Shard {
         };
         if !self.may_publish(&slot.identity(), &publish.topic) {
             self.ledger.drop_unqueued(Drop::Denied, 1);
+            self.note_publish_refused(session, &publish.topic, ReasonCode::NotAuthorized);
             return self.answer(ticket, ReasonCode::NotAuthorized);
         }
         if let Err(topic::TopicError::WildcardInName | topic::TopicError::Empty) =
@@ -75,8 +76,9 @@ impl Shard {
                     self.blocked.push(conn);
                 }
             }
-            Err((_, reason)) => {
+            Err((publish, reason)) => {
                 self.ledger.refused += 1;
+                self.note_publish_refused(session, &publish.topic, reason);
                 self.answer(ticket, reason);
             }
         }

@@ -6,6 +6,7 @@ use outpost_flow::Verdict;
 use outpost_model::{MessageId, NodeId, QoS};
 use outpost_mqtt::packet::{Packet, ReasonCode};
 use outpost_mqtt::session::{Effect, End};
+use outpost_mqtt::window::Delivery;
 
 use super::channel::{Channel, Owner, Subscriber};
 use super::{Cell, CellMsg, Event, Fx, LogLevel, Shard, Ticket};
@@ -339,12 +340,13 @@ impl Shard {
         }
     }
 
-    pub(super) fn delivery_ended(&mut self, end: End) {
+    pub(super) fn delivery_ended(&mut self, session: u32, delivery: &Delivery, end: End) {
+        let topic = &delivery.message.topic;
         match end {
             End::Delivered => self.ledger.delivered += 1,
-            End::Expired => self.ledger.drop(Drop::Expired, 1),
-            End::Refused => self.ledger.drop(Drop::Refused, 1),
-            End::TooLarge => self.ledger.drop(Drop::TooLarge, 1),
+            End::Expired => self.drop_for(session, Drop::Expired, 1, topic),
+            End::Refused => self.drop_for(session, Drop::Refused, 1, topic),
+            End::TooLarge => self.drop_for(session, Drop::TooLarge, 1, topic),
         }
     }
 

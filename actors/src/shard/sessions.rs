@@ -12,6 +12,7 @@ use outpost_store::Space;
 
 use super::bridges::Kind;
 use super::channel::Owner;
+use super::decisions::SessionDrops;
 use super::memory::SHED_DIVISOR;
 use super::subscriptions::Subscriptions;
 use super::{Cell, CellMsg, ConnId, Hold, LogLevel, Shard, Ticket};
@@ -50,6 +51,8 @@ pub(super) struct SessionSlot {
     pub(super) loading: Option<u64>,
     /// Places below this were there when the node started and may have been sent before.
     pub(super) recovered_below: u64,
+    /// What was dropped for it.
+    pub(super) drops: Option<Box<SessionDrops>>,
 }
 
 impl SessionSlot {
@@ -101,6 +104,7 @@ impl Shard {
             expires_ms: None,
             loading: None,
             recovered_below: 0,
+            drops: None,
         });
         self.clients.insert(who.client_id.clone(), session);
         session
@@ -163,7 +167,7 @@ impl Shard {
         if !self.cells.has_room(cell) {
             // Before it has a place: its publisher hears that it is not safe.
             self.crashed_messages.push(message.id);
-            return self.ledger.drop(Drop::Crashed, 1);
+            return self.drop_for(session, Drop::Crashed, 1, &message.topic);
         }
         let mut delivery =
             Delivery { place: 0, message, qos, retain, subscription_ids: ids, share };
@@ -171,10 +175,12 @@ impl Shard {
             let open = conn.filter(|conn| self.connection(*conn).is_some_and(|c| c.welcomed));
             let short = self.budget.pressure() >= Pressure::Shed;
             return match open {
-                None => self.ledger.drop(Drop::Offline, 1),
-                Some(conn) if self.out_len(conn) > limit => self.ledger.drop(Drop::SlowClient, 1),
+                None => self.drop_for(session, Drop::Offline, 1, &delivery.message.topic),
+                Some(conn) if self.out_len(conn) > limit => {
+                    self.drop_for(session, Drop::SlowClient, 1, &delivery.message.topic)
+                }
                 Some(conn) if short && self.out_len(conn) > limit / SHED_DIVISOR => {
-                    self.ledger.drop(Drop::Memory, 1);
+                    self.drop_for(session, Drop::Memory, 1, &delivery.message.topic);
                 }
                 Some(_) => self.send(cell, CellMsg::Deliver(delivery, false)),
             };
@@ -243,12 +249,18 @@ impl Shard {
 
     /// A delivery is done: its row and, after the last receiver, its body go. Lazily: a crash before means a duplicate.
     pub(super) fn delivery_done(&mut self, session: u32, delivery: &Delivery, end: End) {
-        self.delivery_ended(end);
+        self.delivery_ended(session, delivery, end);
         let cost_bytes = delivery.message.cost_bytes() as u64;
         self.forget_delivery(session, delivery.place, delivery.message.id, cost_bytes);
     }
 
-    fn forget_delivery(&mut self, session: u32, place: u64, message: MessageId, cost_bytes: u64) {
+    pub(super) fn forget_delivery(
+        &mut self,
+        session: u32,
+        place: u64,
+        message: MessageId,
+        cost_bytes: u64,
+    ) {
         let (messages_max, bytes_max) =
             (self.config.queue_messages_max, self.config.queue_bytes_max);
         let Some(slot) = self.sessions.get_mut(session as usize) else { return };
@@ -374,6 +386,7 @@ impl Shard {
         if !will && let Some(slot) = self.sessions.get_mut(session as usize) {
             slot.will = None;
         }
+        self.note_disconnected(session, "Success".into(), "the client said DISCONNECT");
         self.end(conn);
     }
 

@@ -60,7 +60,10 @@ impl Shard {
                         }
                         granted(options.qos)
                     }
-                    Err(reason) => reason,
+                    Err(reason) => {
+                        self.note_subscribe_refused(session, &filter, reason);
+                        reason
+                    }
                 },
             );
         }

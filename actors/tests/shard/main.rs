@@ -3,6 +3,7 @@
 
 mod acknowledgements;
 mod bridges;
+mod clients;
 mod failures;
 mod memory;
 mod peers;

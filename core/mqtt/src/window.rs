@@ -255,6 +255,49 @@ impl Outbound {
         matches!(self.find(id)?.state, State::Released(_)).then(|| self.finish(id))?
     }
 
+    /// Deliveries in memory, in order; `true` for those sent and not done.
+    pub fn iter(&self) -> impl Iterator<Item = (&Delivery, bool)> {
+        let open = self.slots.iter().filter(|slot| slot.state != State::Done);
+        open.map(|slot| {
+            let waits = matches!(slot.state, State::Written | State::Queued(_));
+            (&slot.delivery, !waits)
+        })
+    }
+
+    /// Places that stand on disk only.
+    pub fn cold(&self) -> Range<u64> {
+        self.cold.clone()
+    }
+
+    /// Places below `next` on disk are no longer owed.
+    pub fn skip_cold(&mut self, next: u64) {
+        self.cold.start = next.clamp(self.cold.start, self.cold.end);
+        if self.cold.is_empty() {
+            self.cold = 0..0;
+        }
+    }
+
+    /// Takes out at most `limit` deliveries in memory with places below `upto`. A QoS 2 delivery that may have been sent
+    /// stays: its packet id belongs to both sides until the exchange is over.
+    pub fn give_up(&mut self, upto: u64, limit: usize) -> Vec<Delivery> {
+        let mut gone = Vec::new();
+        for slot in &mut self.slots {
+            if slot.delivery.place >= upto || gone.len() == limit {
+                break;
+            }
+            let sent = matches!(slot.state, State::Sent | State::Released(_) | State::Queued(true));
+            if slot.state == State::Done || (sent && slot.delivery.qos == QoS::ExactlyOnce) {
+                continue;
+            }
+            self.in_flight -= usize::from(slot.state == State::Sent);
+            slot.state = State::Done;
+            gone.push(slot.delivery.clone());
+        }
+        self.slots.retain(|slot| slot.state != State::Done);
+        self.cursor = 0;
+        gone
+    }
+
     /// Deliveries in memory: queued and in flight.
     pub fn len_hot(&self) -> usize {
         self.slots.len()
