@@ -3,6 +3,7 @@
 mod support;
 
 mod actors;
+mod admin;
 mod clients;
 mod cluster;
 mod conformance;

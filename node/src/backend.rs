@@ -17,8 +17,8 @@ use ractor::ActorRef;
 use serde_json::json;
 
 use crate::http::{
-    ActorInfo, Backend, BoxFuture, Health, LedgerPage, PublishError, PublishRequest, ShadowKey,
-    ShadowReply, ShadowRequest, ShadowVerb,
+    ActorInfo, AdminError, AdminRequest, Backend, BoxFuture, Health, LedgerPage, PublishError,
+    PublishRequest, ShadowKey, ShadowReply, ShadowRequest, ShadowVerb,
 };
 use crate::peers::Links;
 use crate::plane::{Command, PlaneHandle};
@@ -229,6 +229,10 @@ impl Backend for NodeBackend {
             let stats = self.plane.ask(Command::Stats).await.ok();
             stats.as_ref().map(LedgerPage::new)
         })
+    }
+
+    fn admin(&self, request: AdminRequest) -> BoxFuture<'_, Result<serde_json::Value, AdminError>> {
+        Box::pin(self.administer(request))
     }
 
     fn health(&self) -> Health {

@@ -9,6 +9,7 @@
 //!                         └─ http (its own thread)
 //! ```
 
+mod admin;
 pub mod backend;
 pub mod bus;
 pub mod cli;

@@ -8,7 +8,7 @@ use outpost_store::Space;
 use serde::Serialize;
 
 use super::sessions::{place_of, queue_key};
-use super::{Cell, Hold, Shard, Ticket};
+use super::{Cell, Event, Hold, Shard, Ticket};
 use crate::ledger::Drop;
 
 /// Messages in one page of a queue.
@@ -135,15 +135,9 @@ impl Shard {
     }
 
     /// Gives up deliveries with places below `upto` (all there are now, when it is 0), some at a time. What its client may
-    /// have begun to receive with QoS 2 stays: the two would no longer agree on its packet id. `job` is told by
-    /// [`super::Event::Published`] once they are off the disk. `None` when the client has no session or its cell is down.
-    pub fn queue_drain(
-        &mut self,
-        client_id: &str,
-        upto: u64,
-        job: u64,
-        now: Now,
-    ) -> Option<Drained> {
+    /// have begun to receive with QoS 2 stays: the two would no longer agree on its packet id. Off the
+    /// disk they are once what follows [`Shard::when_durable`] says so. `None` when the client has no session or its cell is down.
+    pub fn queue_drain(&mut self, client_id: &str, upto: u64, now: Now) -> Option<Drained> {
         self.now = now;
         let session = *self.clients.get(client_id)?;
         let slot = self.sessions.get(session as usize)?;
@@ -181,9 +175,17 @@ impl Shard {
             let cost_bytes = delivery.message.cost_bytes() as u64;
             self.forget_delivery(session, delivery.place, delivery.message.id, cost_bytes);
         }
-        self.journal.hold(Hold::Settle(Ticket::Node(job), ReasonCode::Success));
         self.settle();
         Some(Drained { drained, again_upto: again.then_some(upto) })
+    }
+
+    /// An [`Event::Published`] with this job number tells when everything done so far is durable.
+    pub fn when_durable(&mut self, job: u64) {
+        if self.journal.failed().is_some() {
+            self.events.push_back(Event::Published(job, ReasonCode::ServerUnavailable));
+        } else {
+            self.journal.hold(Hold::Settle(Ticket::Node(job), ReasonCode::Success));
+        }
     }
 
     /// Rows of deliveries on disk with places from `from` to `end`, in order. What is not synced is not among them.

@@ -42,6 +42,12 @@ pub struct RetainedPage {
 }
 
 impl Shard {
+    /// Whether a topic has a retained message.
+    pub fn has_retained(&self, topic: &str) -> bool {
+        let range = (Bound::Included(topic), Bound::Included(topic));
+        self.retained.entries(range).any(|entry| entry.message.is_some())
+    }
+
     /// At most `limit` retained messages whose topic matches and comes after `after`.
     pub fn retained_page(
         &self,

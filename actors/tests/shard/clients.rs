@@ -133,7 +133,8 @@ fn what_is_drained_is_in_the_ledger_stays_gone_after_a_crash_and_the_rest_arrive
     loop {
         rounds += 1;
         let now = world.now();
-        let done = world.shard_mut(0).queue_drain("away", upto, 7, now).expect("a session");
+        let done = world.shard_mut(0).queue_drain("away", upto, now).expect("a session");
+        world.shard_mut(0).when_durable(7);
         world.shard_mut(0).end_turn(now);
         assert!(!published(&mut world), "not before it is off the disk");
         let store_has = world.store(0).waiting();
@@ -168,7 +169,7 @@ fn what_a_client_has_begun_to_receive_with_qos_2_is_not_taken_back() {
     world.publish(boss, publish("job", "acked never", 1, 2));
     world.sync();
     let now = world.now();
-    let done = world.shard_mut(0).queue_drain("dev", 0, 7, now).expect("a session");
+    let done = world.shard_mut(0).queue_drain("dev", 0, now).expect("a session");
     world.sync();
     assert_eq!((done.drained, done.again_upto), (1, None));
     assert_eq!(world.shard(0).client("dev", now).expect("it").info.dropped["drained"], 1);

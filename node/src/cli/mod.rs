@@ -6,6 +6,7 @@
 mod actors;
 mod api;
 mod ca;
+mod client;
 mod cluster;
 mod config;
 mod dev;
@@ -17,6 +18,8 @@ mod node;
 mod output;
 mod passwd;
 mod publish;
+mod queue;
+mod retained;
 mod run;
 mod shadow;
 mod subscribe;
@@ -63,6 +66,8 @@ enum Verb {
     #[command(name = "sub")]
     Subscribe(Box<subscribe::Subscribe>),
     Shadow(Box<shadow::Shadow>),
+    Client(client::Client),
+    Retained(retained::Retained),
     Actors(actors::Actors),
     Ledger(ledger::Ledger),
     Cluster(cluster::Cluster),
@@ -97,6 +102,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Verb::Publish(verb)) => verb.run(),
         Some(Verb::Subscribe(verb)) => verb.run(),
         Some(Verb::Shadow(verb)) => verb.run(),
+        Some(Verb::Client(verb)) => verb.run(),
+        Some(Verb::Retained(verb)) => verb.run(),
         Some(Verb::Actors(verb)) => verb.run(),
         Some(Verb::Ledger(verb)) => verb.run(),
         Some(Verb::Cluster(verb)) => verb.run(),

@@ -4,7 +4,8 @@ use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use outpost_model::QoS;
+use outpost_actors::shard::ClientFilter;
+use outpost_model::{QoS, TopicFilter};
 use serde::{Deserialize, Serialize};
 
 use super::ledger::LedgerPage;
@@ -43,8 +44,46 @@ pub trait Backend: Send + Sync + 'static {
     /// The account of messages; nothing while the data plane is being restarted.
     fn ledger(&self) -> BoxFuture<'_, Option<LedgerPage>>;
 
+    /// What administrators ask about clients, their queues, retained messages; and what they do to them.
+    fn admin(&self, request: AdminRequest) -> BoxFuture<'_, Result<serde_json::Value, AdminError>>;
+
     /// Whether the node does its work. Must not wait.
     fn health(&self) -> Health;
+}
+
+/// What an administrator asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminRequest {
+    /// Some clients.
+    Clients(ClientFilter),
+    /// One client.
+    Client(String),
+    /// Cut a client off; with `true` end its session too.
+    Kick(String, bool),
+    /// A client's queue in figures.
+    Queue(String),
+    /// Deliveries of a client's queue behind a place.
+    QueueMessages(String, u64),
+    /// Give up deliveries of a client's queue with places below this; 0: all there are.
+    QueueDrain(String, u64),
+    /// Retained messages: filter, topic to go on after, limit.
+    Retained(TopicFilter, String, usize),
+    /// Clear the retained message of a topic.
+    RetainedRemove(String),
+}
+
+/// Why an administrator's request was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AdminError {
+    /// What it is about is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// It cannot be done so.
+    #[error("{0}")]
+    Refused(String),
+    /// The data plane or the store is down.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 /// A thing and the name of one of its shadows; `None` is the classic one.

@@ -5,6 +5,7 @@
 //! ```
 //! Nothing here decides anything about messages or shadows; it asks the [`Backend`] and words the answer.
 
+mod admin;
 pub mod backend;
 mod error;
 mod guard;
@@ -18,8 +19,8 @@ mod shadows;
 use std::time::Duration;
 
 pub use backend::{
-    ActorInfo, Backend, BoxFuture, Health, PublishError, PublishRequest, ShadowKey, ShadowReply,
-    ShadowRequest, ShadowVerb,
+    ActorInfo, AdminError, AdminRequest, Backend, BoxFuture, Health, PublishError, PublishRequest,
+    ShadowKey, ShadowReply, ShadowRequest, ShadowVerb,
 };
 pub use ledger::LedgerPage;
 pub use server::{HttpError, HttpServer};

@@ -14,7 +14,7 @@ use actix_web::{App, rt};
 use super::backend::Backend;
 use super::error::BodyMax;
 use super::guard::{self, Guard};
-use super::{error, ledger, node, publish, shadows};
+use super::{admin, error, ledger, node, publish, shadows};
 use crate::config::{ListenHttp, TOKEN_CHARS_MIN, first_line};
 
 /// The backend as handlers see it.
@@ -173,8 +173,38 @@ fn serve(
     }
 }
 
+fn admin_routes(app: &mut web::ServiceConfig) {
+    let only_get = || error::method_not_allowed("GET");
+    let only_post = || error::method_not_allowed("POST");
+    app.service(web::resource("/api/v1/clients").get(admin::clients).default_service(only_get()))
+        .service(web::resource("/api/v1/client").get(admin::client).default_service(only_get()))
+        .service(
+            web::resource("/api/v1/client/kick").post(admin::kick).default_service(only_post()),
+        )
+        .service(
+            web::resource("/api/v1/client/queue").get(admin::queue).default_service(only_get()),
+        )
+        .service(
+            web::resource("/api/v1/client/queue/messages")
+                .get(admin::queue_messages)
+                .default_service(only_get()),
+        )
+        .service(
+            web::resource("/api/v1/client/queue/drain")
+                .post(admin::queue_drain)
+                .default_service(only_post()),
+        )
+        .service(
+            web::resource("/api/v1/retained")
+                .get(admin::retained)
+                .delete(admin::retained_remove)
+                .default_service(error::method_not_allowed("GET, DELETE")),
+        );
+}
+
 fn routes(app: &mut web::ServiceConfig) {
     let only_get = || error::method_not_allowed("GET");
+    admin_routes(app);
     app.service(web::resource("/healthz").get(node::healthz).default_service(only_get()))
         .service(web::resource("/metrics").get(node::prometheus).default_service(only_get()))
         .service(web::resource("/api/v1/actors").get(node::actors).default_service(only_get()))

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use bytestring::ByteString;
 use outpost_actors::ports::Admission;
-use outpost_actors::shard::{ActorInfo, ConnId, LocalPublish, ShardStats};
+use outpost_actors::shard::{ActorInfo, ConnId, LocalPublish, Shard, ShardStats};
 use outpost_flow::Class;
 use outpost_membership::PeerFrame;
-use outpost_model::{Message, NodeId, TopicFilter};
+use outpost_model::{Message, NodeId, Now, TopicFilter};
 use outpost_mqtt::packet::ReasonCode;
 use outpost_store::{Lsn, StoreEvent};
 use parking_lot::Mutex;
@@ -45,8 +45,19 @@ pub enum Command {
     Actors(usize, oneshot::Sender<Vec<ActorInfo>>),
     /// From people.
     Stats(oneshot::Sender<ShardStats>),
+    /// From people: a question to the shard, or something to do there. Who waits is told when it is durable.
+    With(ShardWork, Option<oneshot::Sender<ReasonCode>>),
     /// From the supervisor: write what is left, close everything, end the thread.
     Stop(oneshot::Sender<()>),
+}
+
+/// Work for the shard; it gets the number of the job, 0 when nobody waits for the disk.
+pub struct ShardWork(pub(super) Box<dyn FnOnce(&mut Shard, Now, u64) + Send>);
+
+impl std::fmt::Debug for ShardWork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ShardWork")
+    }
 }
 
 /// What the data plane asks of the node. Called on the data thread: nothing here may wait.
@@ -155,6 +166,42 @@ impl PlaneHandle {
         let (sender, answer) = oneshot::channel();
         self.send(question(sender)).await?;
         answer.await.map_err(|_| Unavailable)
+    }
+
+    /// Asks the shard itself.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when the data thread is down or goes down meanwhile.
+    pub async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Shard, Now) -> T + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        let (sender, answer) = oneshot::channel();
+        let work = ShardWork(Box::new(move |shard, now, _| drop(sender.send(work(shard, now)))));
+        self.send(Command::With(work, None)).await?;
+        answer.await.map_err(|_| Unavailable)
+    }
+
+    /// Has the shard do something, and waits until it is durable.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when the data thread is down or goes down meanwhile, or the store has stopped; whether it was done
+    /// is not known then.
+    pub async fn with_durable<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Shard, Now) -> T + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        let (sender, answer) = oneshot::channel();
+        let (durable, is_durable) = oneshot::channel();
+        let work = ShardWork(Box::new(move |shard, now, job| {
+            drop(sender.send(work(shard, now)));
+            shard.when_durable(job);
+        }));
+        self.send(Command::With(work, Some(durable))).await?;
+        match (answer.await, is_durable.await) {
+            (Ok(answer), Ok(ReasonCode::Success)) => Ok(answer),
+            _ => Err(Unavailable),
+        }
     }
 
     /// From the store's thread. A full command queue is no loss: whoever empties it looks at the number as well.

@@ -12,5 +12,5 @@ mod tests;
 mod thread;
 
 pub use actor::{PlaneActor, PlaneSpec};
-pub use handle::{Command, Drops, PlaneHandle, PlanePorts, Unavailable};
+pub use handle::{Command, Drops, PlaneHandle, PlanePorts, ShardWork, Unavailable};
 pub use thread::Plane;

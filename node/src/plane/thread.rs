@@ -433,6 +433,10 @@ impl Plane {
             Command::Actors(limit, reply) => {
                 let _ = reply.send(self.shard.borrow().actors("shard-0", limit));
             }
+            Command::With(work, waiting) => {
+                let job = waiting.map_or(0, |waiting| self.new_job(waiting));
+                (work.0)(&mut self.shard.borrow_mut(), now, job);
+            }
             Command::Stats(reply) => {
                 let _ = reply.send(self.shard.borrow().stats());
             }

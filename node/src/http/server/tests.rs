@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::http::LedgerPage;
 use crate::http::{
-    ActorInfo, BoxFuture, Health, PublishError, PublishRequest, ShadowKey, ShadowReply,
-    ShadowRequest, ShadowVerb,
+    ActorInfo, AdminError, AdminRequest, BoxFuture, Health, PublishError, PublishRequest,
+    ShadowKey, ShadowReply, ShadowRequest, ShadowVerb,
 };
 
 /// Shadows are kept as their last document; publishes are written down.
@@ -101,6 +101,15 @@ impl Backend for SmallNode {
 
     fn stats(&self) -> BoxFuture<'_, Value> {
         Box::pin(async { json!({ "connections": 3 }) })
+    }
+
+    fn admin(&self, request: AdminRequest) -> BoxFuture<'_, Result<Value, AdminError>> {
+        Box::pin(async move {
+            match request {
+                AdminRequest::Client(id) => Err(AdminError::NotFound(format!("no {id:?}"))),
+                request => Ok(json!({ "asked": format!("{request:?}") })),
+            }
+        })
     }
 
     fn health(&self) -> Health {
@@ -350,6 +359,24 @@ fn a_port_in_use_is_an_error_at_start_and_free_again_after_stop() {
 fn a_path_that_leads_nowhere_says_so_in_json() {
     let (status, body) = Api::new().get("/api/v2/actors");
     assert_eq!((status, &body["code"]), (404, &json!(404)));
+}
+
+#[test]
+fn what_administrators_ask_is_taken_apart_and_pages_are_bounded() {
+    let api = Api::new();
+    let (status, body) = api.get("/api/v1/clients?connected=false&prefix=a%2Fb&after=7&limit=5");
+    let asked = body["asked"].as_str().expect("a text").to_owned();
+    assert_eq!(status, 200);
+    for part in ["prefix: \"a/b\"", "connected: Some(false)", "after: 7", "limit: 5"] {
+        assert!(asked.contains(part), "{part} in {asked}");
+    }
+    for wrong in
+        ["/api/v1/clients?limit=1001", "/api/v1/clients?x=1", "/api/v1/retained?filter=a%23"]
+    {
+        assert_eq!(api.get(wrong).0, 400, "{wrong}");
+    }
+    assert_eq!(api.get("/api/v1/client?id=x").0, 404);
+    assert_eq!(api.get("/api/v1/client/kick?id=x").0, 405, "a link must not cut anybody off");
 }
 
 #[test]
