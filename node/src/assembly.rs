@@ -27,7 +27,7 @@ use crate::bus::PlaneBus;
 use crate::config::{Config, Durability};
 use crate::gate::ConfigGate;
 use crate::http::HttpServer;
-use crate::listen::tcp;
+use crate::listeners::{Listeners, OpenError};
 use crate::memory;
 use crate::peers::{Links, NodeSink};
 use crate::plane::{Command, PlaneActor, PlaneHandle, PlanePorts, PlaneSpec};
@@ -43,18 +43,9 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// Why a node did not start. Nothing runs then; what was on disk is untouched.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address cannot be listened on.
-    #[error("cannot listen on {address} for {what}: {source}; choose another address with {key}")]
-    Listen {
-        /// MQTT or HTTP.
-        what: &'static str,
-        /// Where.
-        address: SocketAddr,
-        /// The configuration key that names it.
-        key: &'static str,
-        /// What the operating system says.
-        source: std::io::Error,
-    },
+    /// A listener cannot be opened.
+    #[error(transparent)]
+    Listen(#[from] OpenError),
     /// The store cannot be opened.
     #[error("cannot open the store in {path}: {source}", path = path.display())]
     Store {
@@ -88,7 +79,8 @@ pub struct Hooks {
 
 /// A running node.
 pub struct Node {
-    mqtt: SocketAddr,
+    listeners: Listeners,
+    watching: tokio::task::JoinHandle<()>,
     plane: PlaneHandle,
     shadows: ShadowHandle,
     tree: ActorRef<TreeMsg>,
@@ -144,10 +136,7 @@ impl Node {
     /// # Errors
     /// [`StartError`]; nothing runs then.
     pub async fn start_with(config: Config, hooks: Hooks) -> Result<Self, StartError> {
-        let listener = listen(config.listen.mqtt.bind)?;
-        let mqtt = listener
-            .local_addr()
-            .map_err(|source| listen_error(config.listen.mqtt.bind, source))?;
+        let listeners = Listeners::open(&config)?;
         let store = open_store(&config).await?;
         let gate = Arc::new(ConfigGate::new(&config).map_err(StartError::Part)?);
         let (plane, shadows, links) =
@@ -165,8 +154,7 @@ impl Node {
                 store: Arc::clone(&store),
             }),
             handle: plane.clone(),
-            pending_connect_max: config.limits.pending_connect_max,
-            mqtt: Arc::new(listener),
+            listeners: listeners.all().to_vec(),
             probe: hooks.probe.clone(),
         };
         let shadow_spec = ShadowSpec {
@@ -183,7 +171,8 @@ impl Node {
         })?;
         let config_sha256 = config.sha256();
         let mut node = Self {
-            mqtt,
+            watching: tokio::spawn(listeners.clone().watch()),
+            listeners,
             plane,
             shadows,
             tree,
@@ -198,7 +187,9 @@ impl Node {
             node.shutdown().await;
             return Err(error);
         }
-        info!("node {:?} serves MQTT on {mqtt}", config.node.name);
+        for listening in node.listeners.all() {
+            info!("node {:?} serves {}", config.node.name, listening.words());
+        }
         Ok(node)
     }
 
@@ -231,14 +222,20 @@ impl Node {
             tree: self.tree.clone(),
             cluster: Arc::clone(&self.cluster),
             hardware: self.hardware.clone(),
+            listeners: self.listeners.clone(),
         };
         self.http = Some(HttpServer::start(&config.listen.http, Arc::new(backend))?);
         Ok(())
     }
 
-    /// Where MQTT is served.
+    /// Where MQTT is served: the first listener, which is that of `[listen.mqtt]` when there is one.
     pub fn mqtt_addr(&self) -> SocketAddr {
-        self.mqtt
+        self.listeners.all().first().expect("a checked configuration has one").address
+    }
+
+    /// Every way in for clients.
+    pub fn listeners(&self) -> &Listeners {
+        &self.listeners
     }
 
     /// Where HTTP is served.
@@ -258,6 +255,7 @@ impl Node {
 
     /// Stops serving; what was acknowledged is on disk already.
     pub async fn shutdown(mut self) {
+        self.watching.abort();
         if let Some(http) = self.http.take() {
             http.stop().await;
         }
@@ -296,14 +294,6 @@ async fn close(store: Arc<DiskStore>) {
     if let Err(error) = tokio::task::spawn_blocking(move || drop(store)).await {
         error!("closing the store failed: {error}");
     }
-}
-
-fn listen(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
-    tcp::bind(address).map_err(|source| listen_error(address, source))
-}
-
-fn listen_error(address: SocketAddr, source: std::io::Error) -> StartError {
-    StartError::Listen { what: "MQTT", address, key: "listen.mqtt.bind (--mqtt-port)", source }
 }
 
 async fn open_store(config: &Config) -> Result<Arc<DiskStore>, StartError> {

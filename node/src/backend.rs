@@ -20,6 +20,7 @@ use crate::http::{
     ActorInfo, AdminError, AdminRequest, Backend, BoxFuture, Health, LedgerPage, PublishError,
     PublishRequest, ShadowKey, ShadowReply, ShadowRequest, ShadowVerb,
 };
+use crate::listeners::Listeners;
 use crate::peers::Links;
 use crate::plane::{Command, PlaneHandle};
 use crate::shadows::{ShadowCommand, ShadowHandle};
@@ -40,6 +41,7 @@ pub struct NodeBackend {
     pub(crate) tree: ActorRef<TreeMsg>,
     pub(crate) cluster: Arc<Mutex<Option<Arc<Cluster>>>>,
     pub(crate) hardware: Option<Arc<Hardware>>,
+    pub(crate) listeners: Listeners,
 }
 
 impl Backend for NodeBackend {
@@ -162,7 +164,7 @@ impl Backend for NodeBackend {
                     "connections": shard.connections,
                     "connections_total": ledger.connections,
                     "connects_refused_total": ledger.refused_connects,
-                    "connections_refused_total": load(&drops.connections),
+                    "connections_refused_total": self.listeners.refused(),
                     "protocol_errors_total": ledger.protocol_errors,
                     "sessions": shard.sessions,
                     "sessions_connected": shard.sessions_connected,
@@ -174,6 +176,7 @@ impl Backend for NodeBackend {
                     "queued": shard.queued,
                     "queues_full": shard.queues_full,
                 },
+                "listener": self.listeners.stats(),
                 "messages": {
                     "accepted_total": ledger.accepted,
                     "refused_total": ledger.refused,
@@ -233,6 +236,19 @@ impl Backend for NodeBackend {
 
     fn admin(&self, request: AdminRequest) -> BoxFuture<'_, Result<serde_json::Value, AdminError>> {
         Box::pin(self.administer(request))
+    }
+
+    fn reload(&self) -> BoxFuture<'_, serde_json::Value> {
+        Box::pin(async move {
+            let listeners = self.listeners.clone();
+            let reloaded = tokio::task::spawn_blocking(move || listeners.reload()).await;
+            let listeners: Vec<_> = reloaded
+                .unwrap_or_default()
+                .into_iter()
+                .map(|one| json!({ "name": one.listener, "reloaded": one.outcome.is_ok(), "why": one.outcome.err() }))
+                .collect();
+            json!({ "listeners": listeners })
+        })
     }
 
     fn health(&self) -> Health {

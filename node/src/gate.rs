@@ -1,17 +1,18 @@
 //! Who comes in and may do what, as the configuration says: users, passwords, access rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use outpost_actors::ports::{Action, Admission, Credentials, Gate, Identity, Origin};
 use outpost_security::acl::{self, Acl, Subject};
 
-use crate::config::Config;
+use crate::config::{Config, Listener};
 
 /// The gate of a node.
 #[derive(Debug)]
 pub struct ConfigGate {
-    anonymous: bool,
+    /// Listeners at which clients without a name come in.
+    anonymous: BTreeSet<String>,
     users: BTreeMap<String, UserEntry>,
     /// Absent: everything is allowed, which only a loopback node without rules does.
     acl: Option<Acl>,
@@ -41,7 +42,8 @@ impl ConfigGate {
             .map(|rules| Acl::compile(&rules))
             .transpose()
             .map_err(|error| error.to_string())?;
-        Ok(Self { anonymous: config.anonymous(), users, acl })
+        let open = config.listeners().into_iter().filter(Listener::is_anonymous);
+        Ok(Self { anonymous: open.map(|listener| listener.name).collect(), users, acl })
     }
 }
 
@@ -50,13 +52,14 @@ impl Gate for ConfigGate {
         if let Some(name) = &origin.certificate {
             return Admission::Admit(Some(Arc::clone(name)));
         }
+        let anonymous = self.anonymous.contains(&*origin.listener);
         match &credentials.username {
             // A name nobody has to prove means nothing: with no users configured it is not taken for one.
-            Some(_) if self.users.is_empty() && self.anonymous => Admission::Admit(None),
+            Some(_) if self.users.is_empty() && anonymous => Admission::Admit(None),
             Some(_) if self.users.is_empty() => Admission::BadCredentials,
             // Unknown names as well, or the time an answer takes would tell who is known here.
             Some(_) => Admission::Slow,
-            None if self.anonymous => Admission::Admit(None),
+            None if anonymous => Admission::Admit(None),
             None => Admission::NotAuthorized,
         }
     }
@@ -101,6 +104,7 @@ mod tests {
             let hash = hash.expect("within the limits");
             ((*name).to_owned(), UserEntry { hash, roles: Vec::new() })
         };
+        let anonymous = anonymous.then(|| "mqtt".to_owned()).into_iter().collect();
         ConfigGate { anonymous, users: users.iter().map(entry).collect(), acl: None }
     }
 
@@ -135,6 +139,34 @@ mod tests {
         };
         let bob = Credentials { username: Some("bob".into()), password: None };
         assert_eq!(gate.admit(&origin, "c", &bob), Admission::Slow, "it is hashed as well");
+    }
+
+    #[test]
+    fn a_certificate_is_the_name_whatever_connect_says() {
+        let gate = gate(false, &["ann"]);
+        let origin = Origin {
+            listener: Arc::from("tls"),
+            remote: ([127, 0, 0, 1], 1).into(),
+            certificate: Some(Arc::from("lamp-1")),
+        };
+        // As AWS IoT's SDKs connect: a name about themselves, and no password.
+        let username = Some("?SDK=CPPv2&Version=1".into());
+        let sdk = Credentials { username, password: None };
+        let lamp = Admission::Admit(Some(Arc::from("lamp-1")));
+        assert_eq!(gate.admit(&origin, "c", &sdk), lamp);
+    }
+
+    #[test]
+    fn who_is_anonymous_depends_on_the_listener() {
+        let gate = gate(true, &[]);
+        let nobody = Credentials { username: None, password: None };
+        let at = |listener: &str| Origin {
+            listener: Arc::from(listener),
+            remote: ([127, 0, 0, 1], 1).into(),
+            certificate: None,
+        };
+        assert_eq!(gate.admit(&at("mqtt"), "c", &nobody), Admission::Admit(None));
+        assert_eq!(gate.admit(&at("outside"), "c", &nobody), Admission::NotAuthorized);
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod dice;
 pub mod gate;
 pub mod http;
 pub mod listen;
+pub mod listeners;
 pub mod memory;
 pub mod peers;
 pub mod plane;

@@ -120,6 +120,17 @@ pub struct Received {
 impl Shard {
     /// A connection came. `None` when there are too many; close it then.
     pub fn accept(&mut self, origin: Origin, now: outpost_model::Now) -> Option<ConnId> {
+        self.accept_since(origin, now.mono_ms, now)
+    }
+
+    /// The same for one that came at `arrived_ms` of the monotonic clock: what its handshake took is part of its time to
+    /// connect.
+    pub fn accept_since(
+        &mut self,
+        origin: Origin,
+        arrived_ms: u64,
+        now: outpost_model::Now,
+    ) -> Option<ConnId> {
         self.now = now;
         if self.connections.len() >= self.config.connections_max {
             return None;
@@ -151,7 +162,7 @@ impl Shard {
             flush_asked: false,
             paused: false,
         }) as u32;
-        self.connection_wheel.set(index, now.mono_ms + self.config.connect_timeout_ms);
+        self.connection_wheel.set(index, arrived_ms + self.config.connect_timeout_ms);
         Some(ConnId { index, generation })
     }
 

@@ -3,5 +3,6 @@
 pub mod acl;
 pub mod identity;
 pub mod password;
+pub mod subject;
 
 pub use acl::{Acl, AclConfig, Action, Decision, Subject};

@@ -1,9 +1,10 @@
-//! `outpost config check FILE` and `config show`.
+//! `outpost config check FILE`, `config show` and `config reload`.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::api::{Api, Method, accepted};
 use super::failure::Failure;
 use super::output;
 use crate::config::{Config, Sources};
@@ -19,6 +20,7 @@ pub struct ConfigVerb {
 enum Verb {
     Check(Check),
     Show(Show),
+    Reload(Reload),
 }
 
 /// Name every mistake in a file with line and column; exit code 3 when there is one
@@ -46,6 +48,38 @@ struct Show {
     set: Vec<String>,
 }
 
+/// Have a running node take up the certificates that are in the files of its listeners now
+///
+/// Connections that are up stay up. Other keys are taken up by a restart. SIGHUP does the same.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  outpost config reload")]
+struct Reload {
+    #[command(flatten)]
+    api: Api,
+}
+
+impl Reload {
+    fn run(&self) -> Result<(), Failure> {
+        let answer = accepted(self.api.ask(Method::Post(b""), "/api/v1/reload")?)?;
+        let listeners = answer["listeners"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if listeners.is_empty() {
+            return output::print("no listener has certificates\n");
+        }
+        let mut kept = String::new();
+        for listener in listeners {
+            let name = listener["name"].as_str().unwrap_or_default();
+            match listener["why"].as_str() {
+                None => output::print(&format!("listener {name}: new certificates are in use\n"))?,
+                Some(why) => kept = format!("{kept}\n  listener {name}: {why}"),
+            }
+        }
+        if kept.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(format!("the old certificates are still in use:{kept}")))
+    }
+}
+
 impl ConfigVerb {
     /// Runs the verb.
     ///
@@ -61,6 +95,7 @@ impl ConfigVerb {
                     config.sha256()
                 ))
             }
+            Verb::Reload(reload) => reload.run(),
             Verb::Show(show) => output::print(&load(show.config, show.set)?.to_toml()),
         }
     }

@@ -25,6 +25,7 @@ pub(super) fn run(
     up: impl FnOnce(SocketAddr, SocketAddr),
 ) -> Result<(), Failure> {
     log::init(&config.log);
+    crate::listen::descriptors::raise_limit();
     ports_are_free(&config, help)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime =
@@ -32,7 +33,7 @@ pub(super) fn run(
     runtime.block_on(async {
         let node = crate::Node::start(config).await.map_err(|why| Failure::new(chain(&why)))?;
         up(node.mqtt_addr(), node.http_addr());
-        told_to_stop().await?;
+        told_to_stop(&node).await?;
         tracing::info!("stopping");
         node.shutdown().await;
         Ok(())
@@ -41,11 +42,10 @@ pub(super) fn run(
 
 /// Says which port is taken and how to choose another, before anything is opened.
 fn ports_are_free(config: &Config, help: PortHelp) -> Result<(), Failure> {
-    let ports = [
-        ("MQTT", config.listen.mqtt.bind, "--mqtt-port", "listen.mqtt.bind"),
-        ("HTTP", config.listen.http.bind, "--http-port", "listen.http.bind"),
-    ];
-    for (what, bind, flag, key) in ports {
+    let mqtt = ("MQTT", config.listen.mqtt.bind, "--mqtt-port", "listen.mqtt.bind");
+    let http = ("HTTP", config.listen.http.bind, "--http-port", "listen.http.bind");
+    let mqtt = config.listen.mqtt.enabled.then_some(mqtt);
+    for (what, bind, flag, key) in mqtt.into_iter().chain([http]) {
         let Err(why) = TcpListener::bind(bind) else { continue };
         if why.kind() != std::io::ErrorKind::AddrInUse {
             return Err(Failure::new(format!("cannot listen for {what} on {bind}: {why}")));
@@ -64,12 +64,21 @@ fn ports_are_free(config: &Config, help: PortHelp) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn told_to_stop() -> Result<(), Failure> {
+/// Waits for SIGINT or SIGTERM. SIGHUP has the node look at the files of its certificates.
+async fn told_to_stop(node: &crate::Node) -> Result<(), Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
-        _ = terminate.recv() => Ok(()),
+    let mut hang_up = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
+            _ = terminate.recv() => return Ok(()),
+            _ = hang_up.recv() => {
+                let listeners = node.listeners().clone();
+                // What became of it is in the log.
+                let _ = tokio::task::spawn_blocking(move || listeners.reload()).await;
+            }
+        }
     }
 }
 

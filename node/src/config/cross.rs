@@ -9,7 +9,8 @@ use outpost_hardware::{Drivers, HardwareConfig};
 use outpost_security::acl::Who;
 use outpost_security::identity;
 
-use super::keys::{Cluster, Config, User};
+use super::keys::{Cluster, Config, Listener, User};
+use super::listeners::MQTT_LISTENER;
 use super::source::Tree;
 
 /// A token shorter than this can be guessed.
@@ -21,7 +22,6 @@ pub(super) fn check(config: &Config, tree: &mut Tree) {
     checks.node(config);
     checks.mqtt(config);
     checks.http(config);
-    checks.ports(config);
     if let Some(cluster) = &config.cluster {
         checks.cluster(cluster);
         checks.frames(config);
@@ -35,15 +35,20 @@ pub(super) fn check(config: &Config, tree: &mut Tree) {
 /// What a frame carries beside the packet a client sent.
 const FRAME_HEADROOM_BYTES: usize = 64 << 10;
 
-struct Checks<'a> {
+pub(super) struct Checks<'a> {
     tree: &'a mut Tree,
 }
 
 impl Checks<'_> {
-    fn wrong(&mut self, key: &str, message: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn wrong(&mut self, key: &str, message: impl Into<String>, help: impl Into<String>) {
         let origin = self.tree.origin(key);
         let help = help.into();
         self.tree.issue(origin, key, message.into(), (!help.is_empty()).then_some(help));
+    }
+
+    /// Whether something below this key has been named already.
+    pub(super) fn has_issue(&self, key: &str) -> bool {
+        self.tree.issues.iter().any(|issue| issue.key.starts_with(key))
     }
 
     fn node(&mut self, config: &Config) {
@@ -65,25 +70,11 @@ impl Checks<'_> {
     }
 
     fn mqtt(&mut self, config: &Config) {
-        let mqtt = &config.listen.mqtt;
-        if mqtt.bind.ip().is_loopback() {
-            return;
+        let listeners = config.listeners();
+        if let Some(plain) = listeners.iter().find(|listener| listener.name == MQTT_LISTENER) {
+            self.open("listen.mqtt.bind", plain, config);
         }
-        let open = format!("{} can be reached from other machines", mqtt.bind);
-        if config.security.user.is_empty() && mqtt.anonymous != Some(true) {
-            self.wrong(
-                "listen.mqtt.bind",
-                format!("{open}, and nobody can log in"),
-                "add [[security.user]] with name and password (or set listen.mqtt.anonymous = true)",
-            );
-        }
-        if config.security.acl.is_empty() {
-            self.wrong(
-                "listen.mqtt.bind",
-                format!("{open}, and no rule says what clients may do"),
-                "add [[security.acl]], for example effect = \"allow\", filter = \"devices/%c/#\"",
-            );
-        }
+        self.listeners(config);
     }
 
     fn http(&mut self, config: &Config) {
@@ -110,17 +101,6 @@ impl Checks<'_> {
                 ),
                 Ok(_) => {}
             },
-        }
-    }
-
-    fn ports(&mut self, config: &Config) {
-        let (mqtt, http) = (config.listen.mqtt.bind, config.listen.http.bind);
-        if collide(mqtt, http) {
-            self.wrong(
-                "listen.http.bind",
-                format!("{http} collides with listen.mqtt.bind = {mqtt}"),
-                "choose another port",
-            );
         }
     }
 
@@ -252,8 +232,10 @@ impl Checks<'_> {
                 ),
                 _ => continue,
             };
-            // A pattern may be meant for names that come from certificates; so may any name, once there is a cluster CA.
-            if !name.contains('*') && !known.contains(&name.as_str()) && config.cluster.is_none() {
+            // A pattern may be meant for names that come from certificates; so may any name, once there is a CA.
+            let certificates =
+                config.cluster.is_some() || config.listeners().iter().any(Listener::has_names);
+            if !name.contains('*') && !known.contains(&name.as_str()) && !certificates {
                 let help = super::issue::closest(name, known)
                     .map(|close| format!("did you mean \"{kind}:{close}\"?"));
                 self.wrong(
@@ -340,7 +322,7 @@ pub fn first_line(file: &Path) -> std::io::Result<String> {
     Ok(text.lines().next().unwrap_or_default().trim_end().to_owned())
 }
 
-fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+pub(super) fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() == b.port()
         && a.port() != 0
         && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())

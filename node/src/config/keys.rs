@@ -13,6 +13,8 @@ section! {
         pub node: Node = Node::default();
         /// Where it listens.
         pub listen: Listen = Listen::default();
+        /// Further ways in for devices: TLS, WebSocket, QUIC, more addresses.
+        pub listener: Vec<Listener> = Vec::new();
         /// Its peers. Leave the whole section out for a node on its own.
         pub cluster: Option<Cluster> = None;
         /// Bounds. Every queue, table and buffer that a device can fill has one.
@@ -54,6 +56,8 @@ section! {
 section! {
     /// MQTT 3.1.1 and 5 over TCP.
     pub struct ListenMqtt {
+        /// Whether this listener is opened. `false`: devices come in by `[[listener]]` only.
+        pub enabled: bool = true;
         /// Address and port. Anything but loopback is refused until there are users (or `anonymous = true`) and access rules.
         pub bind: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 1883));
         /// Largest packet in bytes, and what CONNACK announces. Too small cuts off firmware-sized messages; too large lets
@@ -65,6 +69,85 @@ section! {
         /// Whether clients without user name may connect. Left out: only while `bind` is a loopback address. `true` on an
         /// open address lets everybody in who can reach it, bounded only by the access rules.
         pub anonymous: Option<bool> = None;
+    }
+}
+
+section! {
+    /// One more listener.
+    pub struct Listener {
+        /// Its name in the log and in metrics: a-z, 0-9, - and _; `mqtt` is the one of `[listen.mqtt]`.
+        pub name: String = String::new(), if Required;
+        /// What is spoken below MQTT.
+        pub transport: Transport = Transport::Tcp, if Required;
+        /// Address and port. Left out: loopback, at the port clients expect (1883 tcp, 8883 tls, 8083 ws, 8084 wss, UDP 14567
+        /// quic). Anything but loopback is refused until clients can prove who they are and there are access rules.
+        pub bind: Option<SocketAddr> = None;
+        /// Path of the WebSocket. Requests for any other are answered 404.
+        pub path: String = "/mqtt".into();
+        /// Certificate chain (PEM), the node's own first. Needed for tls, wss and quic; a changed file is taken up by itself.
+        pub cert: Option<PathBuf> = None;
+        /// The key of that certificate (PEM).
+        pub key: Option<PathBuf> = None;
+        /// CA certificates (PEM) that client certificates are checked against. Whoever has one of them comes in.
+        pub client_ca: Option<PathBuf> = None;
+        /// Revocation list (PEM) of those CAs. Left out: a certificate is good until it expires.
+        pub client_crl: Option<PathBuf> = None;
+        /// Whether clients show a certificate. Left out: `required` when there is a `client_ca`, else `off`.
+        pub client_certificate: Option<ClientCertificate> = None;
+        /// Which name of the client certificate is the user name, in place of the one in CONNECT. A certificate without that
+        /// name is refused.
+        pub user_from: UserFrom = UserFrom::Cn;
+        /// Whether clients without user name may connect. Left out: only while `bind` is a loopback address.
+        pub anonymous: Option<bool> = None;
+        /// Each connection begins with a PROXY protocol header (version 2), which says where the client is; without it the
+        /// connection is closed. Whoever reaches the port can claim any address: open it to the proxy only.
+        pub proxy_protocol: bool = false;
+        /// Most connections of this listener at a time; left out: `limits.connections_max` bounds all together. Too few refuses
+        /// devices; too many lets one listener take the places of the others.
+        pub connections_max: Option<usize> = None, if Range(1, 10_000_000);
+    }
+}
+
+choice! {
+    /// What is spoken below MQTT.
+    pub enum Transport {
+        /// TCP.
+        #[default]
+        Tcp = "tcp",
+        /// TLS 1.2 or 1.3.
+        Tls = "tls",
+        /// WebSocket.
+        Ws = "ws",
+        /// WebSocket over TLS.
+        Wss = "wss",
+        /// QUIC: one stream a client, ALPN `mqtt`.
+        Quic = "quic",
+    }
+}
+
+choice! {
+    /// Whether clients show a certificate.
+    pub enum ClientCertificate {
+        /// They are not asked.
+        #[default]
+        Off = "off",
+        /// They may.
+        Optional = "optional",
+        /// They must.
+        Required = "required",
+    }
+}
+
+choice! {
+    /// Which name of a client certificate is the user name.
+    pub enum UserFrom {
+        /// The common name of its subject.
+        #[default]
+        Cn = "cn",
+        /// Its first URI, for example `spiffe://plant/device/lamp-1`.
+        Uri = "uri",
+        /// None: the client logs in by name and password as well.
+        None = "none",
     }
 }
 
@@ -124,11 +207,15 @@ section! {
         /// Most MQTT connections at a time. Above the process's file handles, connects fail with EMFILE; too few refuses
         /// devices.
         pub connections_max: usize = 16_000, if Range(1, 10_000_000);
-        /// Most connections that have not sent CONNECT yet. Too few refuses a fleet that comes back at once; too many
-        /// lets a stranger hold sockets.
+        /// Most connections of one listener that have not sent CONNECT yet. Too few refuses a fleet that comes back at once;
+        /// too many lets a stranger hold sockets.
         pub pending_connect_max: usize = 1_024, if Range(1, 1_000_000);
-        /// Seconds a connection has to send CONNECT. Too short cuts off slow radio links; too long helps slow-loris attacks.
-        pub connect_timeout_s: u16 = 10, if Range(1, 300);
+        /// Seconds from accepting a connection to its CONNECT, TLS and WebSocket handshakes included. Too short cuts off slow
+        /// radio links; too long helps slow-loris attacks.
+        pub connect_timeout_s: u16 = 5, if Range(1, 300);
+        /// Bytes taken from a connection until its CONNECT is complete, TLS and WebSocket handshakes included. Too few cuts off
+        /// large wills and long certificate chains; too many lets each stranger claim that much memory.
+        pub connect_bytes_max: usize = 8_192, if Range(1_024, 1 << 20);
         /// Most sessions, connected or kept. Full: a new client gets 0x97 (quota exceeded).
         pub sessions_max: usize = 100_000, if Range(1, 10_000_000);
         /// Most subscriptions of one session. Full: SUBACK says 0x97.

@@ -10,6 +10,7 @@ mod cross;
 mod hardware;
 mod issue;
 mod keys;
+mod listeners;
 mod reference;
 mod schema;
 mod security;
@@ -23,9 +24,11 @@ use sha2::{Digest, Sha256};
 pub use cross::{TOKEN_CHARS_MIN, first_line};
 pub use issue::{ConfigError, Issue, Origin, closest};
 pub use keys::{
-    Access, Acl, Bias, Board, Cluster, Config, Device, Durability, Effect, Hardware, Limits,
-    Listen, ListenHttp, ListenMqtt, Log, LogFormat, Node, Security, User,
+    Access, Acl, Bias, Board, ClientCertificate, Cluster, Config, Device, Durability, Effect,
+    Hardware, Limits, Listen, ListenHttp, ListenMqtt, Listener, Log, LogFormat, Node, Security,
+    Transport, User, UserFrom,
 };
+pub use listeners::{LISTENERS_MAX, MQTT_LISTENER};
 pub use reference::reference;
 pub use schema::{Field, Kind};
 pub use source::{ENV_PREFIX, FILE_BYTES_MAX};

@@ -3,17 +3,18 @@
 use outpost_security::acl::{self, AclConfig, Rule};
 
 use super::cross::who;
-use super::keys::{Access, Config, Effect, User};
+use super::keys::{Access, Config, Effect, Listener, User};
 
 impl Config {
-    /// Whether clients without a user name may connect.
+    /// Whether clients without a user name may connect, at any of the listeners.
     pub fn anonymous(&self) -> bool {
-        self.listen.mqtt.anonymous.unwrap_or(self.listen.mqtt.bind.ip().is_loopback())
+        self.listeners().iter().any(Listener::is_anonymous)
     }
 
     /// The access rules; `None` when everything is allowed, which only a node on loopback without any rule does.
     pub fn acl(&self) -> Option<AclConfig> {
-        if self.security.acl.is_empty() && self.listen.mqtt.bind.ip().is_loopback() {
+        let is_local = self.listeners().iter().all(|l| l.address().ip().is_loopback());
+        if self.security.acl.is_empty() && is_local {
             return None;
         }
         let rules = self.security.acl.iter().filter_map(|rule| {

@@ -165,6 +165,72 @@ fn two_listeners_on_one_port_are_refused() {
 }
 
 #[test]
+fn a_listener_is_checked_key_by_key() {
+    check(
+        "[[listener]]\nname = \"a b\"\ntransport = \"tcp\"\nbind = \"127.0.0.1:1884\"\n\
+         [[listener]]\nname = \"mqtt\"\ntransport = \"ws\"\npath = \"mqtt\"\ncert = \"c.pem\"\n\
+         [[listener]]\nname = \"q\"\ntransport = \"quic\"\nproxy_protocol = true\n\
+         [[listener]]\nname = \"t\"\ntransport = \"tsl\"\n\
+         [[listener]]\ntransport = \"tcp\"\n",
+        &[
+            "bad.toml:2:8: listener[0].name: \"a b\" is no listener name; a name is 1 to 32 of a-z, 0-9, - and _",
+            "bad.toml:6:8: listener[1].name: \"mqtt\" is there twice; each has a name of its own; \"mqtt\" is the one of [listen.mqtt]",
+            "bad.toml:8:8: listener[1].path: \"mqtt\" is no path; a path is like \"/mqtt\"",
+            "bad.toml:9:8: listener[1].cert: a ws listener has no certificates; use transport = \"tls\", \"wss\" or \"quic\"",
+            "bad.toml:13:18: listener[2].proxy_protocol: the PROXY protocol is for TCP; QUIC has none; leave it out",
+            "bad.toml:16:13: listener[3].transport: expected \"tcp\" or \"tls\" or \"ws\" or \"wss\" or \"quic\", found \"tsl\"; did you mean \"tls\"?",
+            "bad.toml:17:1: listener[4].name: is missing",
+        ],
+    );
+}
+
+#[test]
+fn an_open_listener_needs_a_lock_and_certificates_that_fit() {
+    let found = issues(
+        "[[listener]]\nname = \"out\"\ntransport = \"tls\"\nbind = \"0.0.0.0:8883\"\n\
+         cert = \"/nowhere/c.pem\"\nkey = \"/nowhere/k.pem\"\n",
+    );
+    assert_eq!(
+        found,
+        [
+            "bad.toml:4:8: listener[0].bind: 0.0.0.0:8883 can be reached from other machines, and nobody can log in; add [[security.user]] with name and password, or client_ca (or set anonymous = true)",
+            "bad.toml:4:8: listener[0].bind: 0.0.0.0:8883 can be reached from other machines, and no rule says what clients may do; add [[security.acl]], for example effect = \"allow\", filter = \"devices/%c/#\"",
+        ]
+    );
+    let found = issues(
+        "[[listener]]\nname = \"in\"\ntransport = \"tls\"\ncert = \"/nowhere/c.pem\"\nkey = \"k\"\n",
+    );
+    assert_eq!(
+        found,
+        [
+            "bad.toml:4:8: listener[0].cert: cannot read /nowhere/c.pem: No such file or directory (os error 2)"
+        ]
+    );
+    let found = issues("[[listener]]\nname = \"in\"\ntransport = \"wss\"\n");
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(
+        found[0].contains("listener[0].cert: is missing: wss needs a certificate"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn the_plain_listener_can_be_left_out_when_there_is_another() {
+    check(
+        "[listen.mqtt]\nenabled = false\n",
+        &[
+            "bad.toml:2:11: listen.mqtt.enabled: no listener is left for devices; set it to true or add a [[listener]]",
+        ],
+    );
+    let text = "[listen.mqtt]\nenabled = false\n[[listener]]\nname = \"ws\"\ntransport = \"ws\"\n";
+    check(text, &[]);
+    let (_directory, file) = files(&[("a.toml", text)]);
+    let config = Config::load(&Sources::file(file)).expect("valid");
+    let all = config.listeners();
+    assert_eq!((all.len(), all[0].address().to_string().as_str()), (1, "127.0.0.1:8083"));
+}
+
+#[test]
 fn a_cluster_needs_certificates_that_can_be_read() {
     let found = issues("[cluster]\nca = \"/nowhere/ca.pem\"\nseeds = [\"gateway\"]\n");
     assert_eq!(

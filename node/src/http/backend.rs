@@ -47,6 +47,9 @@ pub trait Backend: Send + Sync + 'static {
     /// What administrators ask about clients, their queues, retained messages; and what they do to them.
     fn admin(&self, request: AdminRequest) -> BoxFuture<'_, Result<serde_json::Value, AdminError>>;
 
+    /// Takes up what has changed in files while the node runs: the certificates of listeners. What became of each.
+    fn reload(&self) -> BoxFuture<'_, serde_json::Value>;
+
     /// Whether the node does its work. Must not wait.
     fn health(&self) -> Health;
 }

@@ -3,7 +3,7 @@
 //! `{"messages": {"received_total": 7}}` becomes `outpost_messages_received_total 7`: the path is the name. Names that
 //! end in `_total` are counters, all others gauges; `true` is 1. An object under a key `by_<label>` becomes one line an
 //! entry with that label: `{"dropped_total": {"by_reason": {"queue_full": 2}}}` is
-//! `outpost_dropped_total{reason="queue_full"} 2`. Texts and lists are left out. Labels come from the program, never
+//! `outpost_dropped_total{reason="queue_full"} 2`, and within it again for a second label. Texts and lists are left out. Labels come from the program, never
 //! from devices: a client id as label would grow without bound.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ pub const LABEL_VALUES_MAX: usize = 64;
 /// The page for the scraper.
 pub fn render(health: &Health, stats: &Value) -> String {
     let mut samples: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
-    collect("outpost", stats, &mut samples);
+    collect("outpost", "", stats, &mut samples);
     let up = if health.is_ok() { "1" } else { "0" };
     samples.insert("outpost_healthy".into(), vec![(String::new(), up.into())]);
     samples.insert(
@@ -39,22 +39,29 @@ pub fn render(health: &Health, stats: &Value) -> String {
     page
 }
 
-fn collect(name: &str, value: &Value, samples: &mut BTreeMap<String, Vec<(String, String)>>) {
+/// `labels` are those of the objects around, as they are written.
+fn collect(
+    name: &str,
+    labels: &str,
+    value: &Value,
+    samples: &mut BTreeMap<String, Vec<(String, String)>>,
+) {
     if let Some(number) = number(value) {
-        samples.entry(name.to_owned()).or_default().push((String::new(), number));
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+        samples.entry(name.to_owned()).or_default().push((labels, number));
         return;
     }
     let Value::Object(entries) = value else { return };
     for (key, value) in entries {
         match (key.strip_prefix("by_"), value) {
             (Some(label), Value::Object(entries)) => {
-                let labelled = entries.iter().filter_map(|(at, value)| Some((at, number(value)?)));
-                let lines = labelled
-                    .take(LABEL_VALUES_MAX)
-                    .map(|(at, value)| (format!("{{{}={}}}", word(label), quoted(at)), value));
-                samples.entry(name.to_owned()).or_default().extend(lines);
+                let comma = if labels.is_empty() { "" } else { "," };
+                for (at, value) in entries.iter().take(LABEL_VALUES_MAX) {
+                    let labels = format!("{labels}{comma}{}={}", word(label), quoted(at));
+                    collect(name, &labels, value, samples);
+                }
             }
-            _ => collect(&format!("{name}_{}", word(key)), value, samples),
+            _ => collect(&format!("{name}_{}", word(key)), labels, value, samples),
         }
     }
 }
@@ -95,6 +102,7 @@ mod tests {
             "connections": 2,
             "messages": { "received_total": 7, "dropped_total": { "by_reason": { "queue_full": 2, "a\"b": 1 } } },
             "shard-0": { "busy": true },
+            "refused_total": { "by_listener": { "tls": { "by_reason": { "tls": 4 } } } },
             "text": "left out", "list": [1],
         });
         let expected = "\
@@ -109,6 +117,8 @@ outpost_messages_dropped_total{reason=\"a\\\"b\"} 1
 outpost_messages_dropped_total{reason=\"queue_full\"} 2
 # TYPE outpost_messages_received_total counter
 outpost_messages_received_total 7
+# TYPE outpost_refused_total counter
+outpost_refused_total{listener=\"tls\",reason=\"tls\"} 4
 # TYPE outpost_shard_0_busy gauge
 outpost_shard_0_busy 1
 # TYPE outpost_uptime_seconds gauge

@@ -58,6 +58,11 @@ pub(super) async fn stats(backend: Data<Shared>) -> Result<HttpResponse, ApiErro
     Ok(HttpResponse::Ok().json(within(backend.stats()).await?))
 }
 
+/// `POST /api/v1/reload`.
+pub(super) async fn reload(backend: Data<Shared>) -> Result<HttpResponse, ApiError> {
+    Ok(HttpResponse::Ok().json(within(backend.reload()).await?))
+}
+
 /// `GET /metrics`, for Prometheus.
 pub(super) async fn prometheus(backend: Data<Shared>) -> Result<HttpResponse, ApiError> {
     let stats = within(backend.stats()).await?;

@@ -211,6 +211,11 @@ fn routes(app: &mut web::ServiceConfig) {
         .service(web::resource("/api/v1/cluster").get(node::cluster).default_service(only_get()))
         .service(web::resource("/api/v1/stats").get(node::stats).default_service(only_get()))
         .service(web::resource("/api/v1/ledger").get(ledger::ledger).default_service(only_get()))
+        .service(
+            web::resource("/api/v1/reload")
+                .post(node::reload)
+                .default_service(error::method_not_allowed("POST")),
+        )
         .service(web::resource("/api/v1/shadows").get(shadows::list).default_service(only_get()))
         .service(
             web::resource("/api/v1/publish")

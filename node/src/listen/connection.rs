@@ -1,4 +1,4 @@
-//! The one read and write loop for every byte stream: TCP now, TLS, WebSocket and QUIC streams alike.
+//! The one read and write loop for every byte stream: TCP, TLS, WebSocket and QUIC streams alike.
 //!
 //! ```text
 //!  stream ──read──▶ shard.receive ──▶ … turn … ──▶ out buffer ──write──▶ stream
@@ -17,6 +17,7 @@ use std::time::Duration;
 use outpost_actors::shard::{ConnId, Received};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::door::{Refusal, Ticket};
 use crate::plane::Plane;
 
 /// Full read buffers taken from one connection before it is the others' turn. More: what one client sends in a burst
@@ -29,8 +30,14 @@ const READS_PER_POLL_MAX: usize = 8;
 const LINGER_MAX: Duration = Duration::from_secs(1);
 
 /// A stream of bytes in both directions.
-pub trait ByteStream: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> ByteStream for T {}
+pub trait ByteStream: AsyncRead + AsyncWrite + Unpin {
+    /// The first packet is here: what bounded a stranger holds no longer.
+    fn opened(&mut self) {}
+}
+
+impl ByteStream for tokio::net::TcpStream {}
+#[cfg(test)]
+impl ByteStream for tokio::io::DuplexStream {}
 
 /// One connection on its shard's thread.
 pub struct Connection {
@@ -42,15 +49,15 @@ pub struct Connection {
     closing: Cell<bool>,
     /// A write failed: nobody is there any more.
     broken: Cell<bool>,
-    /// No whole packet has come yet.
-    opening: Cell<bool>,
+    /// Its place at the listener's door, where it is a stranger until its first packet is here.
+    ticket: RefCell<Ticket>,
     /// The beginning of a packet whose end has not come.
     rest: RefCell<Vec<u8>>,
 }
 
 impl Connection {
     /// Wraps an accepted stream.
-    pub fn new(id: ConnId, stream: Box<dyn ByteStream>) -> Self {
+    pub fn new(id: ConnId, stream: Box<dyn ByteStream>, ticket: Ticket) -> Self {
         Self {
             id,
             stream: RefCell::new(stream),
@@ -58,7 +65,7 @@ impl Connection {
             paused: Cell::new(false),
             closing: Cell::new(false),
             broken: Cell::new(false),
-            opening: Cell::new(true),
+            ticket: RefCell::new(ticket),
             rest: RefCell::default(),
         }
     }
@@ -66,9 +73,7 @@ impl Connection {
     /// Reads until the other side or the shard has had enough.
     pub async fn run(self: Rc<Self>, plane: Rc<Plane>) {
         poll_fn(|cx| self.poll(cx, &plane)).await;
-        if self.opening.get() {
-            plane.opened();
-        }
+        self.ticket.borrow_mut().left();
         if self.closing.get() && !self.broken.get() {
             // Boxed: a connection has no use for its memory before.
             Box::pin(linger(&self.stream, LINGER_MAX)).await;
@@ -131,7 +136,12 @@ impl Connection {
             let result = Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut read);
             match result {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Err(error)) => {
+                    if error.kind() == io::ErrorKind::QuotaExceeded {
+                        self.ticket.borrow_mut().refused(Refusal::Bytes);
+                    }
+                    return Poll::Ready(());
+                }
                 Poll::Ready(Ok(())) if read.filled().is_empty() => return Poll::Ready(()),
                 Poll::Ready(Ok(())) => {}
             }
@@ -166,8 +176,8 @@ impl Connection {
     fn hand_in(&self, plane: &Plane, bytes: &[u8]) -> Received {
         let received = plane.receive(self.id, bytes);
         self.paused.set(received.paused);
-        if received.used > 0 && self.opening.replace(false) {
-            plane.opened();
+        if received.used > 0 && self.ticket.borrow_mut().opened() {
+            self.stream.borrow_mut().opened();
         }
         received
     }

@@ -1,4 +1,4 @@
-//! MQTT over plain TCP.
+//! Accepting over TCP, for every transport that runs on it.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -6,17 +6,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outpost_actors::ports::Origin;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
+use super::Listening;
+use super::arrival;
+use super::descriptors::{self, Reserve};
+use super::door::Refusal;
 use crate::plane::Plane;
 
 /// Connections the kernel keeps ready for us. Smaller: a fleet that comes back at once is refused by the kernel.
 const BACKLOG: i32 = 4_096;
 
-/// How long to rest when the process has no file descriptors left.
+/// How long to rest when the process has no file descriptors left, not even the reserve.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Opens a listening socket; it outlives the shard that serves it.
@@ -33,19 +36,29 @@ pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
 }
 
 /// Accepts connections for ever.
-pub async fn serve(listener: TcpListener, name: Arc<str>, plane: Rc<Plane>) {
+pub async fn serve(socket: TcpListener, listening: Arc<Listening>, plane: Rc<Plane>) {
+    let mut reserve = Reserve::take();
     loop {
-        match listener.accept().await {
-            Ok((stream, remote)) => {
-                // Without it small answers wait for the client's next packet.
-                if let Err(error) = stream.set_nodelay(true) {
-                    warn!("cannot set TCP_NODELAY for {remote}: {error}");
-                }
-                let origin = Origin { listener: Arc::clone(&name), remote, certificate: None };
-                plane.accept(origin, Box::new(stream));
-            }
+        match socket.accept().await {
+            Ok((stream, remote)) => arrived(stream, remote, &listening, &plane),
             Err(error) if is_of_one_connection(&error) => {}
+            Err(error) if descriptors::is_exhausted(&error) => {
+                let turned_away = reserve.accept(&socket).await;
+                if turned_away.is_none() {
+                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                } else {
+                    arrival::refuse(
+                        &listening.door,
+                        None,
+                        Refusal::Descriptors,
+                        &error.to_string(),
+                    );
+                }
+                drop(turned_away);
+                reserve = Reserve::take();
+            }
             Err(error) => {
+                let name = &listening.door.name;
                 warn!(
                     "cannot accept on listener {name}: {error}; trying again in {EXHAUSTED_PAUSE:?}"
                 );
@@ -53,6 +66,18 @@ pub async fn serve(listener: TcpListener, name: Arc<str>, plane: Rc<Plane>) {
             }
         }
     }
+}
+
+fn arrived(stream: TcpStream, remote: SocketAddr, listening: &Arc<Listening>, plane: &Rc<Plane>) {
+    let ticket = match listening.door.arrive() {
+        Ok(ticket) => ticket,
+        Err(why) => return arrival::refuse(&listening.door, Some(remote), why, ""),
+    };
+    // Without it small answers wait for the client's next packet.
+    if let Err(error) = stream.set_nodelay(true) {
+        warn!("cannot set TCP_NODELAY for {remote}: {error}");
+    }
+    arrival::over_tcp(stream, remote, ticket, listening, plane);
 }
 
 /// The client was gone before we looked: nothing to wait for.

@@ -1,6 +1,5 @@
 //! The heavy actor in charge of the data thread: starts it, and fails when the thread does, so that it is started again.
 
-use std::net::TcpListener as StdListener;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use tokio::task::LocalSet;
 use super::handle::{COMMANDS_MAX, Command, PlaneHandle, PlanePorts};
 use super::thread::Plane;
 use crate::clock::now;
-use crate::listen::tcp;
+use crate::listen::Listening;
 
 /// Everything a data thread is made of; it can be started from it again and again.
 #[derive(Clone)]
@@ -30,10 +29,8 @@ pub struct PlaneSpec {
     pub ports: Arc<dyn PlanePorts>,
     /// The way in.
     pub handle: PlaneHandle,
-    /// Connections that may wait for their CONNECT.
-    pub pending_connect_max: usize,
-    /// MQTT over TCP.
-    pub mqtt: Arc<StdListener>,
+    /// Where clients come in.
+    pub listeners: Vec<Arc<Listening>>,
     /// For tests only.
     pub probe: Option<Probe>,
 }
@@ -127,27 +124,24 @@ fn run_thread(
     spec.handle.connect(sender);
     let plane = Plane::new(
         shard,
-        spec.pending_connect_max,
         spec.handle.clone(),
         Arc::clone(&spec.ports),
         Arc::clone(&spec.gate),
         control,
     );
     local.block_on(&runtime, async {
-        let listener = spec
-            .mqtt
-            .try_clone()
-            .and_then(tokio::net::TcpListener::from_std)
-            .map_err(|error| error.to_string())?;
-        let serving =
-            plane.spawn(tcp::serve(listener, Arc::from("mqtt"), std::rc::Rc::clone(&plane)));
+        let mut serving = Vec::with_capacity(spec.listeners.len());
+        for listening in &spec.listeners {
+            let failed = |why| format!("cannot serve listener {}: {why}", listening.door.name);
+            serving.push(Arc::clone(listening).serve(&plane).map_err(failed)?);
+        }
         spec.ports.started();
         // The one who waits is this actor's own start.
         if let Some(ready) = ready.take() {
             let _ = ready.send(Ok(()));
         }
         plane.run(commands).await;
-        serving.abort();
+        serving.iter().for_each(tokio::task::JoinHandle::abort);
         Ok(())
     })
 }

@@ -95,8 +95,6 @@ pub struct Drops {
     pub local: AtomicU64,
     /// QoS 0 requests the shadow hub had no room for. With QoS 1 and 2 the client is told.
     pub shadow_requests: AtomicU64,
-    /// Connections refused because a limit was reached.
-    pub connections: AtomicU64,
 }
 
 /// The data thread is being restarted, or has no room.

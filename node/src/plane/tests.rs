@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use super::{Command, Plane, PlaneHandle, PlanePorts};
 use crate::clock::now;
+use crate::listen::door::{Door, Refusal, StrangerLimits};
 
 /// CONNECT of MQTT 3.1.1: clean session, no keep alive, client id "c".
 const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01c";
@@ -35,6 +36,7 @@ struct Bench {
     handle: PlaneHandle,
     running: JoinHandle<()>,
     shadows: Arc<parking_lot::Mutex<Vec<u64>>>,
+    door: Arc<Door>,
 }
 
 #[derive(Default)]
@@ -72,20 +74,29 @@ impl Bench {
         let (sender, commands) = mpsc::channel(64);
         handle.connect(sender);
         let control = tokio::runtime::Handle::current();
-        let plane =
-            Plane::new(shard, pending_connect_max, handle.clone(), Arc::new(ports), gate, control);
+        let plane = Plane::new(shard, handle.clone(), Arc::new(ports), gate, control);
         let running = spawn_local({
             let plane = Rc::clone(&plane);
             async move { plane.run(commands).await }
         });
-        Self { plane, handle, running, shadows }
+        let limits = StrangerLimits {
+            pending_max: pending_connect_max,
+            bytes_max: 8_192,
+            time_max: PATIENCE,
+        };
+        let door = Door::new("test", limits, usize::MAX, None);
+        Self { plane, handle, running, shadows, door }
     }
 
     fn connect(&self) -> DuplexStream {
         let (client, server) = duplex(1_024);
         let remote = ([127, 0, 0, 1], 1).into();
         let origin = Origin { listener: Arc::from("test"), remote, certificate: None };
-        self.plane.accept(origin, Box::new(server));
+        if let Ok(ticket) = self.door.arrive() {
+            self.plane.accept(origin, Box::new(server), ticket);
+        } else {
+            self.door.refused(Refusal::Pending);
+        }
         client
     }
 
@@ -180,8 +191,12 @@ async fn connections_without_connect_are_limited_and_make_room_when_it_comes() {
         let mut third = bench.connect();
         third.write_all(CONNECT).await.expect("open");
         expect(&mut third, CONNACK).await;
-        let refused = bench.handle.drops().connections.load(std::sync::atomic::Ordering::Relaxed);
-        assert_eq!(refused, 1, "the one too many is counted");
+        assert_eq!(bench.door.refusals(Refusal::Pending), 1, "the one too many is counted");
+        assert_eq!(
+            (bench.door.open(), bench.door.pending()),
+            (2, 0),
+            "the second gave its place back"
+        );
         bench.stop().await;
     };
     LocalSet::new().run_until(story).await;

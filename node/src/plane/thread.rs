@@ -5,7 +5,6 @@ use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::pin;
 use std::rc::Rc;
@@ -28,7 +27,9 @@ use tracing::{info, warn};
 
 use super::handle::{Command, PlaneHandle, PlanePorts};
 use crate::clock::now;
+use crate::listen::arrival;
 use crate::listen::connection::{ByteStream, Connection};
+use crate::listen::door::{Refusal, Ticket};
 
 /// The one read buffer of the thread. Smaller: more system calls under load; larger: less of it stays in the cache.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
@@ -48,10 +49,6 @@ const PASSWORD_WAIT_MAX: Duration = Duration::from_secs(5);
 /// well; less often: their backlog is noticed late.
 const CHARGE_EVERY_MS: u64 = 50;
 
-/// Refused connections are told of in the log at most this often. Shorter: strangers fill the log; longer: a limit that
-/// is too low is noticed late.
-const REFUSAL_SILENCE_MS: u64 = 10_000;
-
 /// The data thread's state. Everything here runs on one thread; nothing is held across an await.
 pub struct Plane {
     shard: RefCell<Shard>,
@@ -65,11 +62,6 @@ pub struct Plane {
     /// What a task of this thread panicked with; the thread ends with it.
     panic: RefCell<Option<Box<dyn Any + Send>>>,
     panicked: Notify,
-    /// Connections whose first packet is not here yet.
-    opening: Cell<usize>,
-    pending_connect_max: usize,
-    /// Connections refused since the log was told, and when that was.
-    refused: Cell<(u64, Option<u64>)>,
     checks: Arc<Semaphore>,
     /// When the shard was last told what others use of the memory budget.
     charged_ms: Cell<u64>,
@@ -87,10 +79,9 @@ pub struct Plane {
 }
 
 impl Plane {
-    /// A plane around a shard. At most `pending_connect_max` connections wait for their first packet.
+    /// A plane around a shard.
     pub fn new(
         shard: Shard,
-        pending_connect_max: usize,
         handle: PlaneHandle,
         ports: Arc<dyn PlanePorts>,
         gate: Arc<dyn Gate>,
@@ -106,9 +97,6 @@ impl Plane {
             in_turn: Cell::new(false),
             panic: RefCell::default(),
             panicked: Notify::new(),
-            opening: Cell::new(0),
-            pending_connect_max,
-            refused: Cell::default(),
             checks: Arc::new(Semaphore::new(PASSWORD_CHECKS_MAX)),
             charged_ms: Cell::new(0),
             synced: Cell::new(Lsn(0)),
@@ -169,35 +157,17 @@ impl Plane {
     }
 
     /// A new connection: its own task reads from it.
-    pub fn accept(self: &Rc<Self>, origin: Origin, stream: Box<dyn ByteStream>) {
+    pub fn accept(self: &Rc<Self>, origin: Origin, stream: Box<dyn ByteStream>, ticket: Ticket) {
         let remote = origin.remote;
-        if self.opening.get() >= self.pending_connect_max {
-            return self.refuse(remote, "limits.pending_connect_max have not sent CONNECT");
-        }
-        let Some(id) = self.shard.borrow_mut().accept(origin, now()) else {
-            return self.refuse(remote, "limits.connections_max are open");
+        let accepted = self.shard.borrow_mut().accept_since(origin, ticket.arrived_ms, now());
+        let Some(id) = accepted else {
+            let text = "limits.connections_max are open";
+            return arrival::refuse(ticket.door(), Some(remote), Refusal::Connections, text);
         };
-        let connection = Rc::new(Connection::new(id, stream));
+        let connection = Rc::new(Connection::new(id, stream, ticket));
         self.connections.borrow_mut().insert(id, Rc::clone(&connection));
-        self.opening.set(self.opening.get() + 1);
         self.timer.notify_one();
         self.spawn(connection.run(Rc::clone(self)));
-    }
-
-    fn refuse(&self, remote: SocketAddr, why: &str) {
-        self.handle.drops().connections.fetch_add(1, Ordering::Relaxed);
-        let now_ms = now().mono_ms;
-        let (since, told_ms) = self.refused.get();
-        if told_ms.is_some_and(|told_ms| now_ms < told_ms + REFUSAL_SILENCE_MS) {
-            return self.refused.set((since + 1, told_ms));
-        }
-        self.refused.set((0, Some(now_ms)));
-        warn!("refused a connection from {remote}: {why} ({since} more since this was last said)");
-    }
-
-    /// A connection's first packet came, or it went without one.
-    pub fn opened(&self) {
-        self.opening.set(self.opening.get() - 1);
     }
 
     /// Bytes for the shard.
