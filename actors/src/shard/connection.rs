@@ -1,6 +1,5 @@
 //! Connections as the shard sees them: bytes in, packets to sessions, packets out. The socket is the driver's.
 
-use std::collections::VecDeque;
 use std::fmt;
 
 use outpost_flow::{Class, Pace, Pressure};
@@ -8,10 +7,11 @@ use outpost_model::QoS;
 use outpost_mqtt::alias::{Alias, SentAliases};
 use outpost_mqtt::codec::{Decoder, encode_within};
 use outpost_mqtt::error::DecodeError;
-use outpost_mqtt::packet::{Connect, Packet, PacketId, Publish, PublishHead, ReasonCode, Version};
+use outpost_mqtt::packet::{Connect, Packet, PacketId, PublishHead, ReasonCode, Version};
 use outpost_mqtt::session::{End, disconnect};
 use outpost_mqtt::window::Delivery;
 
+use super::blocked::Blocked;
 use super::memory::SHED_DIVISOR;
 use super::traffic::Traffic;
 use super::{CellMsg, ConnId, Event, Shard, decisions};
@@ -22,14 +22,6 @@ use crate::ports::Origin;
 /// How long a 3.1.1 publisher is held back whose next packets are publishes too. Lower: it is cut off for a receiver's
 /// short absence; higher: clients that wait for each other's acknowledgements wait longer until they start over.
 const HELD_BACK_MS_MAX: u64 = 5 * 60_000;
-
-/// QoS 1 and 2 publishes of one 3.1.1 client that wait while a receiver's queue is full; its other packets are read meanwhile. Lower:
-/// a client that sends more before it reads is held back with its own acknowledgements behind them; higher: more memory
-/// for each publisher to a receiver that is away.
-const BLOCKED_MAX: usize = 128;
-
-/// Bytes of their payloads, and one message more.
-const BLOCKED_BYTES_MAX: usize = 256 * 1024;
 
 /// The packet type of PUBLISH in the first four bits of a packet (MQTT 5, §2.1.2).
 const PUBLISH_BITS: u8 = 3;
@@ -65,12 +57,7 @@ pub(super) struct Connection {
     pub(super) connect: Option<Box<Connect>>,
     /// The client id is the server's choice.
     pub(super) assigned: bool,
-    /// Publishes a 3.1.1 client has to wait with, in order: a receiver's queue is full.
-    pub(super) blocked: VecDeque<Box<Publish>>,
-    /// Bytes of their payloads.
-    pub(super) blocked_bytes: usize,
-    /// Since when.
-    pub(super) blocked_ms: u64,
+    pub(super) blocked: Blocked,
     /// Bytes the driver keeps for it, because a packet is half here or it is not read.
     pub(super) unread: usize,
     /// What it is charged with in the memory budget.
@@ -92,11 +79,6 @@ impl Connection {
         let written = self.out.take_count();
         self.traffic.bytes_sent += written;
         written
-    }
-
-    /// `part` is 1, or how much less it may be when memory is short.
-    fn is_full_of_blocked(&self, part: usize) -> bool {
-        self.blocked.len() >= BLOCKED_MAX / part || self.blocked_bytes >= BLOCKED_BYTES_MAX / part
     }
 
     pub(super) fn out_len(&self) -> usize {
@@ -150,9 +132,7 @@ impl Shard {
             keep_alive_ms: 0,
             connect: None,
             assigned: false,
-            blocked: VecDeque::new(),
-            blocked_bytes: 0,
-            blocked_ms: 0,
+            blocked: Blocked::default(),
             unread: 0,
             charged: 0,
             pace: None,
@@ -298,7 +278,7 @@ impl Shard {
         // While a publish waits, what is no publish is taken: acknowledgements may be what makes room.
         let waits = waits
             || paced
-            || (connection.is_full_of_blocked(part)
+            || (connection.blocked.is_full(part)
                 && is_publish
                 && next.first().is_some_and(|b| b & QOS_BITS != 0));
         connection.paused = busy || waits || connection.out.len() > limit;
@@ -344,7 +324,7 @@ impl Shard {
             Phase::Open(_) if self.journal.is_busy() => self.touch(conn),
             Phase::Open(_)
                 if !connection.blocked.is_empty()
-                    && self.now.mono_ms < connection.blocked_ms + HELD_BACK_MS_MAX =>
+                    && self.now.mono_ms < connection.blocked.since_ms() + HELD_BACK_MS_MAX =>
             {
                 self.touch(conn);
             }
@@ -531,9 +511,9 @@ impl Shard {
     }
 
     /// The publishes a connection had to wait with were never accepted: their ids are free again.
-    fn forget_blocked(&mut self, phase: Phase, blocked: VecDeque<Box<Publish>>) {
+    fn forget_blocked(&mut self, phase: Phase, blocked: Blocked) {
         let Phase::Open(session) = phase else { return };
-        for publish in blocked {
+        for publish in blocked.into_all() {
             if let (Some(id), Some(slot)) = (publish.packet_id, self.sessions.get(session as usize))
             {
                 let (cell, qos, reason) = (slot.cell, publish.qos, ReasonCode::QuotaExceeded);

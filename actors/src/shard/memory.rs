@@ -96,7 +96,8 @@ impl Shard {
     /// The buffers of a connection have changed.
     pub(super) fn charge_buffers(&mut self, conn: ConnId) {
         let Some(connection) = self.connection_mut(conn) else { return };
-        let blocked = connection.blocked_bytes + connection.blocked.len() * size_of::<Publish>();
+        let blocked =
+            connection.blocked.payload_bytes() + connection.blocked.len() * size_of::<Publish>();
         let now = (connection.out_len() + connection.unread + blocked) as u64;
         let before = std::mem::replace(&mut connection.charged, now);
         if now != before {

@@ -30,6 +30,7 @@ use crate::cell::{CellId, Cells};
 use crate::ledger::Ledger;
 use crate::ports::{Credentials, Gate, Origin};
 
+mod blocked;
 mod bridges;
 mod channel;
 mod clients;

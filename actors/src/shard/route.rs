@@ -27,7 +27,6 @@ impl Shard {
         let Some(connection) = self.connection_mut(conn) else { return };
         let version = connection.version;
         if !again && publish.qos > QoS::AtMostOnce && !connection.blocked.is_empty() {
-            connection.blocked_bytes += publish.payload.len();
             return connection.blocked.push_back(Box::new(publish)); // behind the one that waits
         }
         let Some(slot) = self.sessions.get(session as usize) else { return };
@@ -68,11 +67,7 @@ impl Shard {
                 // No way to say no: the client waits, its next publishes behind this one, until there is room.
                 let now_ms = self.now.mono_ms;
                 if let Some(connection) = self.connection_mut(conn) {
-                    if !again {
-                        connection.blocked_ms = now_ms;
-                    }
-                    connection.blocked_bytes += publish.payload.len();
-                    connection.blocked.push_front(publish);
+                    connection.blocked.push_front(publish, (!again).then_some(now_ms));
                     self.blocked.push(conn);
                 }
             }
@@ -214,7 +209,6 @@ impl Shard {
             while let Some(connection) = self.connection_mut(conn)
                 && let Some(publish) = connection.blocked.pop_front()
             {
-                connection.blocked_bytes -= publish.payload.len();
                 self.route_from_client(session, *publish, true);
                 let waits_again = self.blocked.last() == Some(&conn);
                 self.settle();

@@ -4,6 +4,7 @@ pub mod alias;
 pub mod codec;
 pub mod error;
 pub mod exercise;
+mod outbound;
 pub mod packet;
 mod properties;
 pub mod session;

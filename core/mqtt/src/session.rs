@@ -123,7 +123,9 @@ pub enum End {
 struct Link {
     version: Version,
     receive_max: u16,
-    aliases: Vec<ByteString>,
+    /// Boxed: most clients use none.
+    #[allow(clippy::box_collection, reason = "one word instead of three in every session")]
+    aliases: Option<Box<Vec<ByteString>>>,
     /// QoS 1 publishes not yet acknowledged.
     unacked: u16,
 }
@@ -131,7 +133,7 @@ struct Link {
 /// One client's protocol state. Lives as long as its MQTT session.
 #[derive(Debug, Clone, Default)]
 pub struct Session {
-    link: Option<Box<Link>>,
+    link: Option<Link>,
     /// QoS 2 ids the client uses; `true` once PUBREC is due or sent.
     received: BTreeMap<PacketId, bool>,
     /// What is owed to the client.
@@ -164,12 +166,12 @@ impl Session {
         fx: &mut Vec<Effect>,
     ) {
         let five = connect.version == Version::V5;
-        self.link = Some(Box::new(Link {
+        self.link = Some(Link {
             version: connect.version,
             receive_max: connect.receive_max.unwrap_or(u16::MAX).min(limits.in_flight_max),
-            aliases: Vec::new(),
+            aliases: None,
             unacked: 0,
-        }));
+        });
         if five {
             connack.receive_max = Some(limits.receive_max);
             connack.packet_max =
@@ -187,6 +189,7 @@ impl Session {
     /// The connection is gone; the session stays.
     pub fn handle_connection_lost(&mut self) {
         self.link = None;
+        self.outbound.give_back();
     }
 
     /// A packet from the client, after CONNECT.
@@ -205,7 +208,11 @@ impl Session {
             Packet::Pubcomp(ack) => self.handle_pubcomp(&ack, fx),
             Packet::Subscribe(subscribe) => fx.push(Effect::Subscribe(subscribe)),
             Packet::Unsubscribe(unsubscribe) => fx.push(Effect::Unsubscribe(unsubscribe)),
-            Packet::Pingreq => fx.push(Effect::Send(Packet::Pingresp)),
+            Packet::Pingreq => {
+                // A client that pings has been idle: what is kept for the next message goes.
+                self.outbound.give_back();
+                fx.push(Effect::Send(Packet::Pingresp));
+            }
             Packet::Disconnect(disconnect) => fx.push(Effect::Goodbye {
                 will: disconnect.reason != ReasonCode::Success,
                 session_expiry_s: disconnect.session_expiry_s,
@@ -272,7 +279,7 @@ impl Session {
                 }
                 // 3.1.1 has no word for a refusal: a PUBREC would say yes.
                 let says = |link: &Link| link.version == Version::V5 || !reason.is_error();
-                if self.link.as_deref().is_some_and(says) {
+                if self.link.as_ref().is_some_and(says) {
                     fx.push(Effect::Send(Packet::Pubrec(Ack::new(id, reason))));
                 }
             }
@@ -467,7 +474,7 @@ fn resolve_alias(
     }
     let index = usize::from(alias) - 1;
     if publish.topic.is_empty() {
-        match link.aliases.get(index) {
+        match link.aliases.as_deref().and_then(|aliases| aliases.get(index)) {
             Some(topic) if !topic.is_empty() => publish.topic = topic.clone(),
             _ => {
                 return Err((
@@ -477,11 +484,12 @@ fn resolve_alias(
             }
         }
     } else {
-        if link.aliases.len() <= index {
-            link.aliases.resize(index + 1, ByteString::new());
+        let aliases = link.aliases.get_or_insert_default();
+        if aliases.len() <= index {
+            aliases.resize(index + 1, ByteString::new());
         }
         // Copied: the topic must not keep the packet it came in alive.
-        link.aliases[index] = ByteString::from(publish.topic.to_string());
+        aliases[index] = ByteString::from(publish.topic.to_string());
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use outpost_model::{Message, QoS};
 
+pub use crate::outbound::Outbound;
 use crate::packet::PacketId;
 
 /// Deliveries a durable session keeps in memory. Lower: more reads from disk while catching up; higher: more memory for
@@ -59,8 +60,8 @@ enum State {
 }
 
 #[derive(Debug, Clone)]
-struct Slot {
-    delivery: Delivery,
+pub(crate) struct Slot {
+    pub(crate) delivery: Delivery,
     state: State,
 }
 
@@ -82,30 +83,23 @@ pub enum Transmit {
     Expired(Delivery),
 }
 
-/// The deliveries of one session.
+/// What [`Outbound`] holds while there is something to hold; its methods say what these do.
 #[derive(Debug, Clone, Default)]
-pub struct Outbound {
-    slots: VecDeque<Slot>,
+pub(crate) struct Queue {
+    pub(crate) slots: VecDeque<Slot>,
     /// Places that stand on disk only, behind all of `slots`.
-    cold: Range<u64>,
-    in_flight: usize,
+    pub(crate) cold: Range<u64>,
+    pub(crate) in_flight: usize,
     /// Index of the first slot that may need something sent on this connection.
     cursor: usize,
 }
 
-impl Outbound {
-    /// A queue whose deliveries in `cold` must first be loaded.
-    pub fn from_disk(cold: Range<u64>) -> Self {
+impl Queue {
+    pub(crate) fn from_disk(cold: Range<u64>) -> Self {
         Self { cold, ..Self::default() }
     }
 
-    /// When the oldest delivery in memory was accepted, milliseconds since 1970.
-    pub fn oldest_wall_ms(&self) -> Option<u64> {
-        self.slots.front().map(|slot| slot.delivery.message.accepted_wall_ms)
-    }
-
-    /// Takes a delivery in. With `durable` it may be left to the disk, where its owner has put it already.
-    pub fn push(&mut self, delivery: Delivery, durable: bool) {
+    pub(crate) fn push(&mut self, delivery: Delivery, durable: bool) {
         debug_assert!(delivery.place > 0, "QoS 0 has no place");
         if durable && (!self.cold.is_empty() || self.slots.len() >= HOT_MAX) {
             let start = if self.cold.is_empty() { delivery.place } else { self.cold.start };
@@ -117,8 +111,7 @@ impl Outbound {
         self.slots.push_back(Slot { delivery, state });
     }
 
-    /// The rows of all places below `upto` are durable.
-    pub fn handle_synced(&mut self, upto: u64) {
+    pub(crate) fn handle_synced(&mut self, upto: u64) {
         let waiting = self.slots.iter_mut().filter(|slot| slot.delivery.place < upto);
         for slot in waiting {
             if slot.state == State::Written {
@@ -127,16 +120,12 @@ impl Outbound {
         }
     }
 
-    /// From which place on to load, and how many, when memory has room for what is on disk.
-    pub fn wants_load(&self) -> Option<(u64, usize)> {
+    pub(crate) fn wants_load(&self) -> Option<(u64, usize)> {
         let room = HOT_MAX.saturating_sub(self.slots.len());
         (!self.cold.is_empty() && room > HOT_MAX / 2).then_some((self.cold.start, room))
     }
 
-    /// Takes in what was loaded from place `from` on; of no use unless that is where the cold ones begin.
-    /// `next` is the first place not yet looked at; what lies before it is no longer cold.
-    /// `released` deliveries were acknowledged with PUBREC; `dup` when an earlier connection may have sent them.
-    pub fn load(
+    pub(crate) fn load(
         &mut self,
         from: u64,
         loaded: impl IntoIterator<Item = (Delivery, bool)>,
@@ -160,8 +149,7 @@ impl Outbound {
         }
     }
 
-    /// A new connection: what was in flight is sent again, first of all.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.cursor = 0;
         self.in_flight = 0;
         for slot in &mut self.slots {
@@ -176,8 +164,7 @@ impl Outbound {
         }
     }
 
-    /// The next thing to send, while fewer than `receive_max` deliveries are in flight.
-    pub fn poll_transmit(&mut self, receive_max: u16, wall_ms: u64) -> Option<Transmit> {
+    pub(crate) fn poll_transmit(&mut self, receive_max: u16, wall_ms: u64) -> Option<Transmit> {
         while let Some(slot) = self.slots.get_mut(self.cursor) {
             match slot.state {
                 State::Written => return None, // and nothing behind it may overtake it
@@ -216,19 +203,15 @@ impl Outbound {
         None
     }
 
-    /// Whether a packet that belongs to this QoS contradicts what was sent under its id: an acknowledgement of QoS 1 for
-    /// a QoS 2 delivery or the reverse. An id that names nothing contradicts nothing.
-    pub fn contradicts(&mut self, id: PacketId, qos: QoS) -> bool {
+    pub(crate) fn contradicts(&mut self, id: PacketId, qos: QoS) -> bool {
         self.find(id).is_some_and(|slot| slot.state != State::Done && slot.delivery.qos != qos)
     }
 
-    /// Whether a PUBCOMP for this id comes before its PUBREC.
-    pub fn awaits_pubrec(&mut self, id: PacketId) -> bool {
+    pub(crate) fn awaits_pubrec(&mut self, id: PacketId) -> bool {
         self.find(id).is_some_and(|slot| slot.state == State::Sent)
     }
 
-    /// PUBACK, or a PUBREC that refuses: the delivery is done. `None` when nothing of that id and QoS is in flight.
-    pub fn handle_done(&mut self, id: PacketId, qos: QoS) -> Option<Delivery> {
+    pub(crate) fn handle_done(&mut self, id: PacketId, qos: QoS) -> Option<Delivery> {
         let slot = self.find(id)?;
         if slot.state != State::Sent || slot.delivery.qos != qos {
             return None;
@@ -236,9 +219,7 @@ impl Outbound {
         self.finish(id)
     }
 
-    /// PUBREC: the client owns the message now. The delivery to write down as released, `None` when the id is unknown;
-    /// asking again for a released id is answered again.
-    pub fn handle_pubrec(&mut self, id: PacketId) -> Option<Delivery> {
+    pub(crate) fn handle_pubrec(&mut self, id: PacketId) -> Option<Delivery> {
         let slot = self.find(id)?;
         match slot.state {
             State::Sent if slot.delivery.qos == QoS::ExactlyOnce => {
@@ -250,13 +231,12 @@ impl Outbound {
         Some(slot.delivery.clone())
     }
 
-    /// PUBCOMP: the id is free again. `None` when it was not released.
-    pub fn handle_pubcomp(&mut self, id: PacketId) -> Option<Delivery> {
+    pub(crate) fn handle_pubcomp(&mut self, id: PacketId) -> Option<Delivery> {
         matches!(self.find(id)?.state, State::Released(_)).then(|| self.finish(id))?
     }
 
     /// Deliveries in memory, in order; `true` for those sent and not done.
-    pub fn iter(&self) -> impl Iterator<Item = (&Delivery, bool)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Delivery, bool)> {
         let open = self.slots.iter().filter(|slot| slot.state != State::Done);
         open.map(|slot| {
             let waits = matches!(slot.state, State::Written | State::Queued(_));
@@ -264,13 +244,8 @@ impl Outbound {
         })
     }
 
-    /// Places that stand on disk only.
-    pub fn cold(&self) -> Range<u64> {
-        self.cold.clone()
-    }
-
     /// Places below `next` on disk are no longer owed.
-    pub fn skip_cold(&mut self, next: u64) {
+    pub(crate) fn skip_cold(&mut self, next: u64) {
         self.cold.start = next.clamp(self.cold.start, self.cold.end);
         if self.cold.is_empty() {
             self.cold = 0..0;
@@ -279,7 +254,7 @@ impl Outbound {
 
     /// Takes out at most `limit` deliveries in memory with places below `upto`. A QoS 2 delivery that may have been sent
     /// stays: its packet id belongs to both sides until the exchange is over.
-    pub fn give_up(&mut self, upto: u64, limit: usize) -> Vec<Delivery> {
+    pub(crate) fn give_up(&mut self, upto: u64, limit: usize) -> Vec<Delivery> {
         let mut gone = Vec::new();
         for slot in &mut self.slots {
             if slot.delivery.place >= upto || gone.len() == limit {
@@ -298,23 +273,7 @@ impl Outbound {
         gone
     }
 
-    /// Deliveries in memory: queued and in flight.
-    pub fn len_hot(&self) -> usize {
-        self.slots.len()
-    }
-
-    /// Deliveries sent and not yet done.
-    pub fn in_flight(&self) -> usize {
-        self.in_flight
-    }
-
-    /// Whether nothing at all is owed.
-    pub fn is_empty(&self) -> bool {
-        self.slots.is_empty() && self.cold.is_empty()
-    }
-
-    /// Takes every delivery in memory out, in order; `true` for those the client may have received already.
-    pub fn drain(&mut self) -> Vec<(Delivery, bool)> {
+    pub(crate) fn drain(&mut self) -> Vec<(Delivery, bool)> {
         self.in_flight = 0;
         self.cursor = 0;
         let open = |slot: Slot| match slot.state {
