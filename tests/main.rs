@@ -12,6 +12,7 @@ mod durability;
 mod expiry;
 mod lab;
 mod ledger;
+mod listeners;
 mod publish;
 mod qos;
 mod retained;

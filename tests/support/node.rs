@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use outpost_node::config::Config;
+use outpost_node::listeners::Listeners;
 use outpost_node::{Hooks, Node};
 use tempfile::TempDir;
 
@@ -33,6 +34,15 @@ impl TestNode {
 
     pub fn http(&self) -> SocketAddr {
         self.node.http_addr()
+    }
+
+    /// Where a `[[listener]]` is.
+    pub fn listener(&self, name: &str) -> SocketAddr {
+        self.listeners().named(name).expect("it is configured").address
+    }
+
+    pub fn listeners(&self) -> &Listeners {
+        self.node.listeners()
     }
 
     /// Stops it and starts it again on the same data.

@@ -1,18 +1,39 @@
-//! Raw bytes over TCP, for what a client library refuses to say.
+//! Raw bytes over TCP or another stream, for what a client library refuses to say.
 
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::within;
 
+/// A stream in both directions.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
 /// A connection without a library.
-pub struct Wire(TcpStream);
+pub struct Wire(Box<dyn Stream>);
 
 impl Wire {
     pub async fn open(server: SocketAddr) -> Self {
-        Self(within("a TCP connection", TcpStream::connect(server)).await.expect("it listens"))
+        let stream = within("a TCP connection", TcpStream::connect(server)).await;
+        Self::over(stream.expect("it listens"))
+    }
+
+    /// Over a stream that is open.
+    pub fn over(stream: impl Stream + 'static) -> Self {
+        Self(Box::new(stream))
+    }
+
+    /// Sends CONNECT and returns the reason code of CONNACK; `None` when the server closes instead.
+    pub async fn enter(&mut self, connect: &[u8]) -> Option<u8> {
+        self.write(connect).await.ok()?;
+        self.packet().await.map(|connack| connack[3])
+    }
+
+    /// Sends PINGREQ; whether PINGRESP comes.
+    pub async fn ping(&mut self) -> bool {
+        self.write(&[0xc0, 0]).await.is_ok() && self.packet().await == Some(vec![0xd0, 0])
     }
 
     /// Connected as MQTT 5 with a clean start, CONNACK read.
@@ -33,7 +54,7 @@ impl Wire {
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {
-        self.0.write_all(bytes).await.expect("the server reads");
+        self.write(bytes).await.expect("the server reads");
     }
 
     /// The next packet, whole; `None` when the server has closed the connection.
@@ -44,6 +65,11 @@ impl Wire {
     /// Waits until the server closes; nothing may come before.
     pub async fn closed(&mut self) {
         assert_eq!(self.packet().await, None, "the server closes");
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.write_all(bytes).await?;
+        self.0.flush().await
     }
 
     async fn read_packet(&mut self) -> std::io::Result<Vec<u8>> {
@@ -74,6 +100,14 @@ pub fn connect(level: u8, id: &str) -> Vec<u8> {
     body.extend_from_slice(&(id.len() as u16).to_be_bytes());
     body.extend_from_slice(id.as_bytes());
     framed(0x10, &body)
+}
+
+/// CONNECT of MQTT 5 with a user name and no password.
+pub fn named_connect(id: &str, user: &str) -> Vec<u8> {
+    let mut packet = connect(5, id);
+    let text = [&(user.len() as u16).to_be_bytes(), user.as_bytes()].concat();
+    packet[9] |= 0x80;
+    framed(0x10, &[&packet[2..], &text].concat())
 }
 
 /// CONNECT of 3.1.1 that goes on with its session.
