@@ -13,16 +13,21 @@
 //! # When the disk fails
 //! What fjall 3.1 does, read from its source, and what this store makes of it:
 //! - A write to its journal that fails (disk full, I/O error) poisons the engine and the batch fails; so does a failed
-//!   fdatasync. Rows reach the memtables only after the fdatasync, so nothing unsynced is ever read.
-//! - The journal is written through a buffer. A batch that failed half way may still reach the disk when the engine
-//!   closes; it was never acknowledged, and a torn one is cut off at the next start.
+//!   fdatasync. Rows reach the memtables only after the fdatasync, so nothing unsynced is ever read. A poisoned engine
+//!   still reads.
 //! - A background flush or compaction that fails poisons the engine as well; this shows at the next batch, as
 //!   `Poisoned`. The cause is in the log (target `fjall`).
-//! - In each case this store fail-stops: one [`StoreEvent::Failed`](crate::StoreEvent), every later submit is refused, nothing is
-//!   acknowledged. Only opening it anew ends that.
-//! - After a commit the engine holds the writer while flushes are far behind, in a loop that does not look for the
-//!   poison. Should its workers die at that moment the writer stays there: no false acknowledgement leaves, submits
-//!   become busy, and closing gives up on the thread after [`CLOSE_PATIENCE`].
+//! - In each case this store *stalls*: one [`StoreEvent::Stalled`](crate::StoreEvent), nothing is acknowledged, what was
+//!   submitted is kept. On a full disk it waits for room ([`SPACE_POLL`]). Then it closes the engine, cuts the journal
+//!   back to the last batch that is known to be synced (the kernel may show pages it could not write, and the engine
+//!   writes what was left in its buffer when it closes), opens it anew and writes the batch again, with growing pauses up to
+//!   [`RETRY_PAUSE_MAX`]. What had been synced is never touched; only what was not is written twice.
+//! - Below [`Options::reserve_bytes`] of free space the store stalls before anything has failed. It still writes: what
+//!   is left is for the rows that make room (deletes, cursors) and for the engine's own tables.
+//! - What cannot be put right (a format from the future, damage met while opening again) ends in
+//!   [`StoreEvent::Failed`](crate::StoreEvent): the next start of the process sets damage aside.
+//! - After a commit the engine holds its caller while flushes are far behind, in a loop that does not look for the
+//!   poison. So this store looks first, and waits itself where it can see it: the engine's loop is never entered.
 //! - Tables are checked block by block when they are read, not at the start. A damaged block fails the read of its
 //!   rows; a compaction that meets one poisons the engine, and will again after each start, until the block is
 //!   rewritten or someone moves `data/` away. This store does not do that by itself yet.
@@ -30,6 +35,7 @@
 pub mod journal;
 mod manifest;
 mod open;
+mod repair;
 mod writer;
 
 use std::{
@@ -42,12 +48,17 @@ use std::{
 
 use bytes::Bytes;
 use fjall::{Database, Keyspace, Readable};
+use parking_lot::RwLock;
 
 pub use self::open::{Cut, OpenError, OpenReport, Quarantine};
+pub use self::repair::{RETRY_PAUSE_MAX, SPACE_POLL};
 use self::writer::Writer;
 use crate::{
-    BACKLOG_BYTES_DEFAULT, Batch, Listener, Lsn, ReadError, Row, Space, Store, SubmitError,
+    BACKLOG_BYTES_DEFAULT, Batch, Listener, Lsn, ReadError, Row, Space, Stall, Store, SubmitError,
 };
+
+/// Free bytes below which a store stalls before the disk is full: see [`Options::reserve_bytes`].
+pub const RESERVE_BYTES_DEFAULT: u64 = 16 * 1024 * 1024;
 
 /// How long closing waits for a writer whose engine is poisoned. A healthy one is waited for without limit, for its
 /// backlog is bounded.
@@ -78,6 +89,10 @@ pub struct Options {
     /// Quarantined directories kept; the oldest goes when one more is set aside. Zero forgets the evidence at once;
     /// many fill the disk with what nobody reads.
     pub quarantines_max: usize,
+    /// Free bytes of the file system below which new rows should be refused ([`StoreEvent::Stalled`](crate::StoreEvent)).
+    /// Less and deliveries, whose ends are rows too, may stop with the disk full; more is room nobody uses. Zero looks at
+    /// nothing until a write fails.
+    pub reserve_bytes: u64,
     /// Where the store's id comes from when the store is made; `None` draws one. For tests.
     pub store_id_seed: Option<u64>,
 }
@@ -93,6 +108,7 @@ impl Default for Options {
             files_max: 64,
             workers: 2,
             quarantines_max: 4,
+            reserve_bytes: RESERVE_BYTES_DEFAULT,
             store_id_seed: None,
         }
     }
@@ -100,7 +116,7 @@ impl Default for Options {
 
 /// A [`Store`] on disk. Dropping it syncs what was submitted and lets go of the directory.
 pub struct DiskStore {
-    engine: Engine,
+    engine: Arc<Slot>,
     writer: Arc<Writer>,
     thread: Option<JoinHandle<()>>,
     path: PathBuf,
@@ -110,8 +126,10 @@ pub struct DiskStore {
     _lock: open::Lock,
 }
 
+/// Where the engine is: readers share it, the writer takes it out to open it anew. Empty while that does not succeed.
+type Slot = RwLock<Option<Engine>>;
+
 /// The open database and its key spaces, in the order of [`Space::ALL`].
-#[derive(Clone)]
 struct Engine {
     database: Database,
     spaces: Vec<Keyspace>,
@@ -125,10 +143,10 @@ impl DiskStore {
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self, OpenError> {
         let path = path.as_ref().to_owned();
         let opened = open::open(&path, &options)?;
-        let writer = Arc::new(Writer::new(options));
-        let engine = opened.engine;
+        let writer = Arc::new(Writer::new(path.clone(), options, &opened.engine));
+        let engine = Arc::new(Slot::new(Some(opened.engine)));
         let thread = {
-            let (writer, engine) = (writer.clone(), engine.clone());
+            let (writer, engine) = (writer.clone(), Arc::clone(&engine));
             let builder = std::thread::Builder::new().name("store".into());
             let spawned = builder.spawn(move || writer.run(&engine));
             spawned.map_err(|source| OpenError::Thread { path: path.clone(), source })?
@@ -151,13 +169,36 @@ impl DiskStore {
         self.store_id
     }
 
-    /// Waits until everything submitted so far is durable and the listeners have heard of it. For shutdown, tools
-    /// and tests; must not be called by a listener.
+    /// Waits until everything submitted so far is durable and the listeners have heard of it, through stalls too. For
+    /// tools and tests; must not be called by a listener.
     ///
     /// # Errors
     /// [`SubmitError::Failed`] when the store fail-stops before that.
     pub fn sync_all(&self) -> Result<Lsn, SubmitError> {
-        self.writer.wait_until_told()
+        self.writer.wait_until_told(true)
+    }
+
+    /// The same, but does not wait for a disk that is full or fails.
+    ///
+    /// # Errors
+    /// [`SubmitError::Failed`] when the store stalls or fail-stops before that.
+    pub fn sync_unless_stalled(&self) -> Result<Lsn, SubmitError> {
+        self.writer.wait_until_told(false)
+    }
+
+    /// Why the store should be given nothing new, when that is so. Who listens hears of later changes.
+    pub fn stall(&self) -> Option<Stall> {
+        self.writer.stalled()
+    }
+
+    /// Stalls since the store was opened.
+    pub fn stalls(&self) -> u64 {
+        self.writer.stalls()
+    }
+
+    /// Free bytes of its file system, for users without privileges; `None` when the system does not say.
+    pub fn free_bytes(&self) -> Option<u64> {
+        repair::free_bytes(&self.path)
     }
 
     /// What opening found.
@@ -181,10 +222,10 @@ impl DiskStore {
     /// # Errors
     /// [`ReadError`] when the engine cannot say.
     pub fn disk_bytes(&self) -> Result<u64, ReadError> {
-        self.engine
-            .database
-            .disk_space()
-            .map_err(|cause| ReadError { space: "all", cause: cause.to_string() })
+        let fail = |cause: String| ReadError { space: "all", cause };
+        let engine = self.engine.read();
+        let engine = engine.as_ref().ok_or_else(|| fail(CLOSED.to_owned()))?;
+        engine.database.disk_space().map_err(|cause| fail(cause.to_string()))
     }
 }
 
@@ -205,7 +246,9 @@ impl Store for DiskStore {
         if key.is_empty() {
             return Ok(None); // the engine has no empty keys, and would panic on one
         }
-        let value = self.engine.space(space).get(key).map_err(|cause| read_error(space, &cause))?;
+        let engine = self.engine.read();
+        let engine = engine.as_ref().ok_or_else(|| closed(space))?;
+        let value = engine.space(space).get(key).map_err(|cause| read_error(space, &cause))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -221,13 +264,12 @@ impl Store for DiskStore {
         if end.as_ref().is_some_and(|end| start >= *end) {
             return Ok(Vec::new());
         }
+        let engine = self.engine.read();
+        let engine = engine.as_ref().ok_or_else(|| closed(space))?;
         // A snapshot, because a bare range can meet a batch that is half applied.
         let end = end.map_or(Bound::Unbounded, Bound::Excluded);
-        let range = self
-            .engine
-            .database
-            .snapshot()
-            .range(self.engine.space(space), (Bound::Included(start), end));
+        let bounds = (Bound::Included(start), end);
+        let range = engine.database.snapshot().range(engine.space(space), bounds);
         let mut rows = Vec::new();
         for row in range.take(limit) {
             let (key, value) = row.into_inner().map_err(|cause| read_error(space, &cause))?;
@@ -263,6 +305,13 @@ fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
     let mut end = prefix[..=last].to_vec();
     end[last] += 1;
     Some(end)
+}
+
+/// What a reader hears while the engine is being opened anew.
+const CLOSED: &str = "it is being reopened after a fault of the disk; try again later";
+
+fn closed(space: Space) -> ReadError {
+    ReadError { space: space.name(), cause: CLOSED.to_owned() }
 }
 
 fn read_error(space: Space, cause: &fjall::Error) -> ReadError {
@@ -351,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_failed_write_nothing_is_acknowledged() {
+    fn what_a_failed_flush_held_up_is_written_by_a_new_engine() {
         let folder = TempDir::new().expect("a temporary directory");
         let store = DiskStore::open(folder.path(), Options::default()).expect("a fresh directory");
         let heard = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
@@ -360,44 +409,50 @@ mod tests {
             ear.0.lock().push(event);
             ear.1.notify_all();
         }));
-        store.submit(vec![put("before")]).expect("taken");
-        {
+        let wait_for = |wanted: &dyn Fn(&StoreEvent) -> bool| {
             let mut events = heard.0.lock();
-            while events.is_empty() {
+            while !events.iter().any(wanted) {
                 heard.1.wait(&mut events);
             }
-        }
+        };
+        store.submit(vec![put("before")]).expect("taken");
+        wait_for(&|event| *event == StoreEvent::Synced(Lsn(1)));
         // A flush that cannot write its table: the engine refuses every write from here on.
-        let space = store.engine.space(Space::Retained);
-        let (tables, away) = (space.path().join("tables"), space.path().join("away"));
-        std::fs::rename(&tables, &away).expect("the engine keeps its tables there");
-        assert!(
-            space.rotate_memtable().expect("the journal can be written"),
-            "there is a row to flush"
-        );
-        while store.engine.database.persist(fjall::PersistMode::Buffer).is_ok() {
-            std::thread::yield_now();
-        }
-        let outcome = store.submit(vec![put("after")]);
-        assert_eq!(outcome, Ok(Lsn(2)), "the failure is not known yet");
-        let mut events = heard.0.lock();
-        while events.len() < 2 {
-            heard.1.wait(&mut events);
-        }
-        assert!(
-            matches!(events[..], [StoreEvent::Synced(Lsn(1)), StoreEvent::Failed(_)]),
-            "{events:?}"
-        );
-        drop(events);
-        assert!(matches!(store.submit(vec![put("later")]), Err(SubmitError::Failed(_))));
-        assert_eq!(store.synced(), Lsn(1));
-        assert_eq!(store.get(Space::Retained, b"after").expect("readable"), None);
-        drop(store);
+        let (tables, away) = {
+            let engine = store.engine.read();
+            let engine = engine.as_ref().expect("open");
+            let space = engine.space(Space::Retained);
+            let (tables, away) = (space.path().join("tables"), space.path().join("away"));
+            std::fs::rename(&tables, &away).expect("the engine keeps its tables there");
+            std::fs::write(&tables, "in the way").expect("a free name");
+            assert!(
+                space.rotate_memtable().expect("the journal can be written"),
+                "there is a row to flush"
+            );
+            while engine.database.persist(fjall::PersistMode::Buffer).is_ok() {
+                std::thread::yield_now();
+            }
+            (tables, away)
+        };
+        assert_eq!(store.submit(vec![put("after")]), Ok(Lsn(2)), "the failure is not known yet");
+        wait_for(&|event| matches!(event, StoreEvent::Stalled(stall) if !stall.full));
+        assert_eq!(store.submit(vec![put("later")]), Ok(Lsn(3)), "it is kept");
+        assert_eq!(store.synced(), Lsn(1), "nothing is acknowledged");
+        assert!(store.stall().is_some());
+        std::fs::remove_file(&tables).expect("written above");
         std::fs::rename(&away, &tables).expect("back again");
+        wait_for(&|event| *event == StoreEvent::Resumed);
+        store.sync_all().expect("it writes again");
+        assert_eq!(store.synced(), Lsn(3));
+        for key in [&b"before"[..], b"after", b"later"] {
+            assert!(store.get(Space::Retained, key).expect("readable").is_some());
+        }
+        drop(store);
         let store = DiskStore::open(folder.path(), Options::default()).expect("reopened");
-        assert!(!store.report().may_have_lost());
-        assert!(store.get(Space::Retained, b"before").expect("readable").is_some());
-        assert_eq!(store.get(Space::Retained, b"after").expect("readable"), None);
+        assert_eq!(store.report(), &OpenReport::default());
+        for key in [&b"before"[..], b"after", b"later"] {
+            assert!(store.get(Space::Retained, key).expect("readable").is_some());
+        }
     }
 
     fn put(key: &'static str) -> Op {

@@ -6,7 +6,8 @@
 //!            └────── listener(Synced(lsn)) ◀────┘   acks leave only now
 //! ```
 //! Submitting never waits for the disk. Whoever owes an acknowledgement keeps it until [`Store::synced`] has reached
-//! the number its batch was given. After a failed sync nothing more is acknowledged from that store: it fail-stops.
+//! the number its batch was given. When the disk fails or is full the store *stalls*: it acknowledges nothing, keeps what
+//! it has taken in memory, puts its engine in order, writes all of it again, and goes on. See [`disk`].
 
 pub mod disk;
 pub mod memory;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use disk::{DiskStore, OpenError, OpenReport, Options};
+pub use disk::{DiskStore, OpenError, OpenReport, Options, RESERVE_BYTES_DEFAULT};
 pub use memory::{FaultPlan, MemoryStore};
 
 /// The version of what a store writes. It goes up when an older node could not read it any more.
@@ -115,8 +116,22 @@ pub struct Lsn(pub u64);
 pub enum StoreEvent {
     /// Every batch up to this number is durable.
     Synced(Lsn),
+    /// The disk does not take what is written, or is nearly full. What has been submitted is kept and written when it
+    /// does again; what can be refused should be. May come again with another cause.
+    Stalled(Stall),
+    /// The stall is over: all that had been submitted before it is durable.
+    Resumed,
     /// The store stopped for good; nothing submitted after the last `Synced` may be acknowledged.
     Failed(String),
+}
+
+/// Why a store writes nothing, or should not be given more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stall {
+    /// For want of room, not for a fault of the disk.
+    pub full: bool,
+    /// In words: what was tried, and what happens now.
+    pub cause: String,
 }
 
 /// Receives [`StoreEvent`]s.

@@ -221,6 +221,7 @@ fn listeners_hear_rising_numbers(bed: &mut impl Bed) {
         let number = |event: &StoreEvent| match event {
             StoreEvent::Synced(lsn) => lsn.0,
             StoreEvent::Failed(why) => panic!("the store failed: {why}"),
+            other => panic!("not on a sound disk: {other:?}"),
         };
         heard.iter().map(number).collect()
     };

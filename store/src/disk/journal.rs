@@ -44,6 +44,14 @@ const NUMBER_GAP_MAX: u64 = 1 << 20;
 /// # Errors
 /// What reading the file reports.
 pub fn examine(path: &Path) -> io::Result<Extent> {
+    examine_below(path, u64::MAX)
+}
+
+/// The same, of batches with numbers below `end` only: the others are known not to be synced, whatever they look like.
+///
+/// # Errors
+/// What reading the file reports.
+pub fn examine_below(path: &Path, end: u64) -> io::Result<Extent> {
     let mut file = File::open(path)?;
     let written = written_end(&mut file)?;
     file.seek(SeekFrom::Start(0))?;
@@ -53,7 +61,7 @@ pub fn examine(path: &Path) -> io::Result<Extent> {
         last: None,
     };
     let mut sound = 0;
-    while input.batch()? {
+    while input.batch()? && input.last.is_none_or(|number| number < end) {
         sound = input.position;
     }
     // The last byte of a sound batch is not zero, so `sound` is never beyond what is written.

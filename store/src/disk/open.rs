@@ -131,9 +131,53 @@ const ENGINE_VERSION: u8 = 3;
 /// The engine's least.
 const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
 
-enum Problem {
+pub(super) enum Problem {
     Damage(String),
     Stop(OpenError),
+}
+
+/// Opens the data again, in a process that has it in its hands: every batch from number `end` on is cut off, for it was
+/// not synced and will be written again. Damage is not set aside here: what is served would no longer be what is stored.
+pub(super) fn reopen(path: &Path, options: &Options, end: u64) -> Result<Engine, Problem> {
+    let mut report = OpenReport::default();
+    cut_unsynced(&path.join(DATA), end)?;
+    open_data(path, options, &mut report).map(|(engine, _)| engine)
+}
+
+/// Cuts off what a failed write or sync has left in the journals.
+fn cut_unsynced(data: &Path, end: u64) -> Result<(), Problem> {
+    let fail = |what, at: &Path, source| Problem::Stop(io_error(what, at, source));
+    for journal in journals(data)? {
+        let extent = journal::examine_below(&journal, end)
+            .map_err(|error| fail("read the journal", &journal, error))?;
+        if extent.sound < extent.written {
+            cut(&journal, extent.sound)
+                .map_err(|error| fail("cut the unsynced end off the journal", &journal, error))?;
+        }
+    }
+    Ok(())
+}
+
+fn cut(journal: &Path, sound: u64) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(journal)?;
+    file.set_len(sound).and_then(|()| file.sync_all())
+}
+
+fn journals(data: &Path) -> Result<Vec<PathBuf>, Problem> {
+    let fail = |source| Problem::Stop(io_error("read the directory", data, source));
+    let entries = match fs::read_dir(data) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(fail(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let journal = entry.map_err(fail)?.path();
+        if journal.extension().is_some_and(|extension| extension == "jnl") && journal.is_file() {
+            found.push(journal);
+        }
+    }
+    Ok(found)
 }
 
 pub(super) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> {
@@ -188,8 +232,9 @@ impl Lock {
             }
             Err(fs::TryLockError::Error(source)) => return Err(fail(source)),
         }
+        // For people only: on a full disk there is no room for it, and no need.
         let pid = format!("{}\n", std::process::id());
-        file.set_len(0).and_then(|()| file.write_all(pid.as_bytes())).map_err(fail)?;
+        let _ = file.set_len(0).and_then(|()| file.write_all(pid.as_bytes()));
         Ok(Self { _file: file })
     }
 }
@@ -238,16 +283,7 @@ fn cut_journals(
     report: &mut OpenReport,
 ) -> Result<(), Problem> {
     let fail = |what, at: &Path, source| Problem::Stop(io_error(what, at, source));
-    let entries = match fs::read_dir(data) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(fail("read the directory", data, error)),
-    };
-    for entry in entries {
-        let journal = entry.map_err(|error| fail("read the directory", data, error))?.path();
-        if journal.extension().is_none_or(|extension| extension != "jnl") || !journal.is_file() {
-            continue;
-        }
+    for journal in journals(data)? {
         let extent = journal::examine(&journal)
             .map_err(|error| fail("read the journal", &journal, error))?;
         if extent.sound == extent.written {
@@ -266,9 +302,8 @@ fn cut_journals(
         } else {
             None
         };
-        let cut = OpenOptions::new().write(true).open(&journal);
-        let cut = cut.and_then(|file| file.set_len(extent.sound).and_then(|()| file.sync_all()));
-        cut.map_err(|error| fail("cut the damaged end off the journal", &journal, error))?;
+        cut(&journal, extent.sound)
+            .map_err(|error| fail("cut the damaged end off the journal", &journal, error))?;
         report.cuts.push(Cut { journal: name, bytes: extent.written - extent.sound, kept });
     }
     Ok(())

@@ -1,16 +1,29 @@
-//! The one thread that writes: a bounded backlog, group commit, and the fail-stop.
+//! The one thread that writes: a bounded backlog, group commit, and the stall when the disk does not take it.
 
 use std::{
     collections::{HashSet, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
 };
 
-use fjall::PersistMode;
+use fjall::{AbstractTree, PersistMode};
 use parking_lot::{Condvar, Mutex};
 
-use super::{CLOSE_PATIENCE, Engine, Options};
-use crate::{Batch, Listener, Lsn, Op, StoreEvent, SubmitError, batch_bytes, check_keys};
+use super::repair::{Repair, SPACE_POLL};
+use super::{CLOSE_PATIENCE, Engine, Options, Slot};
+use crate::{Batch, Listener, Lsn, Op, Stall, StoreEvent, SubmitError, batch_bytes, check_keys};
+
+/// Memtables of one space that wait for their flush, above which the next commit waits too. The engine itself waits at
+/// four, blind to its own poison; a commit adds at most two.
+const SEALED_MEMTABLES_MAX: usize = 1;
+
+/// Runs of the first level above which the next commit waits; the engine waits at thirty.
+const FIRST_LEVEL_RUNS_MAX: usize = 19;
+
+/// Between two looks at lagging flushes.
+const FLUSH_POLL: Duration = Duration::from_millis(2);
 
 /// What submitters and the writer thread share.
 pub(super) struct Writer {
@@ -21,7 +34,11 @@ pub(super) struct Writer {
     progress: Condvar,
     synced: AtomicU64,
     listeners: Mutex<Vec<Listener>>,
-    options: Options,
+    pub(super) options: Options,
+    pub(super) path: PathBuf,
+    /// The engine's number of the next batch: all below are synced.
+    pub(super) next_number: AtomicU64,
+    stalls: AtomicU64,
 }
 
 #[derive(Default)]
@@ -35,7 +52,15 @@ struct Backlog {
     told: u64,
     closing: bool,
     done: bool,
+    stalled: Option<Stall>,
     failed: Option<String>,
+}
+
+/// What the thread does next.
+enum Next {
+    Group(Group),
+    LookAtSpace,
+    Closed,
 }
 
 /// Batches that share a sync.
@@ -45,8 +70,11 @@ struct Group {
 }
 
 impl Writer {
-    pub(super) fn new(options: Options) -> Self {
+    pub(super) fn new(path: PathBuf, options: Options, engine: &Engine) -> Self {
         Self {
+            path,
+            next_number: AtomicU64::new(engine.database.seqno()),
+            stalls: AtomicU64::new(0),
             backlog: Mutex::default(),
             wake: Condvar::new(),
             progress: Condvar::new(),
@@ -87,12 +115,23 @@ impl Writer {
         self.backlog.lock().bytes
     }
 
-    pub(super) fn wait_until_told(&self) -> Result<Lsn, SubmitError> {
+    pub(super) fn stalled(&self) -> Option<Stall> {
+        self.backlog.lock().stalled.clone()
+    }
+
+    pub(super) fn stalls(&self) -> u64 {
+        self.stalls.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn wait_until_told(&self, through_stalls: bool) -> Result<Lsn, SubmitError> {
         let mut backlog = self.backlog.lock();
         let last = backlog.last;
         while backlog.told < last {
             if let Some(why) = backlog.failed.as_ref().filter(|_| backlog.done) {
                 return Err(SubmitError::Failed(why.clone()));
+            }
+            if let Some(stall) = backlog.stalled.as_ref().filter(|_| !through_stalls) {
+                return Err(SubmitError::Failed(stall.cause.clone()));
             }
             self.progress.wait(&mut backlog);
         }
@@ -105,11 +144,16 @@ impl Writer {
     }
 
     /// Waits for the thread to leave; false when the engine is poisoned and holds it for longer than it may.
-    pub(super) fn wait_until_done(&self, engine: &Engine) -> bool {
+    pub(super) fn wait_until_done(&self, slot: &Slot) -> bool {
         let mut backlog = self.backlog.lock();
         while !backlog.done {
             let timeout = self.progress.wait_for(&mut backlog, CLOSE_PATIENCE).timed_out();
-            if timeout && !backlog.done && engine.database.persist(PersistMode::Buffer).is_err() {
+            let poisoned = || {
+                let engine = slot.try_read();
+                let engine = engine.as_ref().and_then(|engine| engine.as_ref());
+                engine.is_some_and(|e| e.database.persist(PersistMode::Buffer).is_err())
+            };
+            if timeout && !backlog.done && poisoned() {
                 return false;
             }
         }
@@ -117,33 +161,82 @@ impl Writer {
     }
 
     /// The thread: until closed and drained, or failed.
-    pub(super) fn run(&self, engine: &Engine) {
-        while let Some(group) = self.next_group() {
-            // The engine asserts on its own locks; a panic in here must not look like a slow disk.
-            let outcome = catch_unwind(AssertUnwindSafe(|| commit(engine, &group.batches)));
-            match outcome {
-                Ok(Ok(())) => self.publish(&group),
-                Ok(Err(cause)) => {
-                    return self.fail(&format!("cannot write a batch and sync it: {cause}"));
+    pub(super) fn run(&self, slot: &Slot) {
+        let mut repair = Repair::new(self, slot);
+        repair.look_at_space();
+        loop {
+            let group = match self.next_group(repair.is_low()) {
+                Next::Group(group) => group,
+                Next::LookAtSpace => {
+                    repair.look_at_space();
+                    continue;
                 }
-                Err(_) => {
-                    return self.fail("cannot write a batch and sync it: the engine panicked");
+                Next::Closed => break,
+            };
+            while let Err(cause) = self.commit(slot, &group.batches) {
+                if let Err(why) = repair.after(&cause) {
+                    return self.fail(&why);
                 }
             }
+            self.publish(&group);
+            repair.written();
         }
         self.leave(None);
     }
 
-    fn next_group(&self) -> Option<Group> {
+    /// Waits for `time`, or until the store closes; true when it does.
+    pub(super) fn pause(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        let mut backlog = self.backlog.lock();
+        while !backlog.closing && !self.wake.wait_until(&mut backlog, until).timed_out() {}
+        backlog.closing
+    }
+
+    /// Says that nothing is written, or should be.
+    pub(super) fn stall(&self, stall: Stall) {
+        tracing::error!(full = stall.full, cause = stall.cause, "the store stalls");
+        let is_new = {
+            let mut backlog = self.backlog.lock();
+            let is_new = backlog.stalled.is_none();
+            backlog.stalled = Some(stall.clone());
+            is_new
+        };
+        self.stalls.fetch_add(u64::from(is_new), Ordering::Relaxed);
+        self.progress.notify_all();
+        self.tell(&StoreEvent::Stalled(stall));
+    }
+
+    /// Says that all is well again.
+    pub(super) fn resume(&self) {
+        tracing::warn!("the store writes again; nothing that was acknowledged is missing");
+        self.backlog.lock().stalled = None;
+        self.tell(&StoreEvent::Resumed);
+    }
+
+    fn commit(&self, slot: &Slot, batches: &[Batch]) -> Result<(), fjall::Error> {
+        let engine = slot.read();
+        let Some(engine) = engine.as_ref() else { return Err(fjall::Error::Poisoned) };
+        // The engine asserts on its own locks; a panic in here must not look like a slow disk.
+        catch_unwind(AssertUnwindSafe(|| commit(engine, batches)))
+            .unwrap_or(Err(fjall::Error::Poisoned))?;
+        self.next_number.store(engine.database.seqno(), Ordering::Release);
+        Ok(())
+    }
+
+    fn next_group(&self, watch_space: bool) -> Next {
         let mut backlog = self.backlog.lock();
         while backlog.waiting.is_empty() {
             if backlog.closing {
-                return None;
+                return Next::Closed;
             }
-            self.wake.wait(&mut backlog);
+            if !watch_space {
+                self.wake.wait(&mut backlog);
+            } else if self.wake.wait_for(&mut backlog, SPACE_POLL).timed_out() {
+                return Next::LookAtSpace;
+            }
         }
         if !self.options.gather.is_zero() && !backlog.closing {
-            let until = std::time::Instant::now() + self.options.gather;
+            let until = Instant::now() + self.options.gather;
             while !backlog.closing && !self.wake.wait_until(&mut backlog, until).timed_out() {}
         }
         let mut group = Group { batches: Vec::new(), bytes: 0 };
@@ -155,7 +248,7 @@ impl Writer {
             group.bytes += bytes;
             group.batches.push(batch);
         }
-        Some(group)
+        Next::Group(group)
     }
 
     fn publish(&self, group: &Group) {
@@ -197,6 +290,7 @@ impl Writer {
 
 /// Writes a group as one engine batch and syncs it. On an error nothing of it is readable.
 fn commit(engine: &Engine, batches: &[Batch]) -> fjall::Result<()> {
+    wait_for_flushes(engine)?;
     let mut batch = engine.database.batch().durability(Some(PersistMode::SyncData));
     // All rows of an engine batch carry one sequence number, so a key may occur only once in it: the last change wins.
     let mut seen = HashSet::new();
@@ -213,4 +307,17 @@ fn commit(engine: &Engine, batches: &[Batch]) -> fjall::Result<()> {
         }
     }
     batch.commit()
+}
+
+/// Waits while the engine's flushes or compactions lag, as long as it is sound.
+fn wait_for_flushes(engine: &Engine) -> fjall::Result<()> {
+    let lags = |space: &fjall::Keyspace| {
+        space.tree.sealed_memtable_count() > SEALED_MEMTABLES_MAX
+            || space.tree.l0_run_count() > FIRST_LEVEL_RUNS_MAX
+    };
+    while engine.spaces.iter().any(lags) {
+        engine.database.persist(PersistMode::Buffer)?;
+        std::thread::sleep(FLUSH_POLL);
+    }
+    Ok(())
 }
