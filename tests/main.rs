@@ -10,6 +10,7 @@ mod conformance;
 mod dev;
 mod durability;
 mod expiry;
+mod full_disk;
 mod lab;
 mod ledger;
 mod listeners;

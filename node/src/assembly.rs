@@ -273,7 +273,7 @@ impl Node {
             error!("the supervision tree did not stop in order: {error}");
         }
         let store = Arc::clone(&self.store);
-        let synced = tokio::task::spawn_blocking(move || store.sync_all()).await;
+        let synced = tokio::task::spawn_blocking(move || store.sync_unless_stalled()).await;
         if let Ok(Err(error)) = synced {
             error!("the last writes were not synced: {error}");
         }
@@ -298,8 +298,11 @@ async fn close(store: Arc<DiskStore>) {
 
 async fn open_store(config: &Config) -> Result<Arc<DiskStore>, StartError> {
     let path = config.node.data_dir.clone();
-    let options =
-        Options { backlog_bytes_max: config.limits.store_backlog_bytes_max, ..Options::default() };
+    let options = Options {
+        backlog_bytes_max: config.limits.store_backlog_bytes_max,
+        reserve_bytes: config.limits.disk_reserve_bytes as u64,
+        ..Options::default()
+    };
     let opened = tokio::task::spawn_blocking({
         let path = path.clone();
         move || DiskStore::open(path, options)
@@ -322,10 +325,13 @@ fn watch_store(
     shadows: &ShadowHandle,
 ) -> Arc<Mutex<Option<String>>> {
     let failed = Arc::new(Mutex::new(None));
+    let handle = plane;
     let (plane, shadows, failure) = (plane.clone(), shadows.clone(), Arc::clone(&failed));
     store.listen(Arc::new(move |event: StoreEvent| {
         let command = match &event {
-            StoreEvent::Synced(_) => ShadowCommand::Synced,
+            StoreEvent::Synced(_) | StoreEvent::Stalled(_) | StoreEvent::Resumed => {
+                ShadowCommand::Synced
+            }
             StoreEvent::Failed(cause) => {
                 *failure.lock() = Some(cause.clone());
                 ShadowCommand::StoreFailed(cause.clone())
@@ -335,6 +341,9 @@ fn watch_store(
         // A hub with a full queue looks at the store after each command.
         shadows.try_send(command);
     }));
+    if let Some(stall) = store.stall() {
+        handle.store_event(StoreEvent::Stalled(stall)); // before there was a listener
+    }
     failed
 }
 

@@ -222,6 +222,9 @@ impl Backend for NodeBackend {
                     "disk_bytes": self.store.disk_bytes().unwrap_or_default(),
                     "backlog_bytes": self.store.backlog_bytes(),
                     "bodies": shard.bodies,
+                    "stalled": u8::from(self.store.stall().is_some()),
+                    "stalls_total": self.store.stalls(),
+                    "free_bytes": self.store.free_bytes(),
                 },
             })
         })
@@ -253,13 +256,20 @@ impl Backend for NodeBackend {
 
     fn health(&self) -> Health {
         let failed = self.store_failed.lock().clone();
+        let stall = self.store.stall();
         Health {
-            status: if failed.is_some() { "store_failed" } else { "ok" }.to_owned(),
+            status: match (&failed, &stall) {
+                (Some(_), _) => "store_failed",
+                (None, Some(stall)) if stall.full => "disk_full",
+                (None, Some(_)) => "store_stalled",
+                (None, None) => "ok",
+            }
+            .to_owned(),
             node: self.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config_sha256: self.config_sha256.clone(),
             uptime_s: self.started.elapsed().as_secs(),
-            store: failed.unwrap_or_else(|| "ok".to_owned()),
+            store: failed.or(stall.map(|stall| stall.cause)).unwrap_or_else(|| "ok".to_owned()),
         }
     }
 }

@@ -76,7 +76,7 @@ fn store(folder: &Path, in_flight: u64) {
                 Op::Put(Space::Queues, Bytes::from(key), Bytes::from_static(&[7; VALUE_BYTES]));
             submitted = store.submit(vec![row]).expect("far below the backlog").0;
         }
-        let Ok(StoreEvent::Synced(lsn)) = news.recv() else { panic!("the store failed") };
+        let Ok(StoreEvent::Synced(lsn)) = news.recv() else { panic!("the store failed or stalls") };
         synced = lsn.0;
         syncs += 1;
     }

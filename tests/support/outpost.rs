@@ -144,6 +144,11 @@ impl Running {
         }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("it is our child").is_some()
     }

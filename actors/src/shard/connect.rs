@@ -23,6 +23,7 @@ impl Shard {
         connection.packet_max = connect.packet_max.unwrap_or(u32::MAX);
         connection.aliases =
             SentAliases::new(connect.topic_alias_max.unwrap_or(0).min(alias_max)).map(Box::new);
+        connection.wants_reasons = connect.request_problem_info != Some(false);
         if connect.auth_method.is_some() {
             return self.refuse_client(
                 conn,
@@ -124,6 +125,12 @@ impl Shard {
             }
         }
         let mut wait = false;
+        if self.journal.stalled().is_some() {
+            let slot = existing.and_then(|session| self.sessions.get(session as usize));
+            if self.cannot_keep(slot, connect.clean_start, asks_s(&connect)) {
+                return self.refuse(conn, ReasonCode::ServerUnavailable);
+            }
+        }
         if let (Some(session), true) = (existing, connect.clean_start) {
             wait = true; // or a crash could bring it back
             self.end_session(session);
@@ -188,7 +195,9 @@ impl Shard {
             ..Connack::default()
         };
         let (number, connack) = (slot.number, Box::new(connack));
-        if slot.durable || wait {
+        // What stands on disk of a session that comes back says enough when the disk takes no more.
+        let may_pass = session_present && slot.on_disk && self.journal.stalled().is_some();
+        if (slot.durable && !may_pass) || wait {
             self.sessions[session as usize].held += 1;
             self.journal.hold(Hold::Welcome { session, number, conn, connect, connack });
         } else {
@@ -209,6 +218,7 @@ impl Shard {
         if slot.conn != Some(conn) {
             return;
         }
+        self.sessions[session as usize].on_disk |= self.sessions[session as usize].durable;
         self.connection_wheel.cancel(conn.index);
         self.touch(conn);
         self.send(cell, CellMsg::Connect(connect, connack));

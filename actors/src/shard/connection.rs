@@ -50,6 +50,8 @@ pub(super) struct Connection {
     pub(super) phase: Phase,
     pub(super) version: Version,
     pub(super) packet_max: u32,
+    /// It wants reason strings (MQTT 5, §3.1.2.11.7).
+    pub(super) wants_reasons: bool,
     /// Its CONNACK is written: other packets may follow.
     pub(super) welcomed: bool,
     /// 0 = never times out.
@@ -128,6 +130,7 @@ impl Shard {
             phase: Phase::Opening,
             version: Version::V4,
             packet_max: u32::MAX,
+            wants_reasons: true,
             welcomed: false,
             keep_alive_ms: 0,
             connect: None,

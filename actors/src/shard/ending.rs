@@ -4,7 +4,7 @@ use outpost_model::{MessageId, NodeId, QoS};
 use outpost_mqtt::window::{Delivery, HOT_MAX};
 use outpost_store::Space;
 
-use super::sessions::place_of;
+use super::sessions::{Unread, place_of};
 use super::{Cell, Hold, LogLevel, Remains, Shard};
 use crate::ledger::Drop;
 use crate::record::{self, DeliveryRecord};
@@ -83,8 +83,8 @@ impl Shard {
             }
         };
         for (key, value) in rows {
-            if key.get(8) == Some(&0) {
-                self.sweep_delivery(&mut remains, &key, &value);
+            if key.get(8) == Some(&0) && !self.sweep_delivery(&mut remains, &key, &value) {
+                return; // the disk does not answer; the next start clears the rest away
             }
             self.journal.delete(Space::Queues, key);
             self.run_cells();
@@ -92,21 +92,24 @@ impl Shard {
         self.journal.hold_for_reading(Hold::Sweep(remains));
     }
 
-    fn sweep_delivery(&mut self, remains: &mut Remains, key: &[u8], row: &[u8]) {
-        let Ok(record) = record::decode::<DeliveryRecord>("delivery", row) else { return };
+    /// False when the message could not be read now: its row must stay.
+    fn sweep_delivery(&mut self, remains: &mut Remains, key: &[u8], row: &[u8]) -> bool {
+        let Ok(record) = record::decode::<DeliveryRecord>("delivery", row) else { return true };
         let id = MessageId { node: NodeId(record.node), seq: record.seq };
         let place = place_of(key).unwrap_or(0);
         let unsure = remains.unsure > 0;
         remains.unsure = remains.unsure.saturating_sub(1);
         let sent = record.released || unsure || remains.sent.contains(&place);
         let may_move = !(sent && record.qos == QoS::ExactlyOnce as u8);
-        if record.share.is_some()
-            && may_move
-            && let Ok((delivery, _)) = self.read_delivery(place, row)
-        {
-            // Before the body's count goes down: it must not reach zero in between.
-            self.reroute(delivery, remains.counted);
+        if record.share.is_some() && may_move {
+            match self.read_delivery(place, row) {
+                // Before the body's count goes down: it must not reach zero in between.
+                Ok((delivery, _)) => self.reroute(delivery, remains.counted),
+                Err(Unread::Later) => return false,
+                Err(Unread::Damaged(_)) => {}
+            }
         }
         self.journal.release_body(id);
+        true
     }
 }

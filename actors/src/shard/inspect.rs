@@ -77,6 +77,8 @@ pub struct ShardStats {
     pub peer_duplicates_in: u64,
     /// Events sent to peers.
     pub peer_events_out: u64,
+    /// Why nothing is accepted now that needs the disk.
+    pub store_stalled: Option<String>,
     /// Why the store does not take anything any more.
     pub store_failed: Option<String>,
 }
@@ -177,6 +179,7 @@ impl Shard {
             peer_events_in: peers.clone().map(|p| p.events_in).sum(),
             peer_duplicates_in: peers.clone().map(|p| p.duplicates_in).sum(),
             peer_events_out: peers.map(|p| p.events_out).sum(),
+            store_stalled: self.journal.stalled().map(ToOwned::to_owned),
             store_failed: self.journal.failed().map(ToOwned::to_owned),
         }
     }

@@ -25,6 +25,8 @@ pub struct Journal<H> {
     last: Lsn,
     synced: Lsn,
     failed: Option<String>,
+    /// Why what can be refused should be.
+    stalled: Option<String>,
     busy: bool,
     bodies: HashMap<MessageId, u32>,
 }
@@ -50,6 +52,7 @@ impl<H> Journal<H> {
             last: Lsn(0),
             synced: Lsn(0),
             failed: None,
+            stalled: None,
             busy: false,
             bodies: HashMap::new(),
         }
@@ -63,6 +66,21 @@ impl<H> Journal<H> {
     /// Why nothing more is acknowledged, when that is so.
     pub fn failed(&self) -> Option<&str> {
         self.failed.as_deref()
+    }
+
+    /// Why nothing that needs the disk should be accepted, when that is so and anybody waits for the disk.
+    pub fn stalled(&self) -> Option<&str> {
+        self.stalled.as_deref().filter(|_| !self.lazy)
+    }
+
+    /// The store stalls. True when it did not before.
+    pub fn stall(&mut self, cause: &str) -> bool {
+        self.stalled.replace(cause.to_owned()).is_none()
+    }
+
+    /// The store writes again. True when it had stalled.
+    pub fn resume(&mut self) -> bool {
+        self.stalled.take().is_some()
     }
 
     /// The disk is behind: nothing new should be read from clients.

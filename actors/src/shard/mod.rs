@@ -50,6 +50,7 @@ mod retained_list;
 mod route;
 mod run;
 mod sessions;
+mod stall;
 mod subscribe;
 mod subscriptions;
 mod sys;

@@ -305,6 +305,12 @@ impl Shard {
         }
     }
 
+    /// Sends what the windows of all peers allow.
+    pub(super) fn pump_all(&mut self) {
+        let all: Vec<NodeId> = self.peers.keys().copied().collect();
+        all.into_iter().for_each(|id| self.pump(id));
+    }
+
     /// Sends what the window allows.
     fn pump(&mut self, id: NodeId) {
         while let Some(peer) = self.peers.get_mut(&id) {
@@ -316,10 +322,22 @@ impl Shard {
                 return;
             };
             let (seq, message) = (owed.seq, owed.message.clone());
-            let message = message.or_else(|| self.read_owed(id, seq));
-            let Some(message) = message else {
-                self.lose_owed(id, seq);
-                continue;
+            let message = match message {
+                Some(message) => message,
+                None => match self.read_owed(id, seq) {
+                    Ok(Some(message)) => message,
+                    Ok(None) => {
+                        self.lose_owed(id, seq);
+                        continue;
+                    }
+                    // The disk did not answer: it is still owed, and tried again with the next event or link.
+                    Err(error) => {
+                        return self.log(
+                            LogLevel::Warn,
+                            format!("events for peer {id} stay on disk: {error}"),
+                        );
+                    }
+                },
             };
             let Some(peer) = self.peers.get_mut(&id) else { return };
             peer.sent += 1;
@@ -342,22 +360,27 @@ impl Shard {
         self.journal.release_body(outpost_model::MessageId { node: self.config.node, seq });
     }
 
-    fn read_owed(&mut self, id: NodeId, seq: u64) -> Option<Arc<Message>> {
+    fn read_owed(
+        &mut self,
+        id: NodeId,
+        seq: u64,
+    ) -> Result<Option<Arc<Message>>, outpost_store::ReadError> {
         let key = outpost_model::MessageId { node: self.config.node, seq }.to_bytes();
-        let body = self.journal.store().get(Space::Messages, &key);
-        let message = body
-            .map_err(|e| e.to_string())
-            .and_then(|body| body.ok_or_else(|| "it is not there".to_owned()));
-        match message.and_then(|body| record::decode_message(&body).map_err(|e| e.to_string())) {
-            Ok(message) => Some(Arc::new(message)),
-            Err(error) => {
-                self.log(
-                    LogLevel::Warn,
-                    format!("message {seq} for peer {id} cannot be read: {error}"),
-                );
-                None
-            }
-        }
+        let body = self.journal.store().get(Space::Messages, &key)?;
+        let message = body.ok_or_else(|| "it is not there".to_owned());
+        Ok(
+            match message.and_then(|body| record::decode_message(&body).map_err(|e| e.to_string()))
+            {
+                Ok(message) => Some(Arc::new(message)),
+                Err(error) => {
+                    self.log(
+                        LogLevel::Warn,
+                        format!("message {seq} for peer {id} cannot be read: {error}"),
+                    );
+                    None
+                }
+            },
+        )
     }
 
     fn event_acked(&mut self, id: NodeId, seq: u64) {
@@ -450,6 +473,9 @@ impl Shard {
     }
 
     fn has_room_for(&mut self, message: &Message) -> bool {
+        if message.qos > QoS::AtMostOnce && self.journal.stalled().is_some() {
+            return false; // the peer keeps it: it is not acknowledged
+        }
         if self.full_sessions == 0 || message.qos == QoS::AtMostOnce {
             return true;
         }

@@ -96,6 +96,7 @@ impl Shard {
         let left_s = u64::from(record.expiry_s).saturating_sub(away_s);
         let slot = &mut self.sessions[session as usize];
         (slot.number, slot.durable, slot.expiry_s) = (record.number, true, record.expiry_s);
+        slot.on_disk = true;
         slot.expires_ms = Some(self.now.mono_ms + left_s * 1000);
         self.session_wheel.set(session, self.now.mono_ms + left_s * 1000);
         self.recover_subscriptions(session, record.number);

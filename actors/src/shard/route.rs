@@ -115,7 +115,7 @@ impl Shard {
         here_only: bool,
     ) -> Result<(), (Box<Publish>, ReasonCode)> {
         let (cell, recipients) = self.channel(&publish.topic, here_only);
-        if let Some(reason) = self.cannot_take(&publish, &recipients) {
+        if let Some(reason) = self.cannot_take(&publish, ticket, &recipients) {
             return Err((Box::new(publish), reason));
         }
         let shadow = is_shadow_request(&publish.topic);
@@ -168,7 +168,12 @@ impl Shard {
     }
 
     /// Why a message cannot be accepted now. QoS 0 always can: what is slow then drops it, counted.
-    fn cannot_take(&self, publish: &Publish, recipients: &[Recipient]) -> Option<ReasonCode> {
+    fn cannot_take(
+        &self,
+        publish: &Publish,
+        ticket: Ticket,
+        recipients: &[Recipient],
+    ) -> Option<ReasonCode> {
         if publish.retain && !publish.payload.is_empty() && !self.has_retained_room(&publish.topic)
         {
             // Not a quota that frees itself: a 3.1.1 client must not be made to wait for it.
@@ -182,6 +187,11 @@ impl Shard {
         }
         let short = self.budget.pressure() >= Pressure::Refuse;
         if short && recipients.iter().any(|r| self.would_pile_up(r)) {
+            return Some(ReasonCode::QuotaExceeded);
+        }
+        if self.journal.stalled().is_some()
+            && (is_shadow_request(&publish.topic) || self.needs_disk(publish, ticket, recipients))
+        {
             return Some(ReasonCode::QuotaExceeded);
         }
         let anyone_full = self.full_sessions > 0 || self.full_peers > 0;

@@ -234,7 +234,10 @@ impl Shard {
 
     fn apply_session(&mut self, session: u32, effect: Effect) {
         match effect {
-            Effect::Send(packet) => self.send_to_client(session, &packet),
+            Effect::Send(mut packet) => {
+                self.explain(session, &mut packet);
+                self.send_to_client(session, &packet);
+            }
             Effect::SendDurable(packet) => self.send_when_durable(session, packet),
             Effect::Deliver { delivery, id, dup } => self.deliver(session, &delivery, id, dup),
             Effect::Publish(publish) => self.route_from_client(session, *publish, false),

@@ -33,6 +33,8 @@ pub(super) struct SessionSlot {
     pub(super) kind: Kind,
     /// It outlives its connection, and a crash.
     pub(super) durable: bool,
+    /// Its row has been synced.
+    pub(super) on_disk: bool,
     pub(super) expiry_s: u32,
     /// Place of the next QoS 1 or 2 delivery.
     pub(super) next_place: u64,
@@ -59,6 +61,14 @@ impl SessionSlot {
     pub(super) fn identity(&self) -> Identity {
         Identity { client_id: self.client_id.clone(), user: self.user.clone() }
     }
+}
+
+/// Why a delivery could not be read.
+pub(super) enum Unread {
+    /// The disk did not answer; the row may be there.
+    Later,
+    /// It is there and no delivery, or its message is not there: this message.
+    Damaged(MessageId),
 }
 
 /// Key of a delivery's row.
@@ -91,6 +101,7 @@ impl Shard {
             conn: None,
             kind: Kind::Client,
             durable: false,
+            on_disk: false,
             expiry_s: 0,
             next_place: 1,
             queued: 0,
@@ -302,28 +313,36 @@ impl Shard {
         };
         slot.loading = None;
         let (cell, dup) = (slot.cell, from < slot.recovered_below);
-        slot.recovered_below = 0; // only the first window can have been sent
         let prefix = queue_key(number, 0)[..9].to_vec();
         let start = queue_key(number, from);
         let rows = match self.journal.store().scan(Space::Queues, &prefix, &start, count) {
             Ok(rows) => rows,
             Err(error) => {
+                self.reread_later(session);
                 return self.log(LogLevel::Warn, format!("deliveries stay on disk: {error}"));
             }
         };
-        let complete = rows.len() < count;
+        let mut complete = rows.len() < count;
         let (mut loaded, mut next) = (Vec::with_capacity(rows.len()), from);
         for (key, value) in rows {
             // What was written since is not yet durable.
             let Some(place) = place_of(&key).filter(|place| *place < upto) else { continue };
-            next = place + 1;
             match self.read_delivery(place, &value) {
                 Ok(row) => loaded.push(row),
-                Err(message) => {
+                Err(Unread::Damaged(message)) => {
                     self.ledger.drop(Drop::Damaged, 1);
                     self.forget_delivery(session, place, message, 0);
                 }
+                Err(Unread::Later) => {
+                    self.reread_later(session);
+                    complete = false;
+                    break;
+                }
             }
+            next = place + 1;
+        }
+        if let Some(slot) = self.slot_of(session, number).filter(|_| next > from || complete) {
+            slot.recovered_below = 0; // only the first window can have been sent
         }
         let next = if complete { upto } else { next };
         self.send(cell, CellMsg::Loaded { from, rows: loaded, next, dup });
@@ -334,17 +353,23 @@ impl Shard {
         &mut self,
         place: u64,
         row: &[u8],
-    ) -> Result<(Delivery, bool), MessageId> {
+    ) -> Result<(Delivery, bool), Unread> {
         let record: DeliveryRecord = record::decode("delivery", row).map_err(|error| {
             self.log(LogLevel::Warn, error.to_string());
-            MessageId { node: NodeId(0), seq: 0 }
+            Unread::Damaged(MessageId { node: NodeId(0), seq: 0 })
         })?;
         let id = MessageId { node: NodeId(record.node), seq: record.seq };
-        let body = self.journal.store().get(Space::Messages, &id.to_bytes()).ok().flatten();
+        let body = match self.journal.store().get(Space::Messages, &id.to_bytes()) {
+            Ok(body) => body,
+            Err(error) => {
+                self.log(LogLevel::Warn, format!("deliveries stay on disk: {error}"));
+                return Err(Unread::Later);
+            }
+        };
         let Some(message) = body.and_then(|body| record::decode_message(&body).ok()) else {
             let text = format!("the body of message {id:?} cannot be read; one delivery is lost");
             self.log(LogLevel::Warn, text);
-            return Err(id);
+            return Err(Unread::Damaged(id));
         };
         let delivery = Delivery {
             place,
@@ -426,7 +451,7 @@ impl Shard {
         let now_ms = self.now.mono_ms;
         let Some(slot) = self.sessions.get(session as usize) else { return };
         if slot.conn.is_some() {
-            return;
+            return self.transmit_again(session); // see `reread_later`
         }
         if slot.expires_ms.is_some_and(|due_ms| due_ms <= now_ms) {
             self.totals.sessions_expired += 1;

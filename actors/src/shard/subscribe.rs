@@ -103,6 +103,9 @@ impl Shard {
         if is_new && (closed || slot.subscriptions.len() >= self.config.subscriptions_max) {
             return Err(ReasonCode::QuotaExceeded);
         }
+        if slot.durable && self.journal.stalled().is_some() {
+            return Err(ReasonCode::QuotaExceeded); // it would have to be written down
+        }
         if is_new {
             self.insert_subscription(session, &filter, options, id);
         } else {

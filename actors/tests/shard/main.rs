@@ -13,5 +13,6 @@ mod random;
 mod retained;
 mod sessions;
 mod shared;
+mod stall;
 mod sys;
 mod world;

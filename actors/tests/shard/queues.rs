@@ -18,9 +18,16 @@ fn a_full_queue_refuses_version_5_and_holds_back_version_3_1_1() {
     world.sync();
     world.take(five);
     world.publish(five, publish("t", "refused", 1, 9));
-    assert_eq!(world.take(five), [Packet::Puback(Ack::new(id(9), ReasonCode::QuotaExceeded))]);
+    let refused = |number| Ack {
+        reason_string: Some(
+            "no room: a receiver's queue or the memory of this node is full; try again later"
+                .into(),
+        ),
+        ..Ack::new(id(number), ReasonCode::QuotaExceeded)
+    };
+    assert_eq!(world.take(five), [Packet::Puback(refused(9))]);
     world.publish(five, publish("t", "refused", 2, 10));
-    assert_eq!(world.take(five), [Packet::Pubrec(Ack::new(id(10), ReasonCode::QuotaExceeded))]);
+    assert_eq!(world.take(five), [Packet::Pubrec(refused(10))]);
     world.publish(four, publish("t", "waits", 2, 1));
     world.sync();
     assert_eq!(world.take(four), []);

@@ -263,6 +263,10 @@ section! {
         pub publish_rate_max: usize = 0, if Range(0, 10_000_000);
         /// The same in bytes of packets a second.
         pub publish_bytes_rate_max: usize = 0, if Range(0, 1 << 40);
+        /// Free bytes of the disk below which QoS 1 and 2 that would have to be written are refused (0x97) or wait (3.1.1).
+        /// Too few and deliveries stop with the disk full, for their ends are written too; too many is room nobody uses. 0
+        /// waits for the first write that fails.
+        pub disk_reserve_bytes: usize = 16 << 20, if Range(0, 1 << 40);
         /// Most shadows on this node. Full: an update that would create one is rejected with 429.
         pub shadows_max: usize = 100_000, if Range(1, 10_000_000);
         /// Largest shadow document in bytes (AWS: 8 KiB by default). Larger ones are rejected with 413.

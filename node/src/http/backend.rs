@@ -184,7 +184,7 @@ pub enum PublishError {
 /// Whether the node does its work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// `ok`, or what is wrong in one word: `store_failed`, `starting`, `stopping`.
+    /// `ok`, or what is wrong in one word: `disk_full`, `store_stalled`, `store_failed`, `starting`, `stopping`.
     pub status: String,
     /// The node's name.
     pub node: String,

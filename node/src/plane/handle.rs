@@ -83,6 +83,9 @@ struct Inner {
     sender: Mutex<Option<mpsc::Sender<Command>>>,
     /// The highest number the store has synced: many events become one command.
     synced: AtomicU64,
+    /// Why the store stalls, and how often that has changed.
+    stall: Mutex<Option<String>>,
+    stall_changes: AtomicU64,
     /// Numbers of shadow requests; one that a data thread left open must not name one of the next thread.
     jobs: AtomicU64,
     drops: Drops,
@@ -202,11 +205,30 @@ impl PlaneHandle {
         }
     }
 
+    fn set_stall(&self, cause: Option<String>) {
+        *self.0.stall.lock() = cause;
+        self.0.stall_changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Why the store stalls, when that has changed since `seen` changes.
+    pub(super) fn stall_since(&self, seen: u64) -> Option<(u64, Option<String>)> {
+        let changes = self.0.stall_changes.load(Ordering::Acquire);
+        (changes != seen).then(|| (changes, self.0.stall.lock().clone()))
+    }
+
     /// From the store's thread. A full command queue is no loss: whoever empties it looks at the number as well.
     pub fn store_event(&self, event: StoreEvent) {
         let command = match event {
             StoreEvent::Synced(lsn) => {
                 self.0.synced.fetch_max(lsn.0, Ordering::AcqRel);
+                Command::Synced
+            }
+            StoreEvent::Stalled(stall) => {
+                self.set_stall(Some(stall.cause));
+                Command::Synced
+            }
+            StoreEvent::Resumed => {
+                self.set_stall(None);
                 Command::Synced
             }
             StoreEvent::Failed(cause) => Command::StoreFailed(cause),

@@ -66,6 +66,7 @@ pub struct Plane {
     /// When the shard was last told what others use of the memory budget.
     charged_ms: Cell<u64>,
     synced: Cell<Lsn>,
+    stall_changes: Cell<u64>,
     jobs: RefCell<HashMap<u64, oneshot::Sender<ReasonCode>>>,
     next_job: Cell<u64>,
     /// Requests the hub has, by the number it knows them by, and what the shard calls them. The shard bounds them.
@@ -100,6 +101,7 @@ impl Plane {
             checks: Arc::new(Semaphore::new(PASSWORD_CHECKS_MAX)),
             charged_ms: Cell::new(0),
             synced: Cell::new(Lsn(0)),
+            stall_changes: Cell::new(0),
             jobs: RefCell::default(),
             next_job: Cell::new(1),
             shadow_jobs: RefCell::default(),
@@ -236,6 +238,13 @@ impl Plane {
                 self.charged_ms.set(now.mono_ms);
                 for (class, bytes) in self.ports.charges() {
                     shard.charge_outside(class, bytes);
+                }
+            }
+            if let Some((changes, stall)) = self.handle.stall_since(self.stall_changes.get()) {
+                self.stall_changes.set(changes);
+                match stall {
+                    Some(cause) => shard.store_stalled(&cause, now),
+                    None => shard.store_resumed(now),
                 }
             }
             if synced > self.synced.replace(synced) {

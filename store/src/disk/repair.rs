@@ -9,8 +9,8 @@ use super::writer::Writer;
 use super::{Slot, open::OpenError};
 use crate::Stall;
 
-/// Between two looks at the free space while there is too little, and at most so often while rows are written. Shorter
-/// asks the file system more often; longer leaves clients refused for longer than need be.
+/// Between two looks at the free space. Shorter asks the file system more often; longer leaves clients refused for longer
+/// than need be, and lets more in that must then wait for room.
 pub const SPACE_POLL: Duration = Duration::from_millis(500);
 
 /// The longest pause between two attempts to open a failed engine again. Shorter keeps a broken disk busy; longer
@@ -38,11 +38,6 @@ impl<'a> Repair<'a> {
     pub(super) fn new(writer: &'a Writer, slot: &'a Slot) -> Self {
         let pause = RETRY_PAUSE_FIRST;
         Self { writer, slot, low: false, broken: false, pause, looked: None }
-    }
-
-    /// Whether the free space must be looked at again though nothing is written.
-    pub(super) fn is_low(&self) -> bool {
-        self.low
     }
 
     /// A group is on disk.
@@ -109,7 +104,9 @@ impl<'a> Repair<'a> {
             }
             match self.reopen() {
                 Ok(()) => return Ok(()),
-                Err(Problem::Stop(error @ OpenError::Newer { .. })) => return Err(error.to_string()),
+                Err(Problem::Stop(error @ OpenError::Newer { .. })) => {
+                    return Err(error.to_string());
+                }
                 Err(Problem::Damage(why)) => {
                     return Err(format!("damage was found while opening the engine again: {why}"));
                 }
@@ -153,9 +150,7 @@ fn is_full(error: &fjall::Error) -> bool {
     match error {
         fjall::Error::Io(error) | fjall::Error::Storage(LsmError::Io(error)) => matches!(
             error.kind(),
-            io::ErrorKind::StorageFull
-                | io::ErrorKind::QuotaExceeded
-                | io::ErrorKind::FileTooLarge
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
         ),
         _ => false,
     }

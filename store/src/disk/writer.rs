@@ -165,7 +165,7 @@ impl Writer {
         let mut repair = Repair::new(self, slot);
         repair.look_at_space();
         loop {
-            let group = match self.next_group(repair.is_low()) {
+            let group = match self.next_group() {
                 Next::Group(group) => group,
                 Next::LookAtSpace => {
                     repair.look_at_space();
@@ -223,13 +223,13 @@ impl Writer {
         Ok(())
     }
 
-    fn next_group(&self, watch_space: bool) -> Next {
+    fn next_group(&self) -> Next {
         let mut backlog = self.backlog.lock();
         while backlog.waiting.is_empty() {
             if backlog.closing {
                 return Next::Closed;
             }
-            if !watch_space {
+            if self.options.reserve_bytes == 0 {
                 self.wake.wait(&mut backlog);
             } else if self.wake.wait_for(&mut backlog, SPACE_POLL).timed_out() {
                 return Next::LookAtSpace;
