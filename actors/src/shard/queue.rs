@@ -7,7 +7,7 @@ use outpost_mqtt::window::{Delivery, Outbound};
 use outpost_store::Space;
 use serde::Serialize;
 
-use super::sessions::{place_of, queue_key};
+use super::sessions::{Unread, place_of, queue_key};
 use super::{Cell, Event, Hold, Shard, Ticket};
 use crate::ledger::Drop;
 
@@ -154,13 +154,17 @@ impl Shard {
             let rows = self.cold_rows(number, cold.start, end, DRAIN_AT_ONCE_MAX);
             let all = settled && rows.len() < DRAIN_AT_ONCE_MAX;
             let next = rows.last().map_or(cold.start, |(place, _)| place + 1);
-            let next = if all { end } else { next };
+            let mut next = if all { end } else { next };
             for (place, row) in rows {
                 match self.read_delivery(place, &row) {
                     Ok((delivery, _)) => gone.push(delivery),
-                    Err(message) => {
+                    Err(Unread::Damaged(message)) => {
                         self.ledger.drop(Drop::Damaged, 1);
                         self.forget_delivery(session, place, message, 0);
+                    }
+                    Err(Unread::Later) => {
+                        next = place; // the disk did not answer: it stays, and what is behind it
+                        break;
                     }
                 }
             }
