@@ -71,6 +71,23 @@ pub enum Admission {
     Slow,
 }
 
+/// What a step of a [`Method`] came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Ask the client this.
+    Continue(Bytes),
+    /// It is who it says: this user. The rest is for the client.
+    Done(Option<Arc<str>>, Option<Bytes>),
+    /// It is not, and why, for the log.
+    Refused(&'static str),
+}
+
+/// One exchange of an authentication method (MQTT 5, §4.12).
+pub trait Method: Send + fmt::Debug {
+    /// What the client sent next; `None` when it sent no data. Never called on a shard.
+    fn step(&mut self, data: Option<&[u8]>) -> Step;
+}
+
 /// Decides who comes in and who may do what. The node plugs in its configuration.
 pub trait Gate: Send + Sync + fmt::Debug {
     /// May this client connect? Quick.
@@ -83,6 +100,11 @@ pub trait Gate: Send + Sync + fmt::Debug {
         client_id: &str,
         credentials: &Credentials,
     ) -> Admission;
+
+    /// Begins an exchange of this method; `None` when it is not offered. Quick.
+    fn begin(&self, _origin: &Origin, _client_id: &str, _method: &str) -> Option<Box<dyn Method>> {
+        None
+    }
 
     /// May this client do this?
     fn allows(&self, who: &Identity, action: Action, topic: &str) -> bool;

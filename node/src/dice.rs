@@ -6,3 +6,10 @@ use std::hash::{BuildHasher, RandomState};
 pub fn random_u64() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
+
+/// Text nobody can foresee, of letters and digits, for a challenge.
+pub fn nonce() -> String {
+    let mut bytes = [0; 18];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the operating system has entropy");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

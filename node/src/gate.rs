@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use outpost_actors::ports::{Action, Admission, Credentials, Gate, Identity, Origin};
+use outpost_actors::ports::{Action, Admission, Credentials, Gate, Identity, Method, Origin};
 use outpost_security::acl::{self, Acl, Subject};
+use outpost_security::scram::{self, Verifier};
 
 use crate::config::{Config, Listener};
+use crate::dice;
+use crate::scram::{Scram, ScramUsers};
 
 /// The gate of a node.
 #[derive(Debug)]
@@ -14,6 +17,8 @@ pub struct ConfigGate {
     /// Listeners at which clients without a name come in.
     anonymous: BTreeSet<String>,
     users: BTreeMap<String, UserEntry>,
+    /// Those who can log in by SCRAM-SHA-256; absent when nobody can.
+    scram: Option<Arc<ScramUsers>>,
     /// Absent: everything is allowed, which only a loopback node without rules does.
     acl: Option<Acl>,
 }
@@ -30,11 +35,19 @@ impl ConfigGate {
     /// # Errors
     /// When a password file cannot be read or a rule cannot be compiled.
     pub fn new(config: &Config) -> Result<Self, String> {
-        let mut users = BTreeMap::new();
+        let (mut users, mut verifiers) = (BTreeMap::new(), BTreeMap::new());
         for user in &config.security.user {
             let hash = user.password_hash().map_err(|error| {
                 format!("cannot read the password of user {:?}: {error}", user.name)
             })?;
+            let verifier = user.scram_verifier().map_err(|error| {
+                format!("cannot read the SCRAM verifier of user {:?}: {error}", user.name)
+            })?;
+            if !verifier.is_empty() {
+                let verifier = verifier.parse::<Verifier>();
+                let verifier = verifier.map_err(|why| format!("user {:?}: {why}", user.name))?;
+                verifiers.insert(user.name.clone(), verifier);
+            }
             users.insert(user.name.clone(), UserEntry { hash, roles: user.roles.clone() });
         }
         let acl = config
@@ -42,8 +55,9 @@ impl ConfigGate {
             .map(|rules| Acl::compile(&rules))
             .transpose()
             .map_err(|error| error.to_string())?;
+        let scram = ScramUsers::new(verifiers);
         let open = config.listeners().into_iter().filter(Listener::is_anonymous);
-        Ok(Self { anonymous: open.map(|listener| listener.name).collect(), users, acl })
+        Ok(Self { anonymous: open.map(|listener| listener.name).collect(), users, scram, acl })
     }
 }
 
@@ -77,6 +91,11 @@ impl Gate for ConfigGate {
         }
     }
 
+    fn begin(&self, _: &Origin, _: &str, method: &str) -> Option<Box<dyn Method>> {
+        let users = self.scram.as_ref().filter(|_| method == scram::METHOD)?;
+        Some(Box::new(Scram::new(Arc::clone(users), dice::nonce())))
+    }
+
     fn allows(&self, who: &Identity, action: Action, topic: &str) -> bool {
         let Some(acl) = &self.acl else { return true };
         let roles =
@@ -105,7 +124,7 @@ mod tests {
             ((*name).to_owned(), UserEntry { hash, roles: Vec::new() })
         };
         let anonymous = anonymous.then(|| "mqtt".to_owned()).into_iter().collect();
-        ConfigGate { anonymous, users: users.iter().map(entry).collect(), acl: None }
+        ConfigGate { anonymous, users: users.iter().map(entry).collect(), scram: None, acl: None }
     }
 
     fn asks(gate: &ConfigGate, username: Option<&str>, password: &str) -> Admission {

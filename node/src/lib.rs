@@ -23,6 +23,7 @@ pub mod listeners;
 pub mod memory;
 pub mod peers;
 pub mod plane;
+pub mod scram;
 pub mod shadows;
 pub mod telemetry;
 

@@ -355,7 +355,9 @@ impl Process {
                 }
                 self.feed(conn, now);
             }
-            Event::Authenticate { .. } => unreachable!("an open gate is never slow"),
+            Event::Authenticate { .. } | Event::Step { .. } => {
+                unreachable!("an open gate is never slow and offers no method")
+            }
             Event::Peer(peer, frame) => wanted.push_back(Wanted::Frame(peer, frame)),
             Event::Shadow { topic, payload, job } => match parse_topic(&topic) {
                 Some((key, verb)) => self.hub.request(key, verb, &payload, job, now),

@@ -24,13 +24,6 @@ impl Shard {
         connection.aliases =
             SentAliases::new(connect.topic_alias_max.unwrap_or(0).min(alias_max)).map(Box::new);
         connection.wants_reasons = connect.request_problem_info != Some(false);
-        if connect.auth_method.is_some() {
-            return self.refuse_client(
-                conn,
-                connect.client_id,
-                ReasonCode::BadAuthenticationMethod,
-            );
-        }
         if connect.client_id.is_empty() {
             // MQTT-3.1.3-8 of 3.1.1; in 3.1 an id has at least one character (§3.1).
             let may_choose = connect.version == Version::V5
@@ -56,6 +49,9 @@ impl Shard {
             // Copied: the id must not keep the packet it came in alive.
             connect.client_id = ByteString::from(connect.client_id.to_string());
         }
+        if let Some(method) = connect.auth_method.clone() {
+            return self.begin_authentication(conn, &method, connect);
+        }
         let Some(connection) = self.connection(conn) else { return };
         let credentials =
             Credentials { username: connect.username.clone(), password: connect.password.clone() };
@@ -79,7 +75,7 @@ impl Shard {
         self.resume(conn);
     }
 
-    fn admit(&mut self, conn: ConnId, admission: Admission) {
+    pub(super) fn admit(&mut self, conn: ConnId, admission: Admission) {
         let Some(connection) = self.connection_mut(conn) else { return };
         if connection.phase != Phase::Authenticating {
             return;
@@ -186,7 +182,7 @@ impl Shard {
         self.set_expiry(session, expiry_s);
         self.write_session(session, None);
         let slot = &self.sessions[session as usize];
-        let connack = Connack {
+        let mut connack = Connack {
             session_present,
             session_expiry_s: (connect.version == Version::V5 && expiry_s != asked_s)
                 .then_some(expiry_s),
@@ -194,7 +190,9 @@ impl Shard {
                 .then(|| slot.client_id.clone()),
             ..Connack::default()
         };
-        let (number, connack) = (slot.number, Box::new(connack));
+        let number = slot.number;
+        self.authenticated(conn, &mut connack);
+        let (slot, connack) = (&self.sessions[session as usize], Box::new(connack));
         // What stands on disk of a session that comes back says enough when the disk takes no more.
         let may_pass = session_present && slot.on_disk && self.journal.stalled().is_some();
         if (slot.durable && !may_pass) || wait {

@@ -11,6 +11,7 @@ use outpost_mqtt::packet::{Connect, Packet, PacketId, PublishHead, ReasonCode, V
 use outpost_mqtt::session::{End, disconnect};
 use outpost_mqtt::window::Delivery;
 
+use super::authenticate::Authentication;
 use super::blocked::Blocked;
 use super::memory::SHED_DIVISOR;
 use super::traffic::Traffic;
@@ -35,6 +36,8 @@ pub(super) enum Phase {
     Opening,
     /// CONNECT is here, its credentials are being checked.
     Authenticating,
+    /// The client was asked something by an authentication method.
+    Challenged,
     /// Belongs to this session.
     Open(u32),
     /// Writing its last bytes.
@@ -69,6 +72,8 @@ pub(super) struct Connection {
     pub(super) traffic: Traffic,
     /// Topics this client knows by number; absent when it keeps none.
     pub(super) aliases: Option<Box<SentAliases>>,
+    /// The authentication method its CONNECT named.
+    pub(super) auth: Option<Box<Authentication>>,
     out: OutBuffer,
     flush_asked: bool,
     /// The driver was told not to read.
@@ -141,6 +146,7 @@ impl Shard {
             pace: None,
             traffic,
             aliases: None,
+            auth: None,
             out: OutBuffer::default(),
             flush_asked: false,
             paused: false,
@@ -254,6 +260,10 @@ impl Shard {
         let Some(connection) = self.connection(conn) else { return };
         match (connection.phase, packet) {
             (Phase::Opening, Packet::Connect(connect)) => self.connect(conn, connect),
+            (Phase::Open(_) | Phase::Challenged, Packet::Auth(auth)) => {
+                self.handle_auth(conn, *auth);
+            }
+            (Phase::Challenged, packet) => self.unasked(conn, &packet),
             (Phase::Open(session), packet) => {
                 if let Some(slot) = self.sessions.get(session as usize) {
                     self.send(slot.cell, CellMsg::Packet(packet));
@@ -276,7 +286,7 @@ impl Shard {
         let waits = match connection.phase {
             Phase::Authenticating => true,
             Phase::Open(_) => !connection.welcomed,
-            Phase::Opening | Phase::Closing => false,
+            Phase::Opening | Phase::Challenged | Phase::Closing => false,
         };
         // While a publish waits, what is no publish is taken: acknowledgements may be what makes room.
         let waits = waits
@@ -337,7 +347,9 @@ impl Shard {
                 ReasonCode::KeepAliveTimeout,
                 "nothing heard for 1.5 times the keep alive",
             ),
-            Phase::Opening | Phase::Authenticating => self.close(conn, ReasonCode::Success, ""),
+            Phase::Opening | Phase::Authenticating | Phase::Challenged => {
+                self.close(conn, ReasonCode::Success, "")
+            }
             Phase::Closing => {
                 self.events.push_back(Event::Close(conn));
                 self.forget_connection(conn);

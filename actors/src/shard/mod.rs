@@ -28,8 +28,9 @@ use slab::Slab;
 
 use crate::cell::{CellId, Cells};
 use crate::ledger::Ledger;
-use crate::ports::{Credentials, Gate, Origin};
+use crate::ports::{Credentials, Gate, Method, Origin};
 
+mod authenticate;
 mod blocked;
 mod bridges;
 mod channel;
@@ -181,6 +182,15 @@ pub enum Event {
         client_id: ByteString,
         /// What it said.
         credentials: Credentials,
+    },
+    /// Do a step of an authentication method on another thread, then [`Shard::stepped`].
+    Step {
+        /// Who waits.
+        conn: ConnId,
+        /// The exchange.
+        method: Box<dyn Method>,
+        /// What the client sent for it.
+        data: Option<Bytes>,
     },
     /// Send to a peer.
     Peer(NodeId, PeerFrame),

@@ -2,6 +2,7 @@
 //! Every story ends with the ledger: all that was owed was delivered, dropped for a reason, or is owed still.
 
 mod acknowledgements;
+mod authenticate;
 mod bridges;
 mod clients;
 mod failures;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use outpost_actors::ports::{OpenGate, Origin};
+use outpost_actors::ports::{Gate, OpenGate, Origin};
 use outpost_actors::shard::{ConnId, Event, Probe, Shard, ShardConfig};
 use outpost_membership::PeerFrame;
 use outpost_model::{NodeId, Now, QoS};
@@ -26,6 +26,7 @@ struct Node {
     shard: Shard,
     store: Arc<MemoryStore>,
     config: ShardConfig,
+    gate: Arc<dyn Gate>,
     probe: Option<Probe>,
 }
 
@@ -143,8 +144,8 @@ impl World {
             let store = Arc::new(MemoryStore::new(100 + n as u64));
             let mut config = ShardConfig::new(node_id(n), store.store_id());
             limits(&mut config);
-            let shard = open(&config, &store, None, now);
-            Node { shard, store, config, probe: None }
+            let shard = open(&config, &store, Arc::new(OpenGate), None, now);
+            Node { shard, store, config, gate: Arc::new(OpenGate), probe: None }
         };
         Self {
             nodes: (0..nodes).map(node).collect(),
@@ -157,6 +158,14 @@ impl World {
             logs: Vec::new(),
             next_id: 30_000,
         }
+    }
+
+    /// One node that asks this gate from now on; it has to be started again after the first.
+    pub fn guarded(gate: Arc<dyn Gate>) -> Self {
+        let mut world = Self::new();
+        world.nodes[0].gate = gate;
+        world.crash(0);
+        world
     }
 
     pub fn shard(&self, node: usize) -> &Shard {
@@ -462,7 +471,8 @@ impl World {
         }
         let state = &mut self.nodes[node];
         state.store = Arc::new(state.store.crash());
-        state.shard = open(&state.config, &state.store, state.probe.as_ref(), self.now);
+        let gate = Arc::clone(&state.gate);
+        state.shard = open(&state.config, &state.store, gate, state.probe.as_ref(), self.now);
         self.sync();
     }
 
@@ -509,6 +519,10 @@ impl World {
             }
             Event::Peer(peer, frame) if self.link_up => {
                 self.in_flight.push_back((node, peer.0 as usize - 1, frame));
+            }
+            Event::Step { conn, mut method, data } => {
+                let step = method.step(data.as_deref());
+                self.nodes[node].shard.stepped(conn, method, step, self.now);
             }
             Event::Log(_, text) => self.logs.push(text),
             _ => {}
@@ -557,10 +571,15 @@ impl Drop for World {
     }
 }
 
-fn open(config: &ShardConfig, store: &Arc<MemoryStore>, probe: Option<&Probe>, now: Now) -> Shard {
+fn open(
+    config: &ShardConfig,
+    store: &Arc<MemoryStore>,
+    gate: Arc<dyn Gate>,
+    probe: Option<&Probe>,
+    now: Now,
+) -> Shard {
     let store: Arc<dyn Store> = Arc::clone(store) as Arc<dyn Store>;
-    let mut shard =
-        Shard::open(config.clone(), Arc::new(OpenGate), store, now).expect("memory can be read");
+    let mut shard = Shard::open(config.clone(), gate, store, now).expect("memory can be read");
     if let Some(probe) = probe {
         shard.set_probe(Arc::clone(probe));
     }

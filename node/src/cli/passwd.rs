@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Read};
 
 use clap::Args;
 use outpost_security::password;
+use outpost_security::scram::{self, Verifier};
 
 use super::failure::Failure;
 use super::output;
@@ -17,7 +18,7 @@ const SALT_BYTES: usize = 16;
 pub struct Passwd {
     /// The user name
     name: String,
-    /// Only the hash, for password_file
+    /// Only the hash and the verifier, for password_file
     #[arg(long)]
     hash_only: bool,
 }
@@ -37,14 +38,27 @@ impl Passwd {
         if password.is_empty() {
             return Err(Failure::usage("the password is empty"));
         }
-        let mut salt = [0; SALT_BYTES];
-        std::fs::File::open("/dev/urandom")?.read_exact(&mut salt)?;
-        let hash = password::hash(password.as_bytes(), &salt)
+        let hash = password::hash(password.as_bytes(), &salt()?)
             .map_err(|why| Failure::new(why.to_string()))?;
-        output::print(&if self.hash_only {
-            format!("{hash}\n")
-        } else {
-            format!("[[security.user]]\nname = {:?}\npassword = {hash:?}\n", self.name)
+        // For clients that prove the password instead of sending it; some passwords have no such form.
+        let verifier = Verifier::new(password, &salt()?, scram::ITERATIONS);
+        if let Err(why) = &verifier {
+            eprintln!("no login by SCRAM-SHA-256: {why}");
+        }
+        output::print(&match (self.hash_only, verifier) {
+            (true, Ok(verifier)) => format!("{hash}\n{verifier}\n"),
+            (true, Err(_)) => format!("{hash}\n"),
+            (false, verifier) => {
+                let scram = verifier.map_or(String::new(), |v| format!("scram = \"{v}\"\n"));
+                let name = &self.name;
+                format!("[[security.user]]\nname = {name:?}\npassword = {hash:?}\n{scram}")
+            }
         })
     }
+}
+
+fn salt() -> std::io::Result<[u8; SALT_BYTES]> {
+    let mut salt = [0; SALT_BYTES];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut salt)?;
+    Ok(salt)
 }

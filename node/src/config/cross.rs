@@ -171,6 +171,9 @@ impl Checks<'_> {
             if !names.insert(&user.name) {
                 self.wrong(&key("name"), format!("{:?} is there twice", user.name), "");
             }
+            if let Some(text) = &user.scram {
+                self.verifier(&key("scram"), text);
+            }
             match (&user.password, &user.password_file) {
                 (None, None) => {
                     self.wrong(&key("password"), "is missing", "give password or password_file");
@@ -182,10 +185,23 @@ impl Checks<'_> {
                 ),
                 (Some(hash), None) => self.hash(&key("password"), hash),
                 (None, Some(file)) => match first_line(file) {
-                    Ok(hash) => self.hash(&key("password_file"), &hash),
+                    Ok(hash) => {
+                        self.hash(&key("password_file"), &hash);
+                        if let Ok(second) = line(file, 1)
+                            && !second.is_empty()
+                        {
+                            self.verifier(&key("password_file"), &second);
+                        }
+                    }
                     Err(cause) => self.unreadable(&key("password_file"), file, &cause),
                 },
             }
+        }
+    }
+
+    fn verifier(&mut self, key: &str, text: &str) {
+        if let Err(why) = text.parse::<outpost_security::scram::Verifier>() {
+            self.wrong(key, why.to_string(), "`outpost passwd` makes one");
         }
     }
 
@@ -316,10 +332,18 @@ pub(super) fn who(text: &str) -> Option<Who> {
 /// # Errors
 /// When it cannot be read.
 pub fn first_line(file: &Path) -> std::io::Result<String> {
+    line(file, 0)
+}
+
+/// A line of a small file, counted from 0; empty when there are fewer.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn line(file: &Path, number: usize) -> std::io::Result<String> {
     use std::io::Read;
     let mut text = String::new();
     std::fs::File::open(file)?.take(4_096).read_to_string(&mut text)?;
-    Ok(text.lines().next().unwrap_or_default().trim_end().to_owned())
+    Ok(text.lines().nth(number).unwrap_or_default().trim_end().to_owned())
 }
 
 pub(super) fn collide(a: SocketAddr, b: SocketAddr) -> bool {

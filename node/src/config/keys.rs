@@ -292,8 +292,11 @@ section! {
         pub name: String = String::new(), if Required;
         /// Argon2 hash of the password in PHC form, `$argon2id$v=19$…`. Never the password itself.
         pub password: Option<String> = None;
-        /// File whose first line is that hash. One of the two must be given.
+        /// File whose first line is that hash, and whose second line, if any, is what `scram` is. One of the two must be given.
         pub password_file: Option<PathBuf> = None;
+        /// Verifier of the same password for clients that log in by SCRAM-SHA-256 (MQTT 5, §4.12), in the form of RFC 5803:
+        /// `SCRAM-SHA-256$15000:SALT$STORED_KEY:SERVER_KEY`. Left out: this user cannot log in by it.
+        pub scram: Option<String> = None;
         /// Roles that access rules can name as `role:NAME`.
         pub roles: Vec<String> = Vec::new();
     }

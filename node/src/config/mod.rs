@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-pub use cross::{TOKEN_CHARS_MIN, first_line};
+pub use cross::{TOKEN_CHARS_MIN, first_line, line};
 pub use issue::{ConfigError, Issue, Origin, closest};
 pub use keys::{
     Access, Acl, Bias, Board, ClientCertificate, Cluster, Config, Device, Durability, Effect,

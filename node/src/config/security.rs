@@ -52,6 +52,18 @@ impl User {
             )),
         }
     }
+
+    /// The SCRAM verifier, from wherever it stands; empty when there is none.
+    ///
+    /// # Errors
+    /// When `password_file` cannot be read.
+    pub fn scram_verifier(&self) -> std::io::Result<String> {
+        match (&self.scram, &self.password_file) {
+            (Some(text), _) => Ok(text.clone()),
+            (None, Some(file)) => super::line(file, 1),
+            (None, None) => Ok(String::new()),
+        }
+    }
 }
 
 #[cfg(test)]

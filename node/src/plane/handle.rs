@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use outpost_actors::ports::Admission;
+use outpost_actors::ports::{Admission, Method, Step};
 use outpost_actors::shard::{ActorInfo, ConnId, LocalPublish, Shard, ShardStats};
 use outpost_flow::Class;
 use outpost_membership::PeerFrame;
@@ -29,6 +29,8 @@ pub enum Command {
     Publish(LocalPublish, Option<oneshot::Sender<ReasonCode>>),
     /// From a check of credentials.
     Admitted(ConnId, Admission),
+    /// A step of an authentication method was done.
+    Stepped(ConnId, Box<dyn Method>, Step),
     /// From the hub: a shadow request is settled.
     Complete(u64, ReasonCode),
     /// From the hub: it is a new one and knows of no request.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use outpost_actors::ledger::Drop;
 use outpost_actors::out_buffer::OutBuffer;
-use outpost_actors::ports::{Admission, Credentials, Gate, Origin};
+use outpost_actors::ports::{Admission, Credentials, Gate, Method, Origin, Step};
 use outpost_actors::shard::{ConnId, Event, LogLevel, Received, Shard};
 use outpost_model::{Message, TopicFilter};
 use outpost_mqtt::packet::ReasonCode;
@@ -295,6 +295,7 @@ impl Plane {
             Event::Authenticate { conn, origin, client_id, credentials } => {
                 self.authenticate(conn, origin, client_id, credentials);
             }
+            Event::Step { conn, method, data } => self.step(conn, method, data),
             Event::Peer(peer, frame) => {
                 if !self.ports.peer(peer, frame) {
                     self.shard.borrow_mut().not_taken(Drop::SlowPeer);
@@ -352,6 +353,29 @@ impl Plane {
         });
     }
 
+    /// Has a step of an authentication method done elsewhere, as one of the checks.
+    fn step(&self, conn: ConnId, mut method: Box<dyn Method>, data: Option<Bytes>) {
+        let Some(commands) = self.handle.commands() else { return };
+        let checks = Arc::clone(&self.checks);
+        self.control.spawn(async move {
+            let turn = tokio::time::timeout(PASSWORD_WAIT_MAX, checks.acquire_owned()).await;
+            let Ok(Ok(turn)) = turn else {
+                let late = Step::Refused("the node had no time to check it");
+                let _ = commands.send(Command::Stepped(conn, method, late)).await;
+                return;
+            };
+            let done = tokio::task::spawn_blocking(move || {
+                let step = method.step(data.as_deref());
+                drop(turn);
+                (method, step)
+            });
+            // A method that panicked leaves nothing to answer with: before CONNACK the connection ends with its time.
+            if let Ok((method, step)) = done.await {
+                let _ = commands.send(Command::Stepped(conn, method, step)).await;
+            }
+        });
+    }
+
     fn shadow(&self, topic: bytestring::ByteString, payload: Bytes, job: u64) {
         let number = if job == 0 { 0 } else { self.handle.new_job() };
         let is_taken = self.ports.shadow(topic, payload, number);
@@ -390,6 +414,9 @@ impl Plane {
             }
             Command::Admitted(conn, admission) => {
                 self.shard.borrow_mut().admitted(conn, admission, now)
+            }
+            Command::Stepped(conn, method, step) => {
+                self.shard.borrow_mut().stepped(conn, method, step, now)
             }
             Command::Complete(number, reason) => {
                 if let Some(job) = self.shadow_jobs.borrow_mut().remove(&number) {
