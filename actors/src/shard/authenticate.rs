@@ -46,7 +46,8 @@ impl Shard {
         let Some(connection) = self.connection(conn) else { return };
         let begun = self.gate.begin(&connection.origin, &connect.client_id, method);
         let Some(begun) = begun else {
-            return self.refuse(conn, ReasonCode::BadAuthenticationMethod); // MQTT-4.12.0-1
+            let reason = ReasonCode::BadAuthenticationMethod; // MQTT-4.12.0-1
+            return self.refuse_client(conn, connect.client_id, reason);
         };
         let Some(connection) = self.connection_mut(conn) else { return };
         // Copied: it must not keep the packet it came in alive.
@@ -190,7 +191,9 @@ impl Shard {
                 let remote = connection.origin.remote;
                 let text = format!("refused the connection from {remote}: {text}");
                 self.log(super::LogLevel::Info, text);
-                self.refuse(conn, reason);
+                let client_id = self.connection(conn).and_then(|c| c.connect.as_ref());
+                let client_id = client_id.map(|c| c.client_id.clone()).unwrap_or_default();
+                self.refuse_client(conn, client_id, reason);
             }
             Phase::Opening | Phase::Closing => {}
         }

@@ -223,7 +223,12 @@ impl Shard {
     }
 
     /// The same for a client that has said its id: people may ask why.
-    fn refuse_client(&mut self, conn: ConnId, client_id: ByteString, reason: ReasonCode) {
+    pub(super) fn refuse_client(
+        &mut self,
+        conn: ConnId,
+        client_id: ByteString,
+        reason: ReasonCode,
+    ) {
         self.note_connect_refused(conn, client_id, reason);
         self.refuse(conn, reason);
     }
