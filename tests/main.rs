@@ -22,4 +22,5 @@ mod shared;
 mod sys_topics;
 mod takeover;
 mod tidy;
+mod why;
 mod will;

@@ -108,6 +108,18 @@ pub trait Gate: Send + Sync + fmt::Debug {
 
     /// May this client do this?
     fn allows(&self, who: &Identity, action: Action, topic: &str) -> bool;
+
+    /// Why [`Gate::allows`] answers so, in words.
+    fn explain(&self, who: &Identity, action: Action, topic: &str) -> String {
+        let yes = self.allows(who, action, topic);
+        format!("{}: there are no access rules", if yes { "allowed" } else { "refused" })
+    }
+
+    /// The rules that are about a client, in words, at most `limit`.
+    fn rules_about(&self, who: &Identity, limit: usize) -> Vec<String> {
+        let _ = (who, limit);
+        Vec::new()
+    }
 }
 
 /// A gate that is open to all: for a node that listens on loopback only, and for tests.

@@ -1,8 +1,12 @@
 //! What administrators may see and do: the node's answers to [`crate::http::AdminRequest`].
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use outpost_actors::shard::LocalPublish;
+use outpost_actors::ports::{Action, Gate};
+use outpost_actors::shard::{LocalPublish, Shard, TRACES_MAX, TraceTarget};
 use outpost_model::QoS;
+use outpost_model::topic::check_name;
 use outpost_mqtt::packet::ReasonCode;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -10,6 +14,17 @@ use serde_json::{Value, json};
 use crate::backend::NodeBackend;
 use crate::http::{AdminError, AdminRequest};
 use crate::plane::{Command, Unavailable};
+use crate::traces::Traces;
+
+/// Rules shown about one client.
+const RULES_SHOWN_MAX: usize = 100;
+
+/// What administrators' requests need beside the data plane.
+#[derive(Clone)]
+pub(crate) struct Desk {
+    pub(crate) gate: Arc<dyn Gate>,
+    pub(crate) traces: Traces,
+}
 
 type Answer = Result<Value, AdminError>;
 
@@ -27,9 +42,7 @@ impl NodeBackend {
             }
             AdminRequest::Kick(id, end_session) => {
                 let of = id.clone();
-                let kick = move |shard: &mut outpost_actors::shard::Shard, now| {
-                    shard.kick(&id, end_session, now)
-                };
+                let kick = move |shard: &mut Shard, now| shard.kick(&id, end_session, now);
                 of_client(&of, plane.with_durable(kick).await)
             }
             AdminRequest::Queue(id) => {
@@ -43,9 +56,7 @@ impl NodeBackend {
             }
             AdminRequest::QueueDrain(id, upto) => {
                 let of = id.clone();
-                let drain = move |shard: &mut outpost_actors::shard::Shard, now| {
-                    shard.queue_drain(&id, upto, now)
-                };
+                let drain = move |shard: &mut Shard, now| shard.queue_drain(&id, upto, now);
                 of_client(&of, plane.with_durable(drain).await)
             }
             AdminRequest::Retained(filter, after, limit) => body(
@@ -54,13 +65,27 @@ impl NodeBackend {
                     .await,
             ),
             AdminRequest::RetainedRemove(topic) => self.remove_retained(topic).await,
+            AdminRequest::Why(name, topic) => self.why(name, topic).await,
+            AdminRequest::Traces => self.traces().await,
+            AdminRequest::TraceStart { target, for_s, payload } => {
+                self.trace_start(target, for_s, payload).await
+            }
+            AdminRequest::TraceStop(id) => {
+                let stopped = plane.with(move |shard, _| shard.trace_stop(id)).await;
+                match stopped.map_err(unavailable)? {
+                    true => Ok(json!({ "stopped": true })),
+                    false => Err(AdminError::NotFound(format!("no trace {id} runs"))),
+                }
+            }
+            AdminRequest::TraceRead(id, offset) => self.trace_read(id, offset).await,
         }
     }
 
     /// As a client would do it: an empty retained message, which subscribers hear of and other nodes learn.
     async fn remove_retained(&self, topic: String) -> Answer {
         let name = topic.clone();
-        let is_there = self.plane.with(move |shard, _| shard.has_retained(&name)).await;
+        let is_there =
+            self.plane.with(move |shard, now| shard.retained_info(&name, now).is_some()).await;
         if !is_there.map_err(unavailable)? {
             return Err(AdminError::NotFound(format!("no message is retained on {topic:?}")));
         }
@@ -83,6 +108,91 @@ impl NodeBackend {
                 }
             ))),
             _ => Ok(json!({ "removed": true })),
+        }
+    }
+}
+
+impl NodeBackend {
+    /// Everything there is to say about a name, as client id and as topic.
+    async fn why(&self, name: String, topic: Option<String>) -> Answer {
+        let id = name.clone();
+        let of_client = self.plane.with(move |shard, now| {
+            (shard.identity_of(&id), shard.client(&id, now), shard.decisions_about(&id))
+        });
+        let (identity, session, recent) = of_client.await.map_err(unavailable)?;
+        let mut client = json!({ "session": session, "recent": recent });
+        if let Some(who) = &identity {
+            client["rules"] = json!(self.desk.gate.rules_about(who, RULES_SHOWN_MAX));
+            if let Some(topic) = &topic {
+                client["publish"] = json!(self.desk.gate.explain(who, Action::Publish, topic));
+                client["subscribe"] = json!(self.desk.gate.explain(who, Action::Subscribe, topic));
+            }
+        }
+        let asked = topic.unwrap_or_else(|| name.clone());
+        let mut answer = json!({ "name": name, "client": client });
+        if check_name(&asked).is_ok() {
+            let of = asked.clone();
+            let found = self.plane.with(move |shard, now| shard.why_topic(&of, now)).await;
+            answer["topic"] = body(found)?;
+            answer["topic"]["name"] = json!(asked);
+        }
+        Ok(answer)
+    }
+
+    async fn traces(&self) -> Answer {
+        let running = self.plane.with(|shard, now| shard.trace_list(now)).await;
+        let running = running.map_err(unavailable)?;
+        let kept = self.on_disk(Traces::list).await?;
+        let kept: Vec<Value> = kept
+            .into_iter()
+            .map(|(id, bytes)| {
+                let file = self.desk.traces.path(id).display().to_string();
+                let run = running.iter().find(|trace| trace.id == id);
+                json!({ "id": id, "bytes": bytes, "file": file, "running": run })
+            })
+            .collect();
+        Ok(json!({ "traces": kept }))
+    }
+
+    async fn trace_start(&self, target: TraceTarget, for_s: u64, payload: bool) -> Answer {
+        // The time of its start names it, so that no later trace gets its file.
+        let wall_ms = crate::clock::now().wall_ms;
+        let id = self.on_disk(move |traces| traces.create(wall_ms)).await?;
+        let start = move |shard: &mut Shard, now| {
+            shard.trace_start(id, target, for_s.saturating_mul(1000), payload, now)
+        };
+        let started = self.plane.with(start).await.map_err(unavailable)?;
+        if !started {
+            self.on_disk(move |traces| traces.remove(id)).await?;
+            return Err(AdminError::Refused(format!(
+                "{TRACES_MAX} traces run already; stop one of them"
+            )));
+        }
+        let file = self.desk.traces.path(id).display().to_string();
+        Ok(json!({ "id": id, "file": file }))
+    }
+
+    async fn trace_read(&self, id: u64, offset: u64) -> Answer {
+        // Whether it runs is asked first: what it wrote before it ended is read after that.
+        let running = self.plane.with(|shard, now| shard.trace_list(now)).await;
+        let running = running.map_err(unavailable)?.iter().any(|trace| trace.id == id);
+        match self.on_disk(move |traces| traces.read(id, offset)).await? {
+            Some((lines, next)) => Ok(json!({ "lines": lines, "next": next, "running": running })),
+            None => Err(AdminError::NotFound(format!("there is no trace {id}"))),
+        }
+    }
+
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Traces) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, AdminError> {
+        let traces = self.desk.traces.clone();
+        match tokio::task::spawn_blocking(move || work(&traces)).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => {
+                Err(AdminError::Unavailable(format!("the folder of the traces: {error}")))
+            }
+            Err(error) => Err(AdminError::Unavailable(error.to_string())),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use outpost_actors::shard::{Probe, ShardConfig};
+use outpost_actors::shard::{Probe, ShardConfig, TraceRecord};
 use outpost_actors::tree::{ChildSpec, Tree, TreeMsg};
 use outpost_cluster::{Cluster, ClusterConfig};
 use outpost_flow::{Class, PaceLimits, RestartPolicy};
@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use ractor::ActorRef;
 use tracing::{error, info, warn};
 
+use crate::admin::Desk;
 use crate::backend::NodeBackend;
 use crate::bus::PlaneBus;
 use crate::config::{Config, Durability};
@@ -32,6 +33,7 @@ use crate::memory;
 use crate::peers::{Links, NodeSink};
 use crate::plane::{Command, PlaneActor, PlaneHandle, PlanePorts, PlaneSpec};
 use crate::shadows::{ShadowActor, ShadowCommand, ShadowHandle, ShadowSpec};
+use crate::traces::Traces;
 
 /// A shadow stamp from a peer further in the future than this is refused.
 const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
@@ -87,11 +89,13 @@ pub struct Node {
     cluster: Arc<Mutex<Option<Arc<Cluster>>>>,
     hardware: Option<Arc<Hardware>>,
     http: Option<HttpServer>,
+    desk: Desk,
     store: Arc<DiskStore>,
 }
 
 /// What the data plane says to the rest of the node.
 struct Ports {
+    traces: Traces,
     links: Links,
     shadows: ShadowHandle,
     store: Arc<DiskStore>,
@@ -104,6 +108,10 @@ impl PlanePorts for Ports {
 
     fn shadow(&self, topic: ByteString, payload: Bytes, job: u64) -> bool {
         self.shadows.try_send(ShadowCommand::Request { topic: topic.to_string(), payload, job })
+    }
+
+    fn traced(&self, trace: u64, record: Option<&TraceRecord>) {
+        self.traces.hand_over(trace, record);
     }
 
     fn peer_failed(&self, peer: NodeId, why: &str) {
@@ -139,6 +147,9 @@ impl Node {
         let listeners = Listeners::open(&config)?;
         let store = open_store(&config).await?;
         let gate = Arc::new(ConfigGate::new(&config).map_err(StartError::Part)?);
+        let traces = Traces::start(&config.node.data_dir)
+            .map_err(|error| StartError::Part(format!("cannot start the traces: {error}")))?;
+        let desk = Desk { gate: gate.clone(), traces };
         let (plane, shadows, links) =
             (PlaneHandle::default(), ShadowHandle::default(), Links::default());
         let store_failed = watch_store(&store, &plane, &shadows);
@@ -149,6 +160,7 @@ impl Node {
             store: Arc::clone(&store),
             gate,
             ports: Arc::new(Ports {
+                traces: desk.traces.clone(),
                 links: links.clone(),
                 shadows: shadows.clone(),
                 store: Arc::clone(&store),
@@ -179,6 +191,7 @@ impl Node {
             cluster: Arc::default(),
             hardware: None,
             http: None,
+            desk,
             store,
         };
         if let Err(error) =
@@ -223,6 +236,7 @@ impl Node {
             cluster: Arc::clone(&self.cluster),
             hardware: self.hardware.clone(),
             listeners: self.listeners.clone(),
+            desk: self.desk.clone(),
         };
         self.http = Some(HttpServer::start(&config.listen.http, Arc::new(backend))?);
         Ok(())

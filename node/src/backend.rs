@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use ractor::ActorRef;
 use serde_json::json;
 
+use crate::admin::Desk;
 use crate::http::{
     ActorInfo, AdminError, AdminRequest, Backend, BoxFuture, Health, LedgerPage, PublishError,
     PublishRequest, ShadowKey, ShadowReply, ShadowRequest, ShadowVerb,
@@ -42,6 +43,7 @@ pub struct NodeBackend {
     pub(crate) cluster: Arc<Mutex<Option<Arc<Cluster>>>>,
     pub(crate) hardware: Option<Arc<Hardware>>,
     pub(crate) listeners: Listeners,
+    pub(crate) desk: Desk,
 }
 
 impl Backend for NodeBackend {
@@ -209,6 +211,7 @@ impl Backend for NodeBackend {
                     "duplicates_in_total": shard.peer_duplicates_in,
                     "dropped_total": self.links.dropped(),
                 },
+                "traces": { "lines_lost_total": self.desk.traces.lost() },
                 "hardware": { "dropped_total": load(&drops.local) },
                 "shadows": {
                     "requests_dropped_total": load(&drops.shadow_requests),

@@ -98,18 +98,43 @@ impl Gate for ConfigGate {
 
     fn allows(&self, who: &Identity, action: Action, topic: &str) -> bool {
         let Some(acl) = &self.acl else { return true };
-        let roles =
-            who.user.as_deref().and_then(|name| self.users.get(name)).map(|user| &user.roles);
-        let subject = Subject {
+        acl.decide(&self.subject(who), acl_action(action), topic).allow
+    }
+
+    fn explain(&self, who: &Identity, action: Action, topic: &str) -> String {
+        let Some(acl) = &self.acl else { return "allowed: there are no access rules".to_owned() };
+        let decision = acl.decide(&self.subject(who), acl_action(action), topic);
+        let word = if decision.allow { "allowed" } else { "refused" };
+        match decision.rule.and_then(|index| Some((index, acl.rule(index)?))) {
+            Some((index, rule)) => format!("{word} by rule {}: {rule}", index + 1),
+            None => format!("{word}: no rule fits, and then the answer is no"),
+        }
+    }
+
+    fn rules_about(&self, who: &Identity, limit: usize) -> Vec<String> {
+        let Some(acl) = &self.acl else { return Vec::new() };
+        let subject = self.subject(who);
+        let rules = acl.about(&subject).take(limit);
+        rules.map(|(index, rule)| format!("rule {}: {rule}", index + 1)).collect()
+    }
+}
+
+impl ConfigGate {
+    fn subject(&self, who: &Identity) -> Subject {
+        let user = who.user.as_deref().and_then(|name| self.users.get(name));
+        let roles = user.map(|user| &user.roles).into_iter().flatten();
+        Subject {
             client_id: who.client_id.clone(),
             user: who.user.as_deref().map(Into::into),
-            roles: roles.into_iter().flatten().map(|role| role.as_str().into()).collect(),
-        };
-        let action = match action {
-            Action::Publish => acl::Action::Write,
-            Action::Subscribe => acl::Action::Read,
-        };
-        acl.decide(&subject, action, topic).allow
+            roles: roles.map(|role| role.as_str().into()).collect(),
+        }
+    }
+}
+
+fn acl_action(action: Action) -> acl::Action {
+    match action {
+        Action::Publish => acl::Action::Write,
+        Action::Subscribe => acl::Action::Read,
     }
 }
 

@@ -26,6 +26,7 @@ pub mod plane;
 pub mod scram;
 pub mod shadows;
 pub mod telemetry;
+mod traces;
 
 mod assembly;
 

@@ -184,6 +184,9 @@ impl Shard {
                     let (bytes, mark) = (before - rest.len(), self.mark());
                     let is_publish = matches!(packet, Packet::Publish(_));
                     self.count_received(conn, &packet);
+                    if self.traces.is_on() {
+                        self.trace_packet(conn, "received", &packet);
+                    }
                     self.touch(conn);
                     self.packet(conn, packet);
                     self.settle();
@@ -389,6 +392,9 @@ impl Shard {
         let written =
             connection.out.put_with(|out| encode_within(packet, version, packet_max, out));
         self.totals.packets_sent += 1;
+        if self.traces.is_on() {
+            self.trace_packet(conn, "sent", packet);
+        }
         self.flush(conn);
         if written.is_err() && !matches!(packet, Packet::Disconnect(_)) {
             self.close(conn, ReasonCode::Success, "");
@@ -403,6 +409,9 @@ impl Shard {
         id: Option<PacketId>,
         dup: bool,
     ) {
+        if self.traces.is_on() {
+            self.trace_delivery(session, delivery, id, dup);
+        }
         let wall_ms = self.now.wall_ms;
         let with_path = self.with_path(session, &delivery.message);
         let conn = self.sessions.get(session as usize).and_then(|s| s.conn);

@@ -35,6 +35,19 @@ pub enum DecisionKind {
     Dropped,
 }
 
+impl DecisionKind {
+    /// As it stands in answers and traces.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::ConnectRefused => "connect_refused",
+            Self::Disconnected => "disconnected",
+            Self::PublishRefused => "publish_refused",
+            Self::SubscribeRefused => "subscribe_refused",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
 /// One decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Decision {
@@ -140,7 +153,11 @@ impl Shard {
         let client_id = if client_id.len() > TEXT_BYTES_MAX { cut(&client_id) } else { client_id };
         // Copied: a topic must not keep the packet it came in alive.
         let topic = cut(topic);
-        self.decisions.note(Decision { wall_ms, kind, client_id, topic, reason, detail, count });
+        let decision = Decision { wall_ms, kind, client_id, topic, reason, detail, count };
+        if self.traces.is_on() {
+            self.trace_decision(&decision);
+        }
+        self.decisions.note(decision);
     }
 
     fn client_id_of(&self, session: u32) -> ByteString {

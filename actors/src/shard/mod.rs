@@ -55,7 +55,9 @@ mod stall;
 mod subscribe;
 mod subscriptions;
 mod sys;
+mod trace;
 mod traffic;
+mod why;
 
 pub use bridges::SessionView;
 pub use clients::{
@@ -67,7 +69,9 @@ pub use decisions::{DECISIONS_MAX, Decision, DecisionKind};
 pub use inspect::{ActorInfo, ShardStats};
 pub use queue::{DRAIN_AT_ONCE_MAX, Drained, QUEUE_PAGE_MAX, QueueInfo, QueuePage, QueuedMessage};
 pub use retained_list::{RETAINED_PAGE_MAX, RetainedInfo, RetainedPage};
+pub use trace::{TRACE_MS_MAX, TRACES_MAX, TraceInfo, TraceRecord, TraceTarget};
 pub use traffic::{ListenerStats, Messages, Totals};
+pub use why::{Receiver, TopicWhy};
 
 use bridges::Bridges;
 use channel::{Channel, ChannelEntry, Owner, Recipient, Subscriber};
@@ -207,6 +211,10 @@ pub enum Event {
     Published(u64, ReasonCode),
     /// A message for one of the node's own subscriptions.
     Local(u32, Arc<Message>),
+    /// Something a trace of this number wants written down.
+    Traced(u64, Box<TraceRecord>),
+    /// The trace of this number has ended.
+    TraceEnded(u64),
     /// Something for the log: what, about whom.
     Log(LogLevel, String),
 }
@@ -329,6 +337,7 @@ pub struct Shard {
     listeners: Vec<ListenerStats>,
     sys: sys::Sys,
     decisions: decisions::Decisions,
+    traces: trace::Traces,
 }
 
 impl fmt::Debug for Shard {
@@ -402,6 +411,7 @@ impl Shard {
             listeners: Vec::new(),
             sys,
             decisions: decisions::Decisions::default(),
+            traces: trace::Traces::default(),
         };
         shard.recover()?;
         Ok(shard)
@@ -501,6 +511,7 @@ impl Shard {
             self.pace_timeout(index);
         }
         self.sys_timeout();
+        self.trace_timeout();
         self.settle();
     }
 
@@ -510,6 +521,7 @@ impl Shard {
             .iter()
             .filter_map(|w| w.poll_timeout())
             .chain(self.sys.due_ms())
+            .chain(self.traces.due_ms())
             .min()
     }
 

@@ -485,6 +485,9 @@ impl Shard {
 
     /// One hop only: local receivers, never another peer.
     fn route_from_peer(&mut self, message: &Arc<Message>) {
+        if self.traces.is_on() {
+            self.trace_accepted(None, message);
+        }
         let (cell, recipients) = self.channel(&message.topic, true);
         self.ledger.accept(!recipients.is_empty(), false, false);
         if recipients.is_empty() {

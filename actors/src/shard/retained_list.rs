@@ -2,6 +2,7 @@
 
 use std::ops::Bound;
 
+use outpost_membership::RetainedEntry;
 use outpost_model::{Now, TopicFilter};
 use serde::Serialize;
 
@@ -42,10 +43,10 @@ pub struct RetainedPage {
 }
 
 impl Shard {
-    /// Whether a topic has a retained message.
-    pub fn has_retained(&self, topic: &str) -> bool {
+    /// The message retained on a topic.
+    pub fn retained_info(&self, topic: &str, now: Now) -> Option<RetainedInfo> {
         let range = (Bound::Included(topic), Bound::Included(topic));
-        self.retained.entries(range).any(|entry| entry.message.is_some())
+        self.retained.entries(range).find_map(|entry| info(entry, now))
     }
 
     /// At most `limit` retained messages whose topic matches and comes after `after`.
@@ -66,17 +67,22 @@ impl Shard {
             }
             looked += 1;
             last = Some(entry.topic.clone());
-            if let Some(message) = entry.message.as_ref().filter(|_| filter.matches(&entry.topic)) {
-                page.retained.push(RetainedInfo {
-                    topic: entry.topic.clone(),
-                    qos: message.qos as u8,
-                    payload_bytes: message.payload.len(),
-                    accepted_wall_ms: message.accepted_wall_ms,
-                    expires_in_s: message.expiry_left_s(now.wall_ms),
-                    node: entry.node.to_string(),
-                });
+            if filter.matches(&entry.topic) {
+                page.retained.extend(info(entry, now));
             }
         }
         page
     }
+}
+
+fn info(entry: &RetainedEntry, now: Now) -> Option<RetainedInfo> {
+    let message = entry.message.as_ref()?;
+    Some(RetainedInfo {
+        topic: entry.topic.clone(),
+        qos: message.qos as u8,
+        payload_bytes: message.payload.len(),
+        accepted_wall_ms: message.accepted_wall_ms,
+        expires_in_s: message.expiry_left_s(now.wall_ms),
+        node: entry.node.to_string(),
+    })
 }

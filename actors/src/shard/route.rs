@@ -133,6 +133,9 @@ impl Shard {
             expiry_s: publish.expiry_s,
         });
         self.ledger.accept(!recipients.is_empty(), message.retain, shadow);
+        if self.traces.is_on() {
+            self.trace_accepted(from, &message);
+        }
         if message.retain {
             self.retain(&message);
         }

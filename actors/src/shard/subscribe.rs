@@ -327,6 +327,14 @@ impl Shard {
         if must { found.or_else(|| find(false, false)) } else { found }
     }
 
+    /// A group as its members wrote it.
+    pub(super) fn group_name(&self, id: u32) -> String {
+        self.groups
+            .get(&id)
+            .map(|g| format!("$share/{}/{}", g.name.0, g.name.1))
+            .unwrap_or_default()
+    }
+
     /// Subscriptions that share with others.
     pub(super) fn shared_subscriptions(&self) -> u64 {
         self.groups.values().map(|group| group.members.len() as u64).sum()

@@ -16,4 +16,6 @@ mod sessions;
 mod shared;
 mod stall;
 mod sys;
+mod trace;
+mod why;
 mod world;

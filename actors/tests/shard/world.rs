@@ -335,6 +335,10 @@ impl World {
         self.wires[client.0].unsent.len()
     }
 
+    pub fn conn(&self, client: Client) -> ConnId {
+        self.wires[client.0].conn
+    }
+
     pub fn is_open(&self, client: Client) -> bool {
         self.wires[client.0].open
     }

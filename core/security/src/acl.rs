@@ -157,6 +157,18 @@ impl Acl {
         }
     }
 
+    /// The rules that are about somebody, in the order of the configuration.
+    pub fn about(&self, who: &Subject) -> impl Iterator<Item = (usize, &Rule)> {
+        let reached = who.user.is_some() || self.anonymous;
+        let rules = self.rules.iter().enumerate();
+        rules.filter(move |(_, rule)| reached && rule.who.fits(who, rule.effect))
+    }
+
+    /// A rule by its place in the configuration.
+    pub fn rule(&self, index: usize) -> Option<&Rule> {
+        self.rules.get(index)
+    }
+
     /// The denying rule that speaks of the whole pattern, when there is one: a better reason than "by default".
     fn refusal(&self, who: &Subject, action: Action, pattern: &str) -> Decision {
         let mut denied: Option<(&[u8], usize)> = None;

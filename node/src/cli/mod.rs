@@ -23,6 +23,8 @@ mod retained;
 mod run;
 mod shadow;
 mod subscribe;
+mod trace;
+mod why;
 
 use std::process::ExitCode;
 
@@ -68,6 +70,8 @@ enum Verb {
     Shadow(Box<shadow::Shadow>),
     Client(client::Client),
     Retained(retained::Retained),
+    Trace(trace::Trace),
+    Why(why::Why),
     Actors(actors::Actors),
     Ledger(ledger::Ledger),
     Cluster(cluster::Cluster),
@@ -104,6 +108,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Verb::Shadow(verb)) => verb.run(),
         Some(Verb::Client(verb)) => verb.run(),
         Some(Verb::Retained(verb)) => verb.run(),
+        Some(Verb::Trace(verb)) => verb.run(),
+        Some(Verb::Why(verb)) => verb.run(),
         Some(Verb::Actors(verb)) => verb.run(),
         Some(Verb::Ledger(verb)) => verb.run(),
         Some(Verb::Cluster(verb)) => verb.run(),

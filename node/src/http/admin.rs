@@ -2,7 +2,9 @@
 
 use actix_web::HttpResponse;
 use actix_web::web::{Data, Query};
-use outpost_actors::shard::{CLIENTS_PAGE_MAX, ClientFilter, RETAINED_PAGE_MAX};
+use outpost_actors::shard::{
+    CLIENTS_PAGE_MAX, ClientFilter, RETAINED_PAGE_MAX, TRACE_MS_MAX, TraceTarget,
+};
 use outpost_model::TopicFilter;
 use outpost_model::topic::check_name;
 use serde::Deserialize;
@@ -137,8 +139,7 @@ pub(super) async fn retained(
     query: Query<RetainedQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let RetainedQuery { filter, after, limit } = query.into_inner();
-    let parsed = TopicFilter::new(filter.clone())
-        .map_err(|why| ApiError::bad_request(format!("the filter {filter:?} {why}")))?;
+    let parsed = checked_filter(filter)?;
     let limit = checked_limit(limit, RETAINED_PAGE_MAX)?;
     answer(&backend, AdminRequest::Retained(parsed, after, limit)).await
 }
@@ -158,6 +159,89 @@ pub(super) async fn retained_remove(
     check_name(&topic)
         .map_err(|why| ApiError::bad_request(format!("the topic {topic:?} {why}")))?;
     answer(&backend, AdminRequest::RetainedRemove(topic)).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WhyQuery {
+    name: String,
+    topic: Option<String>,
+}
+
+/// `GET /api/v1/why?name=&topic=`.
+pub(super) async fn why(
+    backend: Data<Shared>,
+    query: Query<WhyQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let WhyQuery { name, topic } = query.into_inner();
+    answer(&backend, AdminRequest::Why(name, topic)).await
+}
+
+/// `GET /api/v1/traces`.
+pub(super) async fn traces(backend: Data<Shared>) -> Result<HttpResponse, ApiError> {
+    answer(&backend, AdminRequest::Traces).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TraceQuery {
+    client: Option<String>,
+    topic: Option<String>,
+    #[serde(default = "ten_minutes")]
+    for_s: u64,
+    #[serde(default)]
+    payload: bool,
+}
+
+fn ten_minutes() -> u64 {
+    600
+}
+
+/// `POST /api/v1/traces?client=|topic=&for_s=&payload=`.
+pub(super) async fn trace_start(
+    backend: Data<Shared>,
+    query: Query<TraceQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let TraceQuery { client, topic, for_s, payload } = query.into_inner();
+    let target = match (client, topic) {
+        (Some(id), None) => TraceTarget::Client(id),
+        (None, Some(filter)) => TraceTarget::Topic(checked_filter(filter)?),
+        _ => return Err(ApiError::bad_request("one of client and topic says what to trace")),
+    };
+    let for_s_max = TRACE_MS_MAX / 1000;
+    if !(1..=for_s_max).contains(&for_s) {
+        return Err(ApiError::bad_request(format!("for_s is 1 to {for_s_max}, not {for_s}")));
+    }
+    answer(&backend, AdminRequest::TraceStart { target, for_s, payload }).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TraceReadQuery {
+    id: u64,
+    #[serde(default)]
+    offset: u64,
+}
+
+/// `GET /api/v1/trace?id=&offset=`.
+pub(super) async fn trace_read(
+    backend: Data<Shared>,
+    query: Query<TraceReadQuery>,
+) -> Result<HttpResponse, ApiError> {
+    answer(&backend, AdminRequest::TraceRead(query.id, query.offset)).await
+}
+
+/// `DELETE /api/v1/trace?id=`: it ends; what it has written stays.
+pub(super) async fn trace_stop(
+    backend: Data<Shared>,
+    query: Query<TraceReadQuery>,
+) -> Result<HttpResponse, ApiError> {
+    answer(&backend, AdminRequest::TraceStop(query.id)).await
+}
+
+fn checked_filter(filter: String) -> Result<TopicFilter, ApiError> {
+    TopicFilter::new(filter.clone())
+        .map_err(|why| ApiError::bad_request(format!("the filter {filter:?} {why}")))
 }
 
 /// Asks the node and words the answer.

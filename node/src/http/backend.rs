@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use outpost_actors::shard::ClientFilter;
+use outpost_actors::shard::{ClientFilter, TraceTarget};
 use outpost_model::{QoS, TopicFilter};
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +73,23 @@ pub enum AdminRequest {
     Retained(TopicFilter, String, usize),
     /// Clear the retained message of a topic.
     RetainedRemove(String),
+    /// What was decided about a client id or topic; about a client, on this topic.
+    Why(String, Option<String>),
+    /// The traces, running and kept.
+    Traces,
+    /// Start a trace.
+    TraceStart {
+        /// Of what.
+        target: TraceTarget,
+        /// For at most so long.
+        for_s: u64,
+        /// With payloads.
+        payload: bool,
+    },
+    /// End a trace.
+    TraceStop(u64),
+    /// Lines of a trace from a byte on.
+    TraceRead(u64, u64),
 }
 
 /// Why an administrator's request was not carried out.

@@ -194,6 +194,19 @@ fn admin_routes(app: &mut web::ServiceConfig) {
                 .post(admin::queue_drain)
                 .default_service(only_post()),
         )
+        .service(web::resource("/api/v1/why").get(admin::why).default_service(only_get()))
+        .service(
+            web::resource("/api/v1/traces")
+                .get(admin::traces)
+                .post(admin::trace_start)
+                .default_service(error::method_not_allowed("GET, POST")),
+        )
+        .service(
+            web::resource("/api/v1/trace")
+                .get(admin::trace_read)
+                .delete(admin::trace_stop)
+                .default_service(error::method_not_allowed("GET, DELETE")),
+        )
         .service(
             web::resource("/api/v1/retained")
                 .get(admin::retained)

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use bytestring::ByteString;
 use outpost_actors::ports::{Admission, Method, Step};
-use outpost_actors::shard::{ActorInfo, ConnId, LocalPublish, Shard, ShardStats};
+use outpost_actors::shard::{ActorInfo, ConnId, LocalPublish, Shard, ShardStats, TraceRecord};
 use outpost_flow::Class;
 use outpost_membership::PeerFrame;
 use outpost_model::{Message, NodeId, Now, TopicFilter};
@@ -72,6 +72,10 @@ pub trait PlanePorts: Send + Sync + 'static {
     fn charges(&self) -> [(Class, u64); 2];
     /// The data thread serves, for the first time or again.
     fn started(&self);
+    /// A trace wants this written down; `None`: it has ended.
+    fn traced(&self, trace: u64, record: Option<&TraceRecord>) {
+        let _ = (trace, record);
+    }
     /// A peer broke the protocol: `why`.
     fn peer_failed(&self, peer: NodeId, why: &str);
 }

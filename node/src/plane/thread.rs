@@ -315,6 +315,8 @@ impl Plane {
                     self.shard.borrow_mut().not_taken(Drop::SlowDevice);
                 }
             }
+            Event::Traced(trace, record) => self.ports.traced(trace, Some(&record)),
+            Event::TraceEnded(trace) => self.ports.traced(trace, None),
             Event::Log(LogLevel::Info, text) => info!("{text}"),
             Event::Log(LogLevel::Warn, text) => warn!("{text}"),
         }

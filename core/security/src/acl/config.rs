@@ -1,5 +1,7 @@
 //! ACL rules as they are written down, and whom each one fits.
 
+use std::fmt;
+
 use outpost_model::TopicFilter;
 use serde::Deserialize;
 
@@ -82,6 +84,26 @@ impl Rule {
                 Err(AclError::EmptyWho { rule: index })
             }
             _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    /// As the configuration has it, on one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let effect = if self.effect == Effect::Allow { "allow" } else { "deny" };
+        let access = match self.access {
+            Access::Read => "read",
+            Access::Write => "write",
+            Access::ReadWrite => "readwrite",
+        };
+        write!(f, "{effect} {access} {:?} for ", self.filter)?;
+        match &self.who {
+            Who::Everyone => f.write_str("everyone"),
+            Who::Anonymous => f.write_str("anonymous"),
+            Who::User(name) => write!(f, "user:{name}"),
+            Who::Client(id) => write!(f, "client:{id}"),
+            Who::Role(role) => write!(f, "role:{role}"),
         }
     }
 }
