@@ -161,7 +161,6 @@ impl Backend for NodeBackend {
                     "resident_bytes_max": memory.peak_bytes,
                 })),
                 "traffic": traffic(&shard.totals),
-                "listener": listeners(&shard.listeners),
                 "mqtt": {
                     "connections": shard.connections,
                     "connections_total": ledger.connections,
@@ -178,7 +177,7 @@ impl Backend for NodeBackend {
                     "queued": shard.queued,
                     "queues_full": shard.queues_full,
                 },
-                "listener": self.listeners.stats(),
+                "listener": with_traffic(self.listeners.stats(), &shard.listeners),
                 "messages": {
                     "accepted_total": ledger.accepted,
                     "refused_total": ledger.refused,
@@ -295,23 +294,20 @@ fn by_qos(counts: [u64; 3]) -> serde_json::Value {
     json!({ "0": counts[0], "1": counts[1], "2": counts[2] })
 }
 
-/// One figure a listener and subject, so that a scraper sees the listener as label.
-fn listeners(all: &[ListenerStats]) -> serde_json::Value {
-    let each = |figure: fn(&ListenerStats) -> u64| {
+/// The sockets' figures and what went over them: one object a subject, so that a scraper sees the listener as label.
+fn with_traffic(mut figures: serde_json::Value, all: &[ListenerStats]) -> serde_json::Value {
+    let mut add = |subject: &str, figure: fn(&ListenerStats) -> u64| {
         let by: serde_json::Map<_, _> =
             all.iter().map(|l| (l.name.to_string(), figure(l).into())).collect();
-        json!({ "by_listener": by })
+        figures[subject] = json!({ "by_listener": by });
     };
-    json!({
-        "connections": each(|l| l.connections as u64),
-        "connections_total": each(|l| l.accepted),
-        "bytes_received_total": each(|l| l.bytes_received),
-        "bytes_sent_total": each(|l| l.bytes_sent),
-        "publishes_received_total": each(|l| l.messages.received.iter().sum()),
-        "publishes_sent_total": each(|l| l.messages.sent.iter().sum()),
-        "payload_bytes_received_total": each(|l| l.messages.payload_bytes_received),
-        "payload_bytes_sent_total": each(|l| l.messages.payload_bytes_sent),
-    })
+    add("bytes_received_total", |l| l.bytes_received);
+    add("bytes_sent_total", |l| l.bytes_sent);
+    add("publishes_received_total", |l| l.messages.received.iter().sum());
+    add("publishes_sent_total", |l| l.messages.sent.iter().sum());
+    add("payload_bytes_received_total", |l| l.messages.payload_bytes_received);
+    add("payload_bytes_sent_total", |l| l.messages.payload_bytes_sent);
+    figures
 }
 
 fn device_info(device: DeviceStatus) -> Actor {

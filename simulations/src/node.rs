@@ -363,7 +363,7 @@ impl Process {
                 Some((key, verb)) => self.hub.request(key, verb, &payload, job, now),
                 None => self.shard.complete(job, ReasonCode::Success, now),
             },
-            Event::Published(..) | Event::Local(..) => {}
+            Event::Published(..) | Event::Local(..) | Event::Traced(..) | Event::TraceEnded(_) => {}
             Event::Log(LogLevel::Info | LogLevel::Warn, text) => {
                 wanted.push_back(Wanted::Log(text))
             }
