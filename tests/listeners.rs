@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::node::TestNode;
-use crate::support::outpost::{Running, finish};
+use crate::support::outpost::{Running, finish, outpost};
 use crate::support::tls::{Pki, quic, stream, tls, web};
 use crate::support::tools::mosquitto;
 use crate::support::wire::{Wire, connect, framed, named_connect};
@@ -139,6 +139,51 @@ async fn mosquitto_speaks_tls_with_us_in_both_versions() {
         read.args(flags).args(files).args(["-t", "t", "-C", "1", "-W", "20"]);
         assert_eq!(finish(read).await.stdout, format!("{version}\n"));
     }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pub_and_sub_go_every_way_mosquittos_flags_and_urls_say() {
+    let pki = Pki::new();
+    pki.issue_client("lamp-1");
+    let mut mutual = pki.listener("mutual", Transport::Tls);
+    mutual.client_ca = Some(pki.path("ca.pem"));
+    let node = start(|config| {
+        config.listener.push(mutual);
+        config.listener.push(pki.listener("ws", Transport::Ws));
+        config.listener.push(pki.listener("wss", Transport::Wss));
+    })
+    .await;
+    let path = |name: &str| pki.path(name).display().to_string();
+    let port = |name: &str| node.listener(name).port().to_string();
+    let (ca, cert, key) = (path("ca.pem"), path("lamp-1.pem"), path("lamp-1.key"));
+    let (tls, ws, wss) = (port("mutual"), port("ws"), port("wss"));
+    let shown = ["--cafile", &ca, "--cert", &cert, "--key", &key, "--tls-alpn", "mqtt"];
+    let mqtts_url = format!("mqtts://localhost:{tls}/t");
+    let (ws_url, wss_url) = (format!("ws://127.0.0.1:{ws}/t"), format!("wss://localhost:{wss}/t"));
+    let ways = [
+        [&["-L", &mqtts_url], &shown[..]].concat(),
+        [&["-h", "localhost", "-p", &tls, "-t", "t", "-V", "mqttv311"], &shown[..]].concat(),
+        vec!["-L", &ws_url],
+        vec!["-p", &ws, "--ws", "-t", "t", "-V", "mqttv311"],
+        vec!["-L", &wss_url, "--cafile", &ca, "--tls-version", "tlsv1.2"],
+    ];
+    let large = "x".repeat(100_000);
+    for (number, way) in ways.iter().enumerate() {
+        let text = format!("{number} {large}");
+        let done = outpost(&[&["pub", "-q", "1", "-r", "-m", &text], &way[..]].concat()).await;
+        assert_eq!((done.code, &*done.stderr), (Some(0), ""), "{way:?}");
+        let got = outpost(&[&["sub", "-C", "1", "-W", "20"], &way[..]].concat()).await;
+        assert_eq!(got.code, Some(0), "{way:?}: {}", got.stderr);
+        assert!(got.stdout == format!("{text}\n"), "another text came: {way:?}");
+    }
+    // --insecure forgives another name, never another CA.
+    let strangers = Pki::new();
+    let other = strangers.path("ca.pem").display().to_string();
+    let distrusting = ["pub", "-L", &wss_url, "--cafile", &other, "-m", "x", "--insecure"];
+    let refused = outpost(&distrusting).await;
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("the TLS handshake failed"), "{}", refused.stderr);
     node.stop().await;
 }
 

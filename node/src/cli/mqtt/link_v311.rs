@@ -31,6 +31,9 @@ fn options(target: &Target) -> MqttOptions {
     let mut options =
         MqttOptions::new(target.client_id.clone(), (target.host.clone(), target.port));
     options.set_keep_alive(target.keep_alive_s);
+    if let Some(dialer) = target.dialer.clone() {
+        options.set_socket_connector(move |_, _| dialer.clone().dial());
+    }
     options.set_clean_session(target.clean);
     options.set_inflight(target.inflight_max);
     options.set_max_packet_size(PACKET_BYTES_MAX as usize, PACKET_BYTES_MAX as usize);

@@ -34,6 +34,9 @@ fn options(target: &Target) -> MqttOptions {
     let mut options =
         MqttOptions::new(target.client_id.clone(), (target.host.clone(), target.port));
     options.set_keep_alive(target.keep_alive_s);
+    if let Some(dialer) = target.dialer.clone() {
+        options.set_socket_connector(move |_, _| dialer.clone().dial());
+    }
     options.set_clean_start(target.clean);
     options.set_outgoing_inflight_upper_limit(target.inflight_max);
     let given = &target.properties.connect;

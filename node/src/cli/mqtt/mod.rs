@@ -1,5 +1,6 @@
 //! The MQTT client behind `outpost pub`, `outpost sub` and `outpost shadow watch`: rumqttc in both versions, one face.
 
+pub(crate) mod dial;
 pub mod format;
 mod kept;
 pub mod link;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use clap::Args;
 
+use super::dial::{Dialer, Layers, Secure};
 use super::properties::Properties;
 use crate::cli::failure::Failure;
 
@@ -21,17 +22,16 @@ pub struct Connection {
         hide_env_values = true
     )]
     pub host: String,
-    /// Port to connect to
+    /// Port to connect to; left out: 1883, 8883 with TLS, 8083 with WebSocket, 8084 with both
     #[arg(
         short = 'p',
         long,
         value_name = "PORT",
-        default_value_t = 1883,
         env = "OUTPOST_MQTT_PORT",
         hide_env_values = true
     )]
-    pub port: u16,
-    /// All in one: mqtt://[user[:password]@]host[:port][/topic]; goes before -h and -p
+    pub port: Option<u16>,
+    /// All in one: mqtt://[user[:password]@]host[:port][/topic], or mqtts://, ws://, wss://; goes before -h and -p
     #[arg(short = 'L', long, value_name = "URL")]
     pub url: Option<String>,
     /// Client id; made up when left out
@@ -89,31 +89,15 @@ pub struct Connection {
     #[arg(long, requires = "will_topic")]
     pub will_retain: bool,
     #[command(flatten)]
+    pub secure: Secure,
+    #[command(flatten)]
     pub absent: Absent,
 }
 
 /// Flags of mosquitto's clients that this one knows and refuses, rather than connecting in another way than asked.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Known and refused: this client speaks MQTT over plain TCP")]
+#[command(next_help_heading = "Known and refused: this client has no such way to connect")]
 pub struct Absent {
-    /// CA certificate for TLS
-    #[arg(long, value_name = "FILE")]
-    pub cafile: Option<PathBuf>,
-    /// Directory of CA certificates
-    #[arg(long, value_name = "DIR")]
-    pub capath: Option<PathBuf>,
-    /// Client certificate
-    #[arg(long, value_name = "FILE")]
-    pub cert: Option<PathBuf>,
-    /// Key of the client certificate
-    #[arg(long, value_name = "FILE")]
-    pub key: Option<PathBuf>,
-    /// Do not check the server's name
-    #[arg(long)]
-    pub insecure: bool,
-    /// TLS version
-    #[arg(long, value_name = "VERSION")]
-    pub tls_version: Option<String>,
     /// Pre-shared key
     #[arg(long, value_name = "HEX")]
     pub psk: Option<String>,
@@ -123,9 +107,6 @@ pub struct Absent {
     /// Unix socket
     #[arg(long, value_name = "PATH")]
     pub unix: Option<PathBuf>,
-    /// MQTT over WebSocket
-    #[arg(long)]
-    pub ws: bool,
     /// SOCKS proxy
     #[arg(long, value_name = "URL")]
     pub proxy: Option<String>,
@@ -137,16 +118,9 @@ pub struct Absent {
 impl Absent {
     fn first(&self) -> Option<&'static str> {
         let flags = [
-            (self.cafile.is_some(), "--cafile"),
-            (self.capath.is_some(), "--capath"),
-            (self.cert.is_some(), "--cert"),
-            (self.key.is_some(), "--key"),
-            (self.insecure, "--insecure"),
-            (self.tls_version.is_some(), "--tls-version"),
             (self.psk.is_some(), "--psk"),
             (self.psk_identity.is_some(), "--psk-identity"),
             (self.unix.is_some(), "--unix"),
-            (self.ws, "--ws"),
             (self.proxy.is_some(), "--proxy"),
             (self.bind.is_some(), "-A"),
         ];
@@ -184,10 +158,12 @@ pub struct Will {
 }
 
 /// What the flags come to.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Target {
     pub host: String,
     pub port: u16,
+    /// How to connect when it is not plain TCP.
+    pub dialer: Option<Dialer>,
     pub client_id: String,
     pub username: Option<String>,
     pub password: Option<String>,
@@ -210,7 +186,7 @@ impl Connection {
     pub fn target(&self, verb: &str) -> Result<Target, Failure> {
         if let Some(flag) = self.absent.first() {
             return Err(Failure::usage(format!(
-                "{flag}: this client speaks MQTT over plain TCP; nothing was sent"
+                "{flag}: this client has no such way to connect; nothing was sent"
             )));
         }
         let properties = Properties::parse(&self.property)?;
@@ -225,7 +201,8 @@ impl Connection {
         }
         let mut target = Target {
             host: self.host.clone(),
-            port: self.port,
+            port: 0,
+            dialer: None,
             client_id: self.client_id(verb),
             username: self.username.clone(),
             password: self.pw.clone(),
@@ -238,10 +215,16 @@ impl Connection {
             properties,
             topic: None,
         };
+        let (mut layers, mut port) = (self.secure.layers(), self.port);
         if let Some(url) = &self.url {
-            apply_url(url, &mut target)
+            let of_url = apply_url(url, &mut target)
                 .map_err(|why| Failure::usage(format!("-L {url}: {why}")))?;
+            port = of_url.port;
+            layers =
+                Layers { tls: layers.tls || of_url.layers.tls, ws: layers.ws || of_url.layers.ws };
         }
+        target.port = port.unwrap_or(layers.port());
+        target.dialer = self.secure.dialer(layers, &target.host, target.port)?;
         Ok(target)
     }
 
@@ -279,12 +262,18 @@ impl Connection {
     }
 }
 
-fn apply_url(url: &str, target: &mut Target) -> Result<(), String> {
-    let rest = match url.split_once("://") {
-        Some(("mqtt", rest)) => rest,
-        Some((scheme, _)) => return Err(format!("{scheme}:// is not spoken here, only mqtt://")),
-        None => return Err("it has no scheme; write mqtt://host/topic".into()),
-    };
+/// What a URL says of the way to the server.
+struct OfUrl {
+    layers: Layers,
+    port: Option<u16>,
+}
+
+fn apply_url(url: &str, target: &mut Target) -> Result<OfUrl, String> {
+    let (scheme, rest) =
+        url.split_once("://").ok_or("it has no scheme; write mqtt://host/topic")?;
+    let known = "mqtt://, mqtts://, ws:// and wss://";
+    let layers = Layers::of_scheme(scheme)
+        .ok_or_else(|| format!("{scheme}:// is not spoken here, only {known}"))?;
     let (authority, topic) =
         rest.split_once('/').map_or((rest, None), |(authority, topic)| (authority, Some(topic)));
     let (user, address) = authority
@@ -304,11 +293,12 @@ fn apply_url(url: &str, target: &mut Target) -> Result<(), String> {
         return Err("it names no host".into());
     }
     host.clone_into(&mut target.host);
-    target.port = port
-        .map_or(Ok(1883), str::parse)
+    let port = port
+        .map(str::parse)
+        .transpose()
         .map_err(|_| "its port is no number below 65536".to_owned())?;
     target.topic = topic.filter(|topic| !topic.is_empty()).map(percent_decoded).transpose()?;
-    Ok(())
+    Ok(OfUrl { layers, port })
 }
 
 fn percent_decoded(text: &str) -> Result<String, String> {
@@ -359,16 +349,34 @@ mod tests {
         assert_eq!(found.topic.as_deref(), Some("a/+b"));
         let found = target(&["-L", "mqtt://[::1]/t"]).expect("valid");
         assert_eq!((found.host.as_str(), found.port), ("::1", 1883));
-        for bad in ["mqtts://h/t", "h/t", "mqtt:///t", "mqtt://h:x/t", "mqtt://h/%4"] {
+        for bad in ["quic://h/t", "h/t", "mqtt:///t", "mqtt://h:x/t", "mqtt://h/%4"] {
             assert!(target(&["-L", bad]).is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn what_would_change_the_transport_is_refused_by_name() {
-        let refused = target(&["--cafile", "ca.pem"]).expect_err("no TLS here");
-        assert!(refused.to_string().contains("--cafile"), "{refused}");
-        assert_eq!(refused.code(), 2);
+    fn the_port_follows_from_what_is_spoken() {
+        let port = |flags: &[&str]| target(flags).expect("valid").port;
+        assert_eq!(port(&[]), 1883);
+        assert_eq!(port(&["--ws"]), 8083);
+        assert_eq!(port(&["-L", "ws://h/t"]), 8083);
+        assert_eq!(port(&["-L", "ws://h:9001/t"]), 9001);
+        assert_eq!(port(&["--ws", "-p", "9001"]), 9001);
+        assert!(target(&[]).expect("valid").dialer.is_none(), "plain TCP is the library's own");
+    }
+
+    #[test]
+    fn what_cannot_be_done_as_asked_is_refused_by_name() {
+        for (flags, name) in [
+            (&["--psk", "00"][..], "--psk"),
+            (&["--insecure"], "--insecure"),
+            (&["--tls-version", "tlsv1.2"], "--tls-version"),
+            (&["--cafile", "/nowhere/ca.pem"], "--cafile /nowhere/ca.pem: No such file"),
+        ] {
+            let refused = target(flags).expect_err("refused");
+            assert!(refused.to_string().contains(name), "{refused}");
+            assert_eq!(refused.code(), 2);
+        }
     }
 
     #[test]
