@@ -20,7 +20,6 @@ pub(super) struct Blocked(Option<Box<Waiting>>);
 struct Waiting {
     publishes: VecDeque<Box<Publish>>,
     payload_bytes: usize,
-    since_ms: u64,
 }
 
 impl Blocked {
@@ -44,10 +43,6 @@ impl Blocked {
         self.0.as_ref().map_or(0, |waiting| waiting.payload_bytes)
     }
 
-    pub(super) fn since_ms(&self) -> u64 {
-        self.0.as_ref().map_or(0, |waiting| waiting.since_ms)
-    }
-
     /// One more, behind the others.
     pub(super) fn push_back(&mut self, publish: Box<Publish>) {
         let waiting = self.0.get_or_insert_default();
@@ -55,12 +50,11 @@ impl Blocked {
         waiting.publishes.push_back(publish);
     }
 
-    /// One that cannot go yet, before the others; it waits since `since_ms`, or since it was told to.
-    pub(super) fn push_front(&mut self, publish: Box<Publish>, since_ms: Option<u64>) {
+    /// One that cannot go yet, before the others.
+    pub(super) fn push_front(&mut self, publish: Box<Publish>) {
         let waiting = self.0.get_or_insert_default();
         waiting.payload_bytes += publish.payload.len();
         waiting.publishes.push_front(publish);
-        waiting.since_ms = since_ms.unwrap_or(waiting.since_ms);
     }
 
     pub(super) fn pop_front(&mut self) -> Option<Box<Publish>> {

@@ -20,10 +20,6 @@ use crate::ledger::Drop;
 use crate::out_buffer::OutBuffer;
 use crate::ports::Origin;
 
-/// How long a 3.1.1 publisher is held back whose next packets are publishes too. Lower: it is cut off for a receiver's
-/// short absence; higher: clients that wait for each other's acknowledgements wait longer until they start over.
-const HELD_BACK_MS_MAX: u64 = 5 * 60_000;
-
 /// The packet type of PUBLISH in the first four bits of a packet (MQTT 5, §2.1.2).
 const PUBLISH_BITS: u8 = 3;
 /// Where its QoS stands (MQTT 5, §3.3.1.2).
@@ -338,12 +334,8 @@ impl Shard {
         match connection.phase {
             // Its packets are not read on our account: its silence is ours.
             Phase::Open(_) if self.journal.is_busy() => self.touch(conn),
-            Phase::Open(_)
-                if !connection.blocked.is_empty()
-                    && self.now.mono_ms < connection.blocked.since_ms() + HELD_BACK_MS_MAX =>
-            {
-                self.touch(conn);
-            }
+            // Neither while its publishes wait for a receiver: it is read again when they are taken.
+            Phase::Open(_) if !connection.blocked.is_empty() => self.touch(conn),
             Phase::Open(_) if !connection.welcomed => self.close(conn, ReasonCode::Success, ""),
             Phase::Open(_) => self.close(
                 conn,

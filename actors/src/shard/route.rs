@@ -65,9 +65,8 @@ impl Shard {
             }
             Err((publish, ReasonCode::QuotaExceeded)) if version != Version::V5 || own_bridge => {
                 // No way to say no: the client waits, its next publishes behind this one, until there is room.
-                let now_ms = self.now.mono_ms;
                 if let Some(connection) = self.connection_mut(conn) {
-                    connection.blocked.push_front(publish, (!again).then_some(now_ms));
+                    connection.blocked.push_front(publish);
                     self.blocked.push(conn);
                 }
             }

@@ -111,10 +111,11 @@ fn a_client_that_fills_its_own_queue_gets_out_of_it() {
     for number in 1..=200 {
         world.publish(client, publish("t", &number.to_string(), 1, number));
     }
-    // Too many wait: its acknowledgements stay unread behind one more, until the client is made to start over.
+    // Too many wait: its acknowledgements stay unread behind one more. It is not cut off for that, and misses answers to its
+    // own pings: it starts over by itself.
     assert_eq!(world.drain(client), ["1", "2", "3", "4"]);
-    world.pass(6 * 60_000);
-    assert!(!world.is_open(client));
+    world.pass(60 * 60_000);
+    assert!(world.is_open(client));
     let client = world.connect(connect);
     assert_eq!(world.drain(client), ["1", "2", "3", "4"]);
 }

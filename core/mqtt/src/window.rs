@@ -92,6 +92,8 @@ pub(crate) struct Queue {
     pub(crate) in_flight: usize,
     /// Index of the first slot that may need something sent on this connection.
     cursor: usize,
+    /// PUBRELs not yet sent on this connection.
+    pubrels_due: usize,
 }
 
 impl Queue {
@@ -141,6 +143,7 @@ impl Queue {
             }
             let state = if released { State::Released(false) } else { State::Queued(dup) };
             self.in_flight += usize::from(released);
+            self.pubrels_due += usize::from(released);
             self.slots.push_back(Slot { delivery, state });
         }
         self.cold.start = next.clamp(self.cold.start, self.cold.end);
@@ -152,12 +155,14 @@ impl Queue {
     pub(crate) fn restart(&mut self) {
         self.cursor = 0;
         self.in_flight = 0;
+        self.pubrels_due = 0;
         for slot in &mut self.slots {
             match slot.state {
                 State::Sent => slot.state = State::Queued(true),
                 State::Released(_) => {
                     slot.state = State::Released(false);
                     self.in_flight += 1;
+                    self.pubrels_due += 1;
                 }
                 State::Written | State::Queued(_) | State::Done => {}
             }
@@ -167,7 +172,7 @@ impl Queue {
     pub(crate) fn poll_transmit(&mut self, receive_max: u16, wall_ms: u64) -> Option<Transmit> {
         while let Some(slot) = self.slots.get_mut(self.cursor) {
             match slot.state {
-                State::Written => return None, // and nothing behind it may overtake it
+                State::Written => return self.next_pubrel(), // and no message behind it may overtake it
                 State::Queued(dup) => {
                     if slot.delivery.message.expiry_left_s(wall_ms) == Some(0) && !dup {
                         let delivery = slot.delivery.clone();
@@ -180,7 +185,7 @@ impl Queue {
                     if self.in_flight >= usize::from(receive_max)
                         || slot.delivery.place - oldest >= IDS
                     {
-                        return None;
+                        return self.next_pubrel();
                     }
                     slot.state = State::Sent;
                     self.in_flight += 1;
@@ -194,6 +199,7 @@ impl Queue {
                 }
                 State::Released(false) => {
                     slot.state = State::Released(true);
+                    self.pubrels_due -= 1;
                     self.cursor += 1;
                     return Some(Transmit::Pubrel(packet_id_of(slot.delivery.place)));
                 }
@@ -201,6 +207,18 @@ impl Queue {
             }
         }
         None
+    }
+
+    /// The next PUBREL, whatever the receive maximum: it is what makes room again (MQTT 5, §4.9).
+    fn next_pubrel(&mut self) -> Option<Transmit> {
+        if self.pubrels_due == 0 {
+            return None;
+        }
+        let mut rest = self.slots.iter_mut().skip(self.cursor);
+        let slot = rest.find(|slot| slot.state == State::Released(false))?;
+        slot.state = State::Released(true);
+        self.pubrels_due -= 1;
+        Some(Transmit::Pubrel(packet_id_of(slot.delivery.place)))
     }
 
     pub(crate) fn contradicts(&mut self, id: PacketId, qos: QoS) -> bool {
@@ -276,6 +294,7 @@ impl Queue {
     pub(crate) fn drain(&mut self) -> Vec<(Delivery, bool)> {
         self.in_flight = 0;
         self.cursor = 0;
+        self.pubrels_due = 0;
         let open = |slot: Slot| match slot.state {
             State::Written | State::Queued(false) => Some((slot.delivery, false)),
             State::Queued(true) | State::Sent | State::Released(_) => Some((slot.delivery, true)),
@@ -294,9 +313,11 @@ impl Queue {
 
     fn finish(&mut self, id: PacketId) -> Option<Delivery> {
         let slot = self.find(id)?;
+        let was_due = slot.state == State::Released(false);
         slot.state = State::Done;
         let delivery = slot.delivery.clone();
         self.in_flight -= 1;
+        self.pubrels_due -= usize::from(was_due);
         self.sweep();
         Some(delivery)
     }
