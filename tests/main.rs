@@ -14,6 +14,7 @@ mod full_disk;
 mod lab;
 mod ledger;
 mod listeners;
+mod overload;
 mod publish;
 mod qos;
 mod retained;

@@ -2,6 +2,8 @@
 
 pub mod burst;
 pub mod client;
+pub mod flood;
+pub mod group;
 pub mod http;
 pub mod node;
 pub mod outpost;

@@ -8,12 +8,16 @@ use std::sync::{Arc, Mutex, OnceLock};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
+use super::group::MemoryGroup;
 use super::{until, within};
 
-/// Path of the command. `cargo test` has built it; where it was told to build less (`--test e2e`), the first call does.
+/// Path of the command: `OUTPOST_BIN`, or what `cargo test` has built; where it was told to build less (`--test e2e`), the first call does.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
+        if let Some(other) = std::env::var_os("OUTPOST_BIN") {
+            return other.into();
+        }
         // …/target/debug/deps/e2e-0123456789abcdef
         let this = std::env::current_exe().expect("a running test has a path");
         let profile = this.ancestors().nth(2).expect("it lies in a profile's folder");
@@ -56,7 +60,10 @@ fn build(target: &Path) {
 
 /// The command, ready for arguments: no settings of the person who runs the tests.
 pub fn command() -> Command {
-    let mut command = Command::new(binary());
+    with_defaults(Command::new(binary()))
+}
+
+fn with_defaults(mut command: Command) -> Command {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     for name in ["RUST_LOG", "OUTPOST_URL", "OUTPOST_TOKEN_FILE"] {
         command.env_remove(name);
@@ -187,7 +194,20 @@ impl Dev {
     }
 
     pub async fn start_with(data: &Path, more: &[&str]) -> Self {
-        let mut command = command();
+        Self::start_in(None, data, more).await
+    }
+
+    /// The same in a control group, when there is one.
+    pub async fn start_in(group: Option<&MemoryGroup>, data: &Path, more: &[&str]) -> Self {
+        let mut command = match group {
+            None => command(),
+            Some(group) => {
+                let mut command = with_defaults(Command::new("sh"));
+                let enter = r#"echo $$ > "$0/cgroup.procs" && exec "$@""#;
+                command.args(["-c", enter]).arg(group.folder()).arg(binary());
+                command
+            }
+        };
         command.args(["dev", "--mqtt-port", "0", "--http-port", "0", "--data-dir"]).arg(data);
         command.args(more);
         let mut process = Running::start(command);

@@ -1,0 +1,119 @@
+//! Overload: the node sheds what it must in the documented order, and those who do no harm notice little.
+//!
+//! The stories run small here. With `OUTPOST_LONG=1` the flood is the one of the guide: 5,000 idle clients, 100 publishers,
+//! 5 minutes, 128 MiB; `OUTPOST_BIN` names another binary than the debug build's.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use outpost_node::http::LedgerPage;
+
+use crate::support::client::{Client, Options};
+use crate::support::flood::{Seen, flooder, idle};
+use crate::support::group::MemoryGroup;
+use crate::support::http;
+use crate::support::outpost::Dev;
+use crate::support::wire::{Wire, framed};
+
+/// How large a story is.
+struct Size {
+    idle: usize,
+    flooders: usize,
+    lasts: Duration,
+    limit_bytes: u64,
+}
+
+fn size() -> Size {
+    if std::env::var_os("OUTPOST_LONG").is_some() {
+        let lasts = Duration::from_secs(300);
+        Size { idle: 5_000, flooders: 100, lasts, limit_bytes: 128 << 20 }
+    } else {
+        Size { idle: 200, flooders: 20, lasts: Duration::from_secs(10), limit_bytes: 128 << 20 }
+    }
+}
+
+/// Round trips of one message at a time, 50 a second, for so long. Sorted.
+async fn latencies(publisher: &Client, receiver: &mut Client, lasts: Duration) -> Vec<Duration> {
+    let (began, mut all) = (Instant::now(), Vec::new());
+    let mut pace = tokio::time::interval(Duration::from_millis(20));
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while began.elapsed() < lasts {
+        pace.tick().await;
+        let sent = Instant::now();
+        publisher.publish("probe", "x", 1).await;
+        receiver.next().await;
+        all.push(sent.elapsed());
+    }
+    all.sort_unstable();
+    all
+}
+
+fn quantile(sorted: &[Duration], permille: usize) -> Duration {
+    sorted[(sorted.len() - 1) * permille / 1_000]
+}
+
+async fn ledger(server: SocketAddr) -> LedgerPage {
+    let (_, body) = http::get(server, "/api/v1/ledger").await;
+    serde_json::from_value(body).expect("a ledger")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_to_one_that_reads_nothing_harms_nobody_else() {
+    let size = size();
+    let data = tempfile::tempdir().expect("a folder");
+    let group = MemoryGroup::new("outpost-flood", size.limit_bytes);
+    let dev = Dev::start_in(group.as_ref(), data.path(), &["--set", "log.level=warn"]).await;
+    let idle = idle(dev.mqtt, size.idle).await;
+    let mut stopped = Wire::connected(dev.mqtt, "stopped").await;
+    stopped.send(&framed(0x82, b"\0\x01\0\0\x07flood/#\x01")).await;
+    assert_eq!(stopped.packet().await.expect("SUBACK")[0], 0x90);
+    let publisher = Client::connect(dev.mqtt, Options::v5("probe-publisher")).await;
+    let mut receiver = Client::connect(dev.mqtt, Options::v5("probe-receiver")).await;
+    receiver.subscribe("probe", 1).await;
+
+    let calm = latencies(&publisher, &mut receiver, size.lasts / 5).await;
+    let seen = Arc::new(Seen::default());
+    let flooders: Vec<_> = (0..size.flooders)
+        .map(|n| tokio::spawn(flooder(dev.mqtt, n, format!("flood/{n}"), Arc::clone(&seen))))
+        .collect();
+    let flooded = latencies(&publisher, &mut receiver, size.lasts).await;
+    let (_, stats) = http::get(dev.http, "/api/v1/stats").await;
+    seen.stop.store(true, Ordering::Relaxed);
+    for flooder in flooders {
+        flooder.await.expect("it does not panic");
+    }
+    let page = ledger(dev.http).await;
+    let read = |what: &std::sync::atomic::AtomicU64| what.load(Ordering::Relaxed);
+    let at = |all: &[Duration]| [500, 990, 999].map(|permille| quantile(all, permille));
+    println!(
+        "calm p50/p99/p999 {:?}, flooded {:?}; taken {} MiB, PUBACK success {} 0x97 {}, writes held back {}, \
+         flooders cut off {}; peak {} MiB, OOM kills {}; memory {}; pacing {}; dropped {:?}",
+        at(&calm),
+        at(&flooded),
+        read(&seen.bytes) >> 20,
+        read(&seen.taken),
+        read(&seen.refused),
+        read(&seen.held_back),
+        read(&seen.ended),
+        group.as_ref().map_or(0, MemoryGroup::peak_bytes) >> 20,
+        group.as_ref().map_or(0, MemoryGroup::kills),
+        stats["memory"],
+        stats["pacing"],
+        page.deliveries.dropped,
+    );
+    assert_eq!(group.as_ref().map_or(0, MemoryGroup::kills), 0);
+    assert!(page.adds_up, "{page:#?}");
+    assert!(read(&seen.refused) > 0, "publishers of QoS 1 see 0x97: {seen:?}");
+    assert!(read(&seen.held_back) > 0, "publishers of QoS 0 are held back by TCP: {seen:?}");
+    assert_eq!(read(&seen.ended), 0, "nobody is cut off");
+    // Twice as slow at most; the milliseconds are for machines that do other things meanwhile.
+    let (before, during) = (quantile(&calm, 990), quantile(&flooded, 990));
+    assert!(during <= before * 2 + Duration::from_millis(50), "p99 {before:?} became {during:?}");
+    // Everybody is still there.
+    let (_, stats) = http::get(dev.http, "/api/v1/stats").await;
+    assert!(stats["mqtt"]["connections"].as_u64() >= Some(size.idle as u64 + 3), "{stats}");
+    drop((idle, stopped));
+    assert!(dev.process.terminate().await.success());
+}
