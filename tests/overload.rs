@@ -15,7 +15,7 @@ use crate::support::flood::{Seen, flooder, idle};
 use crate::support::group::MemoryGroup;
 use crate::support::http;
 use crate::support::outpost::Dev;
-use crate::support::wire::{Wire, framed};
+use crate::support::wire::{Wire, connect, framed};
 
 /// How large a story is.
 struct Size {
@@ -115,5 +115,59 @@ async fn a_flood_to_one_that_reads_nothing_harms_nobody_else() {
     let (_, stats) = http::get(dev.http, "/api/v1/stats").await;
     assert!(stats["mqtt"]["connections"].as_u64() >= Some(size.idle as u64 + 3), "{stats}");
     drop((idle, stopped));
+    assert!(dev.process.terminate().await.success());
+}
+
+/// Connects and waits for CONNACK.
+async fn come_back(server: SocketAddr, number: usize) -> Wire {
+    let mut wire = Wire::open(server).await;
+    wire.send(&connect(4, &format!("fleet-{number}"))).await;
+    assert_eq!(wire.packet().await.as_deref(), Some(&[0x20, 2, 0, 0][..]), "client {number}");
+    wire
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_that_comes_back_at_once_is_taken_in_turn_and_nobody_fails() {
+    let (fleet, within_s) =
+        if std::env::var_os("OUTPOST_LONG").is_some() { (10_000, 60) } else { (500, 20) };
+    let data = tempfile::tempdir().expect("a folder");
+    // The small fleet meets the same limit.
+    let rate = format!("limits.connect_rate_max={}", fleet / 5);
+    let more = ["--set", "log.level=warn", "--set", &rate];
+    let dev = Dev::start_with(data.path(), &more).await;
+    let publisher = Client::connect(dev.mqtt, Options::v5("probe-publisher")).await;
+    let mut receiver = Client::connect(dev.mqtt, Options::v5("probe-receiver")).await;
+    receiver.subscribe("probe", 1).await;
+    let calm = latencies(&publisher, &mut receiver, Duration::from_secs(2)).await;
+    let mut first = Vec::new();
+    for number in 0..fleet {
+        first.push(come_back(dev.mqtt, number).await);
+    }
+    drop(first);
+    let began = Instant::now();
+    let server = dev.mqtt;
+    let storm: Vec<_> = (0..fleet).map(|number| tokio::spawn(come_back(server, number))).collect();
+    let all = tokio::spawn(async move {
+        let mut back = Vec::new();
+        for client in storm {
+            back.push(client.await.expect("nobody fails"));
+        }
+        (back, began.elapsed())
+    });
+    let mut during = latencies(&publisher, &mut receiver, Duration::from_secs(3)).await;
+    let (back, took) = all.await.expect("it does not panic");
+    during.sort_unstable();
+    println!(
+        "{} of {fleet} are back after {took:?}; p99 of another flow {:?}, before {:?}",
+        back.len(),
+        quantile(&during, 990),
+        quantile(&calm, 990)
+    );
+    assert_eq!(back.len(), fleet);
+    assert!(took < Duration::from_secs(within_s), "the last came after {took:?}");
+    assert!(quantile(&during, 990) < Duration::from_secs(1), "{during:?}");
+    let (_, stats) = http::get(dev.http, "/api/v1/stats").await;
+    assert_eq!(stats["mqtt"]["connections_refused_total"], 0, "{stats}");
+    drop(back);
     assert!(dev.process.terminate().await.success());
 }

@@ -10,7 +10,7 @@ use bytestring::ByteString;
 use outpost_actors::shard::{Probe, ShardConfig, TraceRecord};
 use outpost_actors::tree::{ChildSpec, Tree, TreeMsg};
 use outpost_cluster::{Cluster, ClusterConfig};
-use outpost_flow::{Class, PaceLimits, RestartPolicy};
+use outpost_flow::{AdmissionLimits, Class, PaceLimits, RestartPolicy};
 use outpost_hardware::{Boards, Drivers, Hardware};
 use outpost_membership::PeerFrame;
 use outpost_model::NodeId;
@@ -437,6 +437,10 @@ fn shard_config(config: &Config, node: NodeId, store_id: u64) -> ShardConfig {
         connect_timeout_ms: u64::from(limits.connect_timeout_s) * 1000,
         retained_max: limits.retained_max,
         memory_bytes_max: limits.memory_bytes_max.map_or_else(memory::budget_bytes, |b| b as u64),
+        admission: AdmissionLimits {
+            all: limits.connect_rate_max as u64,
+            address: limits.connect_rate_per_address_max as u64,
+        },
         pace: PaceLimits {
             agreed: limits.publish_rate as u64,
             messages: limits.publish_rate_max as u64,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use bytestring::ByteString;
 use hashbrown::HashMap;
-use outpost_flow::{Budget, PaceLimits, RestartPolicy, Wheel};
+use outpost_flow::{AdmissionLimits, Budget, PaceLimits, RestartPolicy, Wheel};
 use outpost_membership::PeerFrame;
 use outpost_model::{
     Hlc, HlcClock, Message, MessageId, MessageProperties, NodeId, Now, QoS, TopicTable,
@@ -128,6 +128,8 @@ pub struct ShardConfig {
     pub sys_interval_ms: u64,
     /// Bytes of memory everything together may take; 0 is no limit. See [`outpost_flow::budget`].
     pub memory_bytes_max: u64,
+    /// How fast each listener takes new connections; the driver keeps to it.
+    pub admission: AdmissionLimits,
     /// How fast each client may publish.
     pub pace: PaceLimits,
     /// Restart policy of cells.
@@ -154,6 +156,7 @@ impl ShardConfig {
             outbox_messages_max: 1_000_000,
             sys_interval_ms: 0,
             memory_bytes_max: 0,
+            admission: AdmissionLimits::default(),
             pace: PaceLimits::default(),
             restart: RestartPolicy::default(),
         }
@@ -553,6 +556,11 @@ impl Shard {
     /// A QoS 0 message the driver was given ([`Event::Peer`], [`Event::Local`]) found no room where it was to go.
     pub fn not_taken(&mut self, why: crate::ledger::Drop) {
         self.ledger.not_taken(why);
+    }
+
+    /// How fast each listener takes new connections.
+    pub fn admission(&self) -> AdmissionLimits {
+        self.config.admission
     }
 
     /// The counters.

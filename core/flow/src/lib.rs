@@ -2,6 +2,7 @@
 //!
 //! Plain decisions: the time is an argument (milliseconds of any clock that never goes back), and so are the dice.
 
+pub mod admission;
 pub mod backoff;
 pub mod budget;
 pub mod limits;
@@ -10,6 +11,7 @@ pub mod pace;
 pub mod restart;
 pub mod wheel;
 
+pub use admission::{Admission, AdmissionLimits};
 pub use backoff::Backoff;
 pub use budget::{Budget, Class, Pressure};
 pub use limits::{Bucket, Rate};

@@ -71,6 +71,11 @@ impl Bucket {
         Ok(())
     }
 
+    /// Whether nothing is missing in it.
+    pub fn is_full(&self, now_ms: u64) -> bool {
+        self.full_ns <= now_ms.saturating_mul(NS_PER_MS)
+    }
+
     /// A rate of zero: the first burst passes, whatever part of it is used, and then nothing ever.
     fn take_once(&mut self, units: u64) -> Result<(), TooFast> {
         if units > 0 && self.full_ns == u64::MAX {

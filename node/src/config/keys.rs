@@ -267,6 +267,13 @@ section! {
         /// Too few and deliveries stop with the disk full, for their ends are written too; too many is room nobody uses. 0
         /// waits for the first write that fails.
         pub disk_reserve_bytes: usize = 16 << 20, if Range(0, 1 << 40);
+        /// Most new connections a second on each listener, after a burst of as many; 0 is no limit. More wait in the kernel's
+        /// queue. Too few makes a fleet that comes back wait; too many and its handshakes take the node from those that are
+        /// connected.
+        pub connect_rate_max: usize = 2_000, if Range(0, 1_000_000);
+        /// Most new connections a second from one address, after a burst of ten times as many; 0 is no limit. More are closed
+        /// at once. Too few shuts out sites whose devices share an address.
+        pub connect_rate_per_address_max: usize = 0, if Range(0, 1_000_000);
         /// Most shadows on this node. Full: an update that would create one is rejected with 429.
         pub shadows_max: usize = 100_000, if Range(1, 10_000_000);
         /// Largest shadow document in bytes (AWS: 8 KiB by default). Larger ones are rejected with 413.

@@ -26,6 +26,8 @@ pub enum Refusal {
     Pending,
     /// `connections_max` of the listener or of the node.
     Connections,
+    /// `limits.connect_rate_per_address_max`.
+    Address,
     /// The process has no file descriptors to give away.
     Descriptors,
     /// No CONNECT in `limits.connect_timeout_s`, or not even a handshake.
@@ -44,9 +46,10 @@ pub enum Refusal {
 
 impl Refusal {
     /// All, in the order of their counters.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Pending,
         Self::Connections,
+        Self::Address,
         Self::Descriptors,
         Self::Timeout,
         Self::Bytes,
@@ -61,6 +64,7 @@ impl Refusal {
         match self {
             Self::Pending => "pending_connect_max",
             Self::Connections => "connections_max",
+            Self::Address => "connect_rate_per_address_max",
             Self::Descriptors => "file_descriptors",
             Self::Timeout => "connect_timeout",
             Self::Bytes => "connect_bytes_max",

@@ -14,6 +14,7 @@ use super::Listening;
 use super::arrival;
 use super::descriptors::{self, Reserve};
 use super::door::Refusal;
+use crate::clock::now;
 use crate::plane::Plane;
 
 /// Connections the kernel keeps ready for us. Smaller: a fleet that comes back at once is refused by the kernel.
@@ -38,8 +39,18 @@ pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
 /// Accepts connections for ever.
 pub async fn serve(socket: TcpListener, listening: Arc<Listening>, plane: Rc<Plane>) {
     let mut reserve = Reserve::take();
+    let mut admission = plane.admission();
     loop {
+        let wait_ms = admission.wait_ms(now().mono_ms);
+        if wait_ms > 0 {
+            // The others wait in the kernel's queue meanwhile.
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+            continue;
+        }
         match socket.accept().await {
+            Ok((_, remote)) if !admission.admits(remote.ip(), now().mono_ms) => {
+                arrival::refuse(&listening.door, Some(remote), Refusal::Address, "");
+            }
             Ok((stream, remote)) => arrived(stream, remote, &listening, &plane),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) if descriptors::is_exhausted(&error) => {

@@ -172,6 +172,11 @@ impl Plane {
         self.spawn(connection.run(Rc::clone(self)));
     }
 
+    /// How fast a listener takes new connections.
+    pub fn admission(&self) -> outpost_flow::Admission {
+        outpost_flow::Admission::new(self.shard.borrow().admission())
+    }
+
     /// Bytes for the shard.
     pub fn receive(&self, id: ConnId, bytes: &[u8]) -> Received {
         let received = self.shard.borrow_mut().receive(id, bytes, now());
