@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use outpost_node::http::LedgerPage;
 
 use crate::support::client::{Client, Options};
-use crate::support::flood::{Seen, flooder, idle};
+use crate::support::flood::{Seen, flooder, idle, silent};
 use crate::support::group::MemoryGroup;
 use crate::support::http;
 use crate::support::outpost::Dev;
@@ -66,7 +66,8 @@ async fn a_flood_to_one_that_reads_nothing_harms_nobody_else() {
     let group = MemoryGroup::new("outpost-flood", size.limit_bytes);
     let dev = Dev::start_in(group.as_ref(), data.path(), &["--set", "log.level=warn"]).await;
     let idle = idle(dev.mqtt, size.idle).await;
-    let mut stopped = Wire::connected(dev.mqtt, "stopped").await;
+    let mut stopped = silent(dev.mqtt, "stopped").await;
+    assert_eq!(stopped.packet().await.expect("CONNACK")[0], 0x20);
     stopped.send(&framed(0x82, b"\0\x01\0\0\x07flood/#\x01")).await;
     assert_eq!(stopped.packet().await.expect("SUBACK")[0], 0x90);
     let publisher = Client::connect(dev.mqtt, Options::v5("probe-publisher")).await;

@@ -114,6 +114,8 @@ pub struct Ledger {
     pub paced: u64,
     /// Publishes nobody could take: every receiver was slow or full.
     pub in_vain: u64,
+    /// QoS 0 deliveries whose publisher was made to wait for the receiver, by the topic's policy.
+    pub blocked: u64,
     /// Publishers that were given low priority.
     pub demoted: u64,
     /// How often the level of memory pressure changed.

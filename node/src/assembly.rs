@@ -10,10 +10,10 @@ use bytestring::ByteString;
 use outpost_actors::shard::{Probe, ShardConfig, TraceRecord};
 use outpost_actors::tree::{ChildSpec, Tree, TreeMsg};
 use outpost_cluster::{Cluster, ClusterConfig};
-use outpost_flow::{AdmissionLimits, Class, PaceLimits, RestartPolicy};
+use outpost_flow::{AdmissionLimits, Class, Overload, PaceLimits, RestartPolicy};
 use outpost_hardware::{Boards, Drivers, Hardware};
 use outpost_membership::PeerFrame;
-use outpost_model::NodeId;
+use outpost_model::{NodeId, TopicFilter};
 use outpost_mqtt::session::SessionLimits;
 use outpost_shadow::HubConfig;
 use outpost_store::disk::{DiskStore, Options};
@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 use crate::admin::Desk;
 use crate::backend::NodeBackend;
 use crate::bus::PlaneBus;
-use crate::config::{Config, Durability};
+use crate::config::{Config, Durability, OverloadPolicy, OverloadRule};
 use crate::gate::ConfigGate;
 use crate::http::HttpServer;
 use crate::listeners::{Listeners, OpenError};
@@ -437,6 +437,7 @@ fn shard_config(config: &Config, node: NodeId, store_id: u64) -> ShardConfig {
         connect_timeout_ms: u64::from(limits.connect_timeout_s) * 1000,
         retained_max: limits.retained_max,
         memory_bytes_max: limits.memory_bytes_max.map_or_else(memory::budget_bytes, |b| b as u64),
+        overload: limits.overload.iter().filter_map(overload_rule).collect(),
         admission: AdmissionLimits {
             all: limits.connect_rate_max as u64,
             address: limits.connect_rate_per_address_max as u64,
@@ -449,6 +450,17 @@ fn shard_config(config: &Config, node: NodeId, store_id: u64) -> ShardConfig {
         sys_interval_ms: u64::from(config.node.sys_interval_s) * 1000,
         ..ShardConfig::new(node, store_id)
     }
+}
+
+/// Filters were checked with the configuration.
+fn overload_rule(rule: &OverloadRule) -> Option<(TopicFilter, Overload)> {
+    let policy = match rule.policy {
+        OverloadPolicy::DropNew => Overload::DropNew,
+        OverloadPolicy::DropOld => Overload::DropOld,
+        OverloadPolicy::Block => Overload::Block,
+        OverloadPolicy::Disconnect => Overload::Disconnect,
+    };
+    TopicFilter::new(rule.filter.as_str()).ok().map(|filter| (filter, policy))
 }
 
 fn hub_config(config: &Config, node: NodeId) -> HubConfig {

@@ -35,15 +35,20 @@ const WINDOW: u16 = 64;
 
 const PAYLOAD_BYTES: usize = 256;
 
+/// Sends a CONNECT with a keep alive that outlasts every story.
+pub async fn silent(server: SocketAddr, id: &str) -> Wire {
+    let mut wire = Wire::open(server).await;
+    let mut packet = connect(5, id);
+    packet[10..12].copy_from_slice(&3_600_u16.to_be_bytes());
+    wire.send(&packet).await;
+    wire
+}
+
 /// Clients that connect and then say nothing.
 pub async fn idle(server: SocketAddr, count: usize) -> Vec<Wire> {
     let mut clients = Vec::with_capacity(count);
     for number in 0..count {
-        let mut wire = Wire::open(server).await;
-        let mut packet = connect(5, &format!("idle-{number}"));
-        packet[10..12].copy_from_slice(&3_600_u16.to_be_bytes()); // keep alive
-        wire.send(&packet).await;
-        clients.push(wire);
+        clients.push(silent(server, &format!("idle-{number}")).await);
         if clients.len() % 100 == 0 {
             for wire in clients.iter_mut().rev().take(100) {
                 assert_eq!(wire.packet().await.expect("CONNACK")[0], 0x20);

@@ -65,6 +65,10 @@ pub(super) struct Connection {
     pub(super) charged: u64,
     /// Made when it is paced for the first time.
     pub(super) pace: Option<Box<Pace>>,
+    /// The client has not taken all that is for it.
+    behind: bool,
+    /// Since when that is so, or not so.
+    turned_ms: u64,
     pub(super) traffic: Traffic,
     /// Topics this client knows by number; absent when it keeps none.
     pub(super) aliases: Option<Box<SentAliases>>,
@@ -82,6 +86,19 @@ impl Connection {
         let written = self.out.take_count();
         self.traffic.bytes_sent += written;
         written
+    }
+
+    /// Something was written, or could not be.
+    fn note_lag(&mut self, now_ms: u64) {
+        if self.behind == self.out.is_empty() {
+            (self.behind, self.turned_ms) = (!self.behind, now_ms);
+        }
+    }
+
+    /// For how long it has been behind, or, negative, for how long it has kept up.
+    pub(super) fn lag_ms(&self, now_ms: u64) -> i64 {
+        let since = now_ms.saturating_sub(self.turned_ms).min(i64::MAX as u64).cast_signed();
+        if self.behind { since } else { -since }
     }
 
     pub(super) fn out_len(&self) -> usize {
@@ -140,6 +157,8 @@ impl Shard {
             unread: 0,
             charged: 0,
             pace: None,
+            behind: false,
+            turned_ms: now.mono_ms,
             traffic,
             aliases: None,
             auth: None,
@@ -229,7 +248,12 @@ impl Shard {
         if !self.retained_due.is_empty() {
             self.settle();
         }
+        self.drain_ring(conn);
         self.charge_buffers(conn);
+        let now_ms = self.now.mono_ms;
+        if let Some(connection) = self.connection_mut(conn) {
+            connection.note_lag(now_ms);
+        }
         let limit = self.config.out_bytes_max / 2;
         let Some(connection) = self.connection_mut(conn) else { return };
         let written = connection.take_written();

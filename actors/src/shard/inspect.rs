@@ -55,7 +55,7 @@ pub struct ShardStats {
     pub channels: usize,
     /// Topics with a retained message.
     pub retained: usize,
-    /// QoS 1 and 2 deliveries owed.
+    /// Deliveries owed: QoS 1 and 2, and QoS 0 that waits for a slow client.
     pub queued: u64,
     /// Publishes of 3.1.1 clients that wait until they can be accepted.
     pub held_back: usize,
@@ -168,7 +168,7 @@ impl Shard {
             subscriptions: self.sessions.iter().map(|(_, s)| s.subscriptions.len()).sum(),
             channels: self.channels.len(),
             retained: self.retained.len(),
-            queued: self.sessions.iter().map(|(_, s)| u64::from(s.queued)).sum(),
+            queued: self.sessions.iter().map(|(_, s)| s.waiting()).sum(),
             held_back: self.connections.iter().map(|(_, c)| c.blocked.len()).sum(),
             queues_full: self.full_sessions,
             memory: Class::ALL.map(|class| self.budget.used(class)),

@@ -9,6 +9,7 @@ use outpost_mqtt::packet::Publish;
 use outpost_mqtt::window::HOT_MAX;
 
 use super::channel::Recipient;
+use super::connection::Phase;
 use super::sessions::SessionSlot;
 use super::{ConnId, LogLevel, Shard};
 use crate::ledger::Drop;
@@ -37,6 +38,7 @@ pub(super) struct Mark {
     owed: u64,
     slow: u64,
     refused: u64,
+    blocked: u64,
 }
 
 impl SessionSlot {
@@ -98,7 +100,16 @@ impl Shard {
         let Some(connection) = self.connection_mut(conn) else { return };
         let blocked =
             connection.blocked.payload_bytes() + connection.blocked.len() * size_of::<Publish>();
-        let now = (connection.out_len() + connection.unread + blocked) as u64;
+        let (open, waiting) =
+            (connection.phase, connection.out_len() + connection.unread + blocked);
+        let ring = match open {
+            Phase::Open(session) => self.sessions.get(session as usize),
+            _ => None,
+        };
+        let ring = ring.and_then(|slot| slot.ring.as_ref());
+        let rung: usize = ring.map_or(0, |ring| ring.iter().map(|d| d.message.cost_bytes()).sum());
+        let now = (waiting + rung) as u64;
+        let Some(connection) = self.connection_mut(conn) else { return };
         let before = std::mem::replace(&mut connection.charged, now);
         if now != before {
             self.budget.recharge(Class::Buffers, before, now);
@@ -129,6 +140,7 @@ impl Shard {
             owed: self.ledger.owed,
             slow: dropped[Drop::SlowClient as usize] + dropped[Drop::Memory as usize],
             refused: self.ledger.refused,
+            blocked: self.ledger.blocked,
         }
     }
 
@@ -139,7 +151,8 @@ impl Shard {
         let in_vain =
             after.refused > before.refused || (slow > 0 && after.owed - before.owed == slow);
         let backlog_permille = self.budget.backlog_permille();
-        if !in_vain && backlog_permille == 0 && self.config.pace.is_none() {
+        let blocked = after.blocked > before.blocked;
+        if !in_vain && !blocked && backlog_permille == 0 && self.config.pace.is_none() {
             return;
         }
         let (limits, now_ms) = (self.config.pace, self.now.mono_ms);
@@ -149,6 +162,9 @@ impl Shard {
         pace.charge(&limits, bytes, backlog_permille, now_ms);
         if in_vain {
             pace.charge_in_vain(now_ms);
+        }
+        if blocked {
+            pace.hold(now_ms);
         }
         let is_low = pace.is_low();
         self.ledger.in_vain += u64::from(in_vain);

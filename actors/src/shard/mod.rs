@@ -15,10 +15,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use bytestring::ByteString;
 use hashbrown::HashMap;
-use outpost_flow::{AdmissionLimits, Budget, PaceLimits, RestartPolicy, Wheel};
+use outpost_flow::{AdmissionLimits, Budget, Overload, PaceLimits, RestartPolicy, Wheel};
 use outpost_membership::PeerFrame;
 use outpost_model::{
-    Hlc, HlcClock, Message, MessageId, MessageProperties, NodeId, Now, QoS, TopicTable,
+    Hlc, HlcClock, Message, MessageId, MessageProperties, NodeId, Now, QoS, TopicFilter, TopicTable,
 };
 use outpost_mqtt::packet::{Connack, Connect, Packet, PacketId, Publish, ReasonCode};
 use outpost_mqtt::session::{Effect, End, SessionLimits};
@@ -43,6 +43,7 @@ mod hold;
 mod inspect;
 mod journal;
 mod memory;
+mod overflow;
 mod peers;
 mod queue;
 mod recover;
@@ -114,7 +115,8 @@ pub struct ShardConfig {
     pub queue_messages_max: u32,
     /// Bytes of them.
     pub queue_bytes_max: u64,
-    /// Bytes waiting to be written to one client before QoS 0 to it is dropped and its packets are no longer read.
+    /// Bytes waiting to be written to one client before its packets are no longer read, and, after two seconds of lag,
+    /// QoS 0 to it is dropped; for a client that has kept up it is a third of it, see [`outpost_flow::overload`].
     pub out_bytes_max: usize,
     /// Milliseconds from accepting a connection to its CONNECT.
     pub connect_timeout_ms: u64,
@@ -130,6 +132,8 @@ pub struct ShardConfig {
     pub memory_bytes_max: u64,
     /// How fast each listener takes new connections; the driver keeps to it.
     pub admission: AdmissionLimits,
+    /// What is done with QoS 0 for slow clients, by topic; the first filter that matches decides.
+    pub overload: Vec<(TopicFilter, Overload)>,
     /// How fast each client may publish.
     pub pace: PaceLimits,
     /// Restart policy of cells.
@@ -157,6 +161,7 @@ impl ShardConfig {
             sys_interval_ms: 0,
             memory_bytes_max: 0,
             admission: AdmissionLimits::default(),
+            overload: Vec::new(),
             pace: PaceLimits::default(),
             restart: RestartPolicy::default(),
         }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytestring::ByteString;
-use outpost_flow::Pressure;
 use outpost_model::{Message, MessageId, NodeId, QoS};
 use outpost_mqtt::packet::{Packet, PacketId, Publish, Will};
 use outpost_mqtt::session::{End, Session};
@@ -13,7 +12,7 @@ use outpost_store::Space;
 use super::bridges::Kind;
 use super::channel::Owner;
 use super::decisions::SessionDrops;
-use super::memory::SHED_DIVISOR;
+use super::overflow::Ring;
 use super::subscriptions::Subscriptions;
 use super::{Cell, CellMsg, ConnId, Hold, LogLevel, Shard, Ticket};
 use crate::cell::CellId;
@@ -43,6 +42,7 @@ pub(super) struct SessionSlot {
     pub(super) full: bool,
     /// What its queue is charged with in the memory budget.
     pub(super) charged: u64,
+    pub(super) ring: Ring,
     /// Packets to its client that wait for the disk; later ones must not overtake them.
     pub(super) held: u32,
     pub(super) subscriptions: Subscriptions,
@@ -58,6 +58,11 @@ pub(super) struct SessionSlot {
 }
 
 impl SessionSlot {
+    /// Deliveries that wait for its client.
+    pub(super) fn waiting(&self) -> u64 {
+        u64::from(self.queued) + self.ring.as_ref().map_or(0, |ring| ring.len() as u64)
+    }
+
     pub(super) fn identity(&self) -> Identity {
         Identity { client_id: self.client_id.clone(), user: self.user.clone() }
     }
@@ -108,6 +113,7 @@ impl Shard {
             queued_bytes: 0,
             full: false,
             charged: 0,
+            ring: None,
             held: 0,
             subscriptions: Subscriptions::default(),
             will: None,
@@ -170,7 +176,6 @@ impl Shard {
         share: Option<Arc<str>>,
     ) {
         self.ledger.owed += 1;
-        let limit = self.config.out_bytes_max;
         let Some(slot) = self.sessions.get(session as usize) else {
             return self.ledger.drop(Drop::SessionEnded, 1);
         };
@@ -184,16 +189,9 @@ impl Shard {
             Delivery { place: 0, message, qos, retain, subscription_ids: ids, share };
         if qos == QoS::AtMostOnce {
             let open = conn.filter(|conn| self.connection(*conn).is_some_and(|c| c.welcomed));
-            let short = self.budget.pressure() >= Pressure::Shed;
             return match open {
                 None => self.drop_for(session, Drop::Offline, 1, &delivery.message.topic),
-                Some(conn) if self.out_len(conn) > limit => {
-                    self.drop_for(session, Drop::SlowClient, 1, &delivery.message.topic)
-                }
-                Some(conn) if short && self.out_len(conn) > limit / SHED_DIVISOR => {
-                    self.drop_for(session, Drop::Memory, 1, &delivery.message.topic);
-                }
-                Some(_) => self.send(cell, CellMsg::Deliver(delivery, false)),
+                Some(conn) => self.enqueue_fleeting(session, conn, delivery),
             };
         }
         let (messages_max, bytes_max) =
@@ -430,6 +428,7 @@ impl Shard {
         slot.expires_ms = Some(now_ms + expiry_ms);
         slot.will_due_ms = delay_ms.map(|ms| now_ms + ms.min(expiry_ms));
         self.send(cell, CellMsg::LinkLost);
+        self.drop_ring(session);
         if expiry_ms == 0 {
             return self.end_session(session);
         }

@@ -7,6 +7,7 @@ mod bridges;
 mod clients;
 mod failures;
 mod memory;
+mod overflow;
 mod peers;
 mod protocol;
 mod queues;

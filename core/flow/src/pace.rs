@@ -101,6 +101,11 @@ impl Pace {
         self.owe(cost_ns(permits(PRESSED_RATE, 1_000), 1), now_ms);
     }
 
+    /// A message was read whose receiver has to catch up first: the publisher waits as long as one can.
+    pub fn hold(&mut self, now_ms: u64) {
+        self.turn_ms = now_ms + WAIT_MS_MAX;
+    }
+
     /// How long to wait before its next message is read, at most [`WAIT_MS_MAX`]; 0: not at all.
     pub fn wait_ms(&self, now_ms: u64) -> u64 {
         let ahead_ms = (self.paid_ns / NS_PER_MS).saturating_sub(now_ms + BURST_MS);

@@ -218,6 +218,12 @@ impl Checks<'_> {
     }
 
     fn rules(&mut self, config: &Config) {
+        for (index, rule) in config.limits.overload.iter().enumerate() {
+            if let Err(why) = outpost_model::TopicFilter::new(rule.filter.as_str()) {
+                let key = format!("limits.overload[{index}].filter");
+                self.wrong(&key, format!("the filter {:?} {why}", rule.filter), "");
+            }
+        }
         let users = || config.security.user.iter();
         for (index, rule) in config.security.acl.iter().enumerate() {
             let key = |name: &str| format!("security.acl[{index}].{name}");

@@ -244,9 +244,12 @@ section! {
         pub session_expiry_s_max: u32 = 7 * 24 * 3_600, if Range(0, 0xffff_ffff);
         /// Most retained messages. Full: a new topic is refused with 0x97, known ones are still replaced.
         pub retained_max: usize = 100_000, if Range(0, 10_000_000);
-        /// Bytes waiting to be sent to one connection before the node stops reading for it. Too few costs system calls; too
-        /// many lets slow readers claim memory.
-        pub write_buffer_bytes_max: usize = 1 << 20, if Range(16_384, 256 << 20);
+        /// Bytes waiting to be sent to one connection before the node stops reading for it. QoS 0 beyond a share of it is
+        /// handled as `[[limits.overload]]` says: a third while the client keeps up, all of it after two seconds of lag.
+        /// Too few costs system calls and drops bursts; too many lets slow readers claim memory.
+        pub write_buffer_bytes_max: usize = 3 << 20, if Range(16_384, 256 << 20);
+        /// What is done with QoS 0 messages that do not fit into a slow client's buffer.
+        pub overload: Vec<OverloadRule> = Vec::new();
         /// Bytes accepted and not yet on disk before publishers are slowed down. Too few stalls on every sync; too many is
         /// memory lost to a slow card.
         pub store_backlog_bytes_max: usize = 32 << 20, if Range(1 << 20, 4 << 30);
@@ -278,6 +281,33 @@ section! {
         pub shadows_max: usize = 100_000, if Range(1, 10_000_000);
         /// Largest shadow document in bytes (AWS: 8 KiB by default). Larger ones are rejected with 413.
         pub shadow_bytes_max: usize = 8_192, if Range(256, 1 << 20);
+    }
+}
+
+section! {
+    /// What is done with QoS 0 messages that do not fit into a slow client's buffer, by topic. The first rule whose filter
+    /// matches decides; none: `drop_new`.
+    pub struct OverloadRule {
+        /// Topic filter.
+        pub filter: String = "#".into(), if Required;
+        /// `drop_new` drops the message; `drop_old` lets the newest 256 wait; `block` lets it wait and reads its publisher
+        /// more slowly meanwhile; `disconnect` closes the client's connection (0x97).
+        pub policy: OverloadPolicy = OverloadPolicy::DropNew, if Required;
+    }
+}
+
+choice! {
+    /// What is done with what does not fit.
+    pub enum OverloadPolicy {
+        /// It is dropped.
+        #[default]
+        DropNew = "drop_new",
+        /// It waits, and the oldest that waits is dropped.
+        DropOld = "drop_old",
+        /// It waits, and so does its publisher.
+        Block = "block",
+        /// The client is disconnected.
+        Disconnect = "disconnect",
     }
 }
 
