@@ -176,11 +176,11 @@ impl Shard {
         self.count_connected();
         let slot = &mut self.sessions[session as usize];
         (slot.conn, slot.kind) = (Some(conn), kind);
-        slot.will.clone_from(&connect.will);
-        (slot.will_due_ms, slot.expires_ms) = (None, None);
+        slot.expires_ms = None;
         self.session_wheel.cancel(session);
         self.set_expiry(session, expiry_s);
         self.write_session(session, None);
+        let keeps_will = self.set_will(session, connect.will.as_deref());
         let slot = &self.sessions[session as usize];
         let mut connack = Connack {
             session_present,
@@ -194,8 +194,8 @@ impl Shard {
         self.authenticated(conn, &mut connack);
         let (slot, connack) = (&self.sessions[session as usize], Box::new(connack));
         // What stands on disk of a session that comes back says enough when the disk takes no more.
-        let may_pass = session_present && slot.on_disk && self.journal.stalled().is_some();
-        if (slot.durable && !may_pass) || wait {
+        let may_pass = self.journal.stalled().is_some() && (slot.on_disk || !slot.durable);
+        if ((slot.durable || keeps_will) && !may_pass) || wait {
             self.sessions[session as usize].held += 1;
             self.journal.hold(Hold::Welcome { session, number, conn, connect, connack });
         } else {

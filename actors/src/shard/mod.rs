@@ -59,6 +59,7 @@ mod sys;
 mod trace;
 mod traffic;
 mod why;
+mod wills;
 
 pub use bridges::SessionView;
 pub use clients::{

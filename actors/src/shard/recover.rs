@@ -43,7 +43,8 @@ impl Shard {
         })?;
         self.each_row(Space::Sessions, |shard, (key, value)| shard.recover_session(&key, &value))?;
         self.recover_queues()?;
-        self.recover_bodies()
+        self.recover_bodies()?;
+        self.recover_wills()
     }
 
     fn each_row(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use outpost_model::{Message, MessageId, NodeId, QoS};
-use outpost_mqtt::packet::{Packet, PacketId, Publish, Will};
+use outpost_mqtt::packet::{Packet, PacketId, Will};
 use outpost_mqtt::session::{End, Session};
 use outpost_mqtt::window::{Delivery, Outbound};
 use outpost_store::Space;
@@ -14,7 +14,7 @@ use super::channel::Owner;
 use super::decisions::SessionDrops;
 use super::overflow::Ring;
 use super::subscriptions::Subscriptions;
-use super::{Cell, CellMsg, ConnId, Hold, LogLevel, Shard, Ticket};
+use super::{Cell, CellMsg, ConnId, Hold, LogLevel, Shard};
 use crate::cell::CellId;
 use crate::ledger::Drop;
 use crate::ports::Identity;
@@ -48,6 +48,8 @@ pub(super) struct SessionSlot {
     pub(super) subscriptions: Subscriptions,
     pub(super) will: Option<Box<Will>>,
     pub(super) will_due_ms: Option<u64>,
+    /// The will is on disk.
+    pub(super) will_kept: bool,
     pub(super) expires_ms: Option<u64>,
     /// A load from disk is under way, from this place on.
     pub(super) loading: Option<u64>,
@@ -118,6 +120,7 @@ impl Shard {
             subscriptions: Subscriptions::default(),
             will: None,
             will_due_ms: None,
+            will_kept: false,
             expires_ms: None,
             loading: None,
             recovered_below: 0,
@@ -406,8 +409,8 @@ impl Shard {
             }
             self.set_expiry(session, expiry_s.min(expiry_max));
         }
-        if !will && let Some(slot) = self.sessions.get_mut(session as usize) {
-            slot.will = None;
+        if !will {
+            self.forget_will(session);
         }
         self.note_disconnected(session, "Success".into(), "the client said DISCONNECT");
         self.end(conn);
@@ -426,14 +429,15 @@ impl Shard {
         let expiry_ms = u64::from(slot.expiry_s) * 1000;
         let delay_ms = slot.will.as_ref().map(|will| u64::from(will.delay_s.unwrap_or(0)) * 1000);
         slot.expires_ms = Some(now_ms + expiry_ms);
-        slot.will_due_ms = delay_ms.map(|ms| now_ms + ms.min(expiry_ms));
         self.send(cell, CellMsg::LinkLost);
         self.drop_ring(session);
         if expiry_ms == 0 {
             return self.end_session(session);
         }
-        if delay_ms == Some(0) {
-            self.publish_will(session);
+        match delay_ms {
+            Some(0) => self.publish_will(session),
+            Some(delay_ms) => self.start_will(session, delay_ms.min(expiry_ms)),
+            None => {}
         }
         self.write_session(session, Some(wall_ms));
         self.arm_session(session);
@@ -460,41 +464,6 @@ impl Shard {
             self.publish_will(session);
         }
         self.arm_session(session);
-    }
-
-    pub(super) fn publish_will(&mut self, session: u32) {
-        let Some(slot) = self.sessions.get_mut(session as usize) else { return };
-        slot.will_due_ms = None;
-        let Some(will) = slot.will.take() else { return };
-        let who = slot.identity();
-        if !self.may_publish(&who, &will.topic) {
-            return self.ledger.drop_unqueued(Drop::Denied, 1);
-        }
-        let will = *will;
-        let properties = Box::new(will.properties);
-        let publish = Publish {
-            dup: false,
-            qos: will.qos,
-            retain: will.retain,
-            topic: will.topic,
-            packet_id: None,
-            payload: will.payload,
-            topic_alias: None,
-            expiry_s: will.expiry_s,
-            subscription_ids: Vec::new(),
-            properties: (*properties != outpost_model::MessageProperties::default())
-                .then_some(properties),
-        };
-        if self.route(publish, Some(session), Ticket::None).is_err() {
-            self.ledger.refused += 1;
-            self.log(
-                LogLevel::Warn,
-                format!(
-                    "the will of client {:?} was not taken: a receiver's queue is full",
-                    who.client_id
-                ),
-            );
-        }
     }
 
     /// Whether a session's cell is being restarted or in quarantine.

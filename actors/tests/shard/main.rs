@@ -19,4 +19,5 @@ mod stall;
 mod sys;
 mod trace;
 mod why;
+mod wills;
 mod world;
