@@ -68,6 +68,12 @@ pub struct DeliveryRecord {
     /// The shared subscription it came through.
     #[n(6)]
     pub share: Option<String>,
+    /// What its message counts in the session's quota of bytes.
+    #[n(7)]
+    pub bytes: Option<u32>,
+    /// When its message expires, milliseconds since 1970.
+    #[n(8)]
+    pub expires_wall_ms: Option<u64>,
 }
 
 #[derive(Debug, Encode, Decode)]

@@ -176,6 +176,8 @@ impl Backend for NodeBackend {
                     "retained": shard.retained,
                     "queued": shard.queued,
                     "queues_full": shard.queues_full,
+                    "queues_high": shard.queues_high,
+                    "queue_marks_total": shard.queue_marks,
                 },
                 "listener": with_traffic(self.listeners.stats(), &shard.listeners),
                 "messages": {

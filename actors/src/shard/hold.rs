@@ -62,6 +62,12 @@ pub(super) enum Hold {
     },
     /// The rows of an ended session can be cleared away.
     Sweep(Remains),
+    /// Rows of a full queue can be searched for what has expired.
+    Expire {
+        session: u32,
+        number: u64,
+        from: u64,
+    },
 }
 
 /// What an ended session leaves on disk.

@@ -67,6 +67,10 @@ pub struct ShardStats {
     pub memory_limit: u64,
     /// What is given up to keep it.
     pub pressure: Pressure,
+    /// Sessions whose queue is above a water mark.
+    pub queues_high: u32,
+    /// Water marks crossed upwards since the start.
+    pub queue_marks: u64,
     /// Message bodies on disk.
     pub bodies: usize,
     /// Messages owed to peers.
@@ -171,6 +175,8 @@ impl Shard {
             queued: self.sessions.iter().map(|(_, s)| s.waiting()).sum(),
             held_back: self.connections.iter().map(|(_, c)| c.blocked.len()).sum(),
             queues_full: self.full_sessions,
+            queues_high: self.queues_high,
+            queue_marks: self.queue_marks,
             memory: Class::ALL.map(|class| self.budget.used(class)),
             memory_limit: self.budget.limit_bytes(),
             pressure: self.budget.pressure(),

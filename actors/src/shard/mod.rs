@@ -59,6 +59,7 @@ mod sys;
 mod trace;
 mod traffic;
 mod why;
+mod water;
 mod wills;
 
 pub use bridges::SessionView;
@@ -336,6 +337,10 @@ pub struct Shard {
     full_peers: u32,
     blocked: Vec<ConnId>,
     retry_blocked: bool,
+    /// Sessions above a water mark, and how often one was crossed upwards.
+    queues_high: u32,
+    queue_marks: u64,
+    expire_at_ms: u64,
     bridges: Bridges,
     clock: HlcClock,
     message_seq: u64,
@@ -410,6 +415,9 @@ impl Shard {
             full_peers: 0,
             blocked: Vec::new(),
             retry_blocked: false,
+            queues_high: 0,
+            queue_marks: 0,
+            expire_at_ms: 0,
             bridges: Bridges::default(),
             clock: HlcClock::new(Hlc::default()),
             message_seq: 0,
@@ -521,6 +529,7 @@ impl Shard {
         }
         self.sys_timeout();
         self.trace_timeout();
+        self.expire_full();
         self.settle();
     }
 
@@ -531,6 +540,7 @@ impl Shard {
             .filter_map(|w| w.poll_timeout())
             .chain(self.sys.due_ms())
             .chain(self.traces.due_ms())
+            .chain(self.expire_due_ms())
             .min()
     }
 

@@ -152,14 +152,20 @@ impl Shard {
                     shard.session_number = shard.session_number.max(number);
                     orphans.insert(number);
                 }
-                (Some(session), Some(place)) if key[8] == 0 => shard.count_owed(*session, place),
+                (Some(session), Some(place)) if key[8] == 0 => {
+                    let bytes = record.as_ref().ok().and_then(|record| record.bytes).unwrap_or(0);
+                    shard.count_owed(*session, place, bytes.into());
+                }
                 _ => {}
             }
         })?;
         for session in numbers.into_values() {
             let slot = &mut self.sessions[session as usize];
-            (slot.recovered_below, slot.full) =
-                (slot.next_place, slot.queued >= self.config.queue_messages_max);
+            (slot.recovered_below, slot.full) = (
+                slot.next_place,
+                slot.queued >= self.config.queue_messages_max
+                    || slot.queued_bytes >= self.config.queue_bytes_max,
+            );
             self.full_sessions += u32::from(slot.full);
             let (cell, number, upto) = (slot.cell, slot.number, slot.next_place);
             let first = self.first_place(number).unwrap_or(upto);
@@ -174,10 +180,11 @@ impl Shard {
         Ok(())
     }
 
-    fn count_owed(&mut self, session: u32, place: u64) {
+    fn count_owed(&mut self, session: u32, place: u64, bytes: u64) {
         let slot = &mut self.sessions[session as usize];
         slot.next_place = slot.next_place.max(place + 1);
         slot.queued += 1;
+        slot.queued_bytes += bytes;
         self.ledger.owed += 1;
     }
 

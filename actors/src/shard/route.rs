@@ -348,6 +348,7 @@ impl Shard {
                 self.load(session, number, from, count, upto)
             }
             Hold::Sweep(remains) => self.sweep(remains),
+            Hold::Expire { session, number, from } => self.expire_rows(session, number, from),
         }
     }
 

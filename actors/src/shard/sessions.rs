@@ -40,6 +40,8 @@ pub(super) struct SessionSlot {
     pub(super) queued: u32,
     pub(super) queued_bytes: u64,
     pub(super) full: bool,
+    /// The water mark its queue has reached: 0, 1 or 2.
+    pub(super) mark: u8,
     /// What its queue is charged with in the memory budget.
     pub(super) charged: u64,
     pub(super) ring: Ring,
@@ -114,6 +116,7 @@ impl Shard {
             queued: 0,
             queued_bytes: 0,
             full: false,
+            mark: 0,
             charged: 0,
             ring: None,
             held: 0,
@@ -208,12 +211,13 @@ impl Shard {
             slot.full = true;
             self.full_sessions += 1;
             let text = format!(
-                "the queue of client {:?} is full ({} messages); its publishers are held back",
+                "queue.full: the queue of client {:?} is full ({} messages); its publishers are held back",
                 slot.client_id, slot.queued
             );
             self.log(LogLevel::Warn, text);
         }
         self.charge_queue(session);
+        self.mark_queue(session);
         let durable = self.sessions[session as usize].durable;
         if durable {
             self.write_delivery(session, &delivery, false);
@@ -235,6 +239,10 @@ impl Shard {
             released,
             subscription_ids: delivery.subscription_ids.clone(),
             share: delivery.share.as_deref().map(ToOwned::to_owned),
+            bytes: Some(delivery.message.cost_bytes() as u32),
+            expires_wall_ms: delivery.message.expiry_s.map(|expiry_s| {
+                delivery.message.accepted_wall_ms.saturating_add(u64::from(expiry_s) * 1000)
+            }),
         };
         let key = queue_key(self.sessions[session as usize].number, delivery.place);
         self.journal.put(Space::Queues, key, record::encode(&record));
@@ -288,6 +296,7 @@ impl Shard {
             self.retry_blocked = true;
         }
         self.charge_queue(session);
+        self.mark_queue(session);
         let slot = &self.sessions[session as usize];
         if slot.durable {
             let key = queue_key(slot.number, place);

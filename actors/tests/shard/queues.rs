@@ -177,3 +177,59 @@ fn a_client_that_does_not_read_loses_qos_0_only() {
     assert_eq!(world.take(sender).iter().filter(|p| refused(p)).count(), 10);
     assert_eq!(world.drain(receiver).len(), 10);
 }
+
+#[test]
+fn bytes_of_a_queue_count_after_a_restart_and_the_water_marks_are_told() {
+    let mut world = World::with(1, |config| config.queue_bytes_max = 40_000);
+    let receiver = world.connect(v5("r"));
+    world.subscribe(receiver, "t", 1);
+    world.cut(receiver);
+    let sender = world.connect(v5("s"));
+    let large = "x".repeat(7_500);
+    for number in 1..=5 {
+        world.publish(sender, publish("t", &large, 1, number));
+    }
+    world.sync();
+    let told = |world: &World, words: &str| world.logs.iter().any(|line| line.contains(words));
+    assert!(told(&world, "queue.high: 70 %") && told(&world, "queue.high: 90 %"));
+    world.crash(0);
+    let sender = world.connect(v5("s"));
+    world.publish(sender, publish("t", &large, 1, 6));
+    world.sync();
+    world.take(sender);
+    world.publish(sender, publish("t", "over", 1, 7));
+    let answer = world.take(sender);
+    assert!(
+        matches!(&answer[..], [Packet::Puback(ack)] if ack.reason == ReasonCode::QuotaExceeded),
+        "{answer:?}"
+    );
+    let receiver = world.connect(v5("r"));
+    assert_eq!(world.drain(receiver).len(), 6);
+    assert!(told(&world, "queue.low"));
+}
+
+#[test]
+fn what_has_expired_makes_room_in_a_full_queue() {
+    let mut world = World::with(1, |config| config.queue_messages_max = 300);
+    let receiver = world.connect(v5("r"));
+    world.subscribe(receiver, "t", 1);
+    world.cut(receiver);
+    let sender = world.connect(v5("s"));
+    for number in 1..=300 {
+        let message = publish("t", &number.to_string(), 1, number);
+        world.publish(sender, outpost_mqtt::packet::Publish { expiry_s: Some(10), ..message });
+        if number % 50 == 0 {
+            world.sync();
+        }
+    }
+    world.sync();
+    world.take(sender);
+    world.pass(20_000);
+    world.sync();
+    world.publish(sender, publish("t", "fresh", 1, 400));
+    world.sync();
+    let answer = world.take(sender);
+    assert!(matches!(&answer[..], [Packet::Puback(ack)] if !ack.reason.is_error()), "{answer:?}");
+    let receiver = world.connect(v5("r"));
+    assert_eq!(world.drain(receiver), ["fresh"]);
+}
