@@ -11,6 +11,7 @@ mod dev;
 mod durability;
 mod expiry;
 mod full_disk;
+mod kills;
 mod lab;
 mod ledger;
 mod listeners;
