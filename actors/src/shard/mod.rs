@@ -58,8 +58,8 @@ mod subscriptions;
 mod sys;
 mod trace;
 mod traffic;
-mod why;
 mod water;
+mod why;
 mod wills;
 
 pub use bridges::SessionView;
@@ -469,17 +469,6 @@ impl Shard {
         let free = self.journal.handle_synced(lsn);
         self.release(free);
         self.settle();
-    }
-
-    /// The store stopped for good.
-    pub fn store_failed(&mut self, cause: String, now: Now) {
-        self.now = now;
-        self.log(
-            LogLevel::Warn,
-            format!("the store failed: {cause}; nothing is acknowledged any more, QoS 0 goes on"),
-        );
-        self.journal.fail(cause);
-        self.resume_all(); // nobody waits for a disk that is gone
     }
 
     /// Ends the turn: what was written in it goes to the store as one batch.

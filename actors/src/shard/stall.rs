@@ -18,6 +18,17 @@ const QUEUE: &str =
     "no room: a receiver's queue or the memory of this node is full; try again later";
 
 impl Shard {
+    /// The store stopped for good.
+    pub fn store_failed(&mut self, cause: String, now: Now) {
+        self.now = now;
+        self.log(
+            LogLevel::Warn,
+            format!("the store failed: {cause}; nothing is acknowledged any more, QoS 0 goes on"),
+        );
+        self.journal.fail(cause);
+        self.resume_all(); // nobody waits for a disk that is gone
+    }
+
     /// The store writes nothing, or is nearly full: what can be refused is.
     pub fn store_stalled(&mut self, cause: &str, now: Now) {
         self.now = now;
