@@ -1,5 +1,10 @@
 //! `kill -9` of the node at any moment: nothing acknowledged is lost, QoS 2 arrives exactly once, and the node is back soon.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "threads that wait for a process to die, and at chosen moments"
+)]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +33,7 @@ fn wait_for(taken: &Taken, wanted: &BTreeSet<String>) -> Vec<String> {
             let taken = taken.lock().expect("nobody panics with it");
             wanted.iter().filter(|payload| !taken.contains_key(*payload)).cloned().collect()
         };
-        if missing.is_empty() || began.elapsed() > Duration::from_secs(60) {
+        if missing.is_empty() || began.elapsed() > Duration::from_mins(1) {
             return missing;
         }
         std::thread::sleep(Duration::from_millis(20));

@@ -196,9 +196,9 @@ fn child() {
         Err(why) => return say(&format!("not open: {why}")),
     };
     say("opened");
-    let (told, news) = mpsc::channel();
+    let (told, news) = mpsc::sync_channel(2 * BATCHES as usize);
     store.listen(Arc::new(move |event| {
-        let _ = told.send(event); // the main thread may have had enough
+        let _ = told.try_send(event); // the main thread may have had enough
     }));
     let mut synced = 0;
     for n in 1..=BATCHES {

@@ -1,6 +1,11 @@
 //! Clients that come back: 3.1.1 by hand, on threads, with the session state MQTT asks a client to keep over connections
 //! and over crashes of the node. What they were promised and what they got is counted.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "threads that wait for a process to die, and at chosen moments"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -123,7 +123,7 @@ impl Shard {
         let mut wait = false;
         if self.journal.stalled().is_some() {
             let slot = existing.and_then(|session| self.sessions.get(session as usize));
-            if self.cannot_keep(slot, connect.clean_start, asks_s(&connect)) {
+            if Self::cannot_keep(slot, connect.clean_start, asks_s(&connect)) {
                 return self.refuse(conn, ReasonCode::ServerUnavailable);
             }
         }

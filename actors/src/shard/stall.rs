@@ -98,12 +98,7 @@ impl Shard {
 
     /// Whether a CONNECT must be turned away because the disk takes nothing: a session that is to be kept would have to
     /// be written, or taken away. One that is on disk as it is may come back.
-    pub(super) fn cannot_keep(
-        &self,
-        existing: Option<&SessionSlot>,
-        clean: bool,
-        asks_s: u32,
-    ) -> bool {
+    pub(super) fn cannot_keep(existing: Option<&SessionSlot>, clean: bool, asks_s: u32) -> bool {
         let Some(slot) = existing.filter(|slot| slot.durable) else { return asks_s > 0 };
         clean || !slot.on_disk
     }

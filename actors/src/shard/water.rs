@@ -37,18 +37,14 @@ impl Shard {
             "client {:?}: {} messages, {} bytes queued, {percent} % of its quota",
             slot.client_id, slot.queued, slot.queued_bytes
         );
-        match (before, level) {
-            (_, 0) => {
-                self.queues_high -= 1;
-                self.log(LogLevel::Info, format!("queue.low: {text}"));
-            }
-            _ => {
-                self.queues_high += u32::from(before == 0);
-                self.queue_marks += 1;
-                let mark = MARKS[usize::from(level) - 1];
-                self.log(LogLevel::Warn, format!("queue.high: {mark} % reached by {text}"));
-            }
+        if level == 0 {
+            self.queues_high -= 1;
+            return self.log(LogLevel::Info, format!("queue.low: {text}"));
         }
+        self.queues_high += u32::from(before == 0);
+        self.queue_marks += 1;
+        let mark = MARKS[usize::from(level) - 1];
+        self.log(LogLevel::Warn, format!("queue.high: {mark} % reached by {text}"));
     }
 
     /// When full queues are to be searched for what has expired.

@@ -310,6 +310,7 @@ fn commit(engine: &Engine, batches: &[Batch]) -> fjall::Result<()> {
 }
 
 /// Waits while the engine's flushes or compactions lag, as long as it is sound.
+#[expect(clippy::disallowed_methods, reason = "the engine tells nobody when a flush is done")]
 fn wait_for_flushes(engine: &Engine) -> fjall::Result<()> {
     let lags = |space: &fjall::Keyspace| {
         space.tree.sealed_memtable_count() > SEALED_MEMTABLES_MAX
