@@ -69,7 +69,9 @@ async fn main() -> Result<(), Failure> {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let after = resident_bytes(pid)?;
     let each = after.saturating_sub(before) / count;
-    println!("{transport}: {count} idle sessions with one subscription, {each} bytes each ({before} before, {after} after)");
+    println!(
+        "{transport}: {count} idle sessions with one subscription, {each} bytes each ({before} before, {after} after)"
+    );
     Ok(())
 }
 

@@ -24,6 +24,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::Desk;
 use crate::backend::NodeBackend;
+use crate::bridge::{Bridges, Settings};
 use crate::bus::PlaneBus;
 use crate::config::{Config, Durability, OverloadPolicy, OverloadRule};
 use crate::gate::ConfigGate;
@@ -176,9 +177,10 @@ impl Node {
             links: links.clone(),
             handle: shadows.clone(),
         };
-        let tree = Tree::start(children(plane_spec, shadow_spec), RestartPolicy::default())
-            .await
-            .map_err(|error| {
+        let bridges = bridges(&config, &plane, hooks.probe.as_ref())?;
+        let mut parts = children(plane_spec, shadow_spec);
+        parts.extend(bridges.children());
+        let tree = Tree::start(parts, RestartPolicy::default()).await.map_err(|error| {
             StartError::Part(format!("cannot start the supervision tree: {error}"))
         })?;
         let config_sha256 = config.sha256();
@@ -195,7 +197,7 @@ impl Node {
             store,
         };
         if let Err(error) =
-            node.start_rim(&config, &hooks, links, store_failed, config_sha256).await
+            node.start_rim(&config, &hooks, links, bridges, store_failed, config_sha256).await
         {
             node.shutdown().await;
             return Err(error);
@@ -212,6 +214,7 @@ impl Node {
         config: &Config,
         hooks: &Hooks,
         links: Links,
+        bridges: Bridges,
         store_failed: Arc<Mutex<Option<String>>>,
         config_sha256: String,
     ) -> Result<(), StartError> {
@@ -223,7 +226,9 @@ impl Node {
             *self.cluster.lock() = Some(Arc::new(cluster));
         }
         self.hardware = start_hardware(config, &hooks.boards, &self.plane).await?;
+        bridges.forget_removed(&self.plane).await;
         let backend = NodeBackend {
+            bridges,
             name: config.node.name.clone(),
             config_sha256,
             started: Instant::now(),
@@ -461,6 +466,21 @@ fn overload_rule(rule: &OverloadRule) -> Option<(TopicFilter, Overload)> {
         OverloadPolicy::Disconnect => Overload::Disconnect,
     };
     TopicFilter::new(rule.filter.as_str()).ok().map(|filter| (filter, policy))
+}
+
+fn bridges(
+    config: &Config,
+    plane: &PlaneHandle,
+    probe: Option<&Probe>,
+) -> Result<Bridges, StartError> {
+    let packet_max = config.listen.mqtt.packet_max_bytes;
+    let settings = config.bridge.iter().map(|bridge| {
+        Settings::new(bridge, &config.node.name, packet_max).map_err(|wrong| {
+            let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+            StartError::Part(format!("cannot start bridge {:?}: {}", bridge.name, wrong.join("; ")))
+        })
+    });
+    Ok(Bridges::new(settings.collect::<Result<_, _>>()?, plane, probe))
 }
 
 fn hub_config(config: &Config, node: NodeId) -> HubConfig {

@@ -17,6 +17,7 @@ use ractor::ActorRef;
 use serde_json::json;
 
 use crate::admin::Desk;
+use crate::bridge::{Bridges, Shown, stats};
 use crate::http::{
     ActorInfo, AdminError, AdminRequest, Backend, BoxFuture, Health, LedgerPage, PublishError,
     PublishRequest, ShadowKey, ShadowReply, ShadowRequest, ShadowVerb,
@@ -31,6 +32,7 @@ pub const ACTORS_MAX: usize = 10_000;
 
 /// The node behind its HTTP API.
 pub struct NodeBackend {
+    pub(crate) bridges: Bridges,
     pub(crate) name: String,
     pub(crate) config_sha256: String,
     pub(crate) started: Instant,
@@ -75,6 +77,10 @@ impl Backend for NodeBackend {
             let devices = devices.into_iter().map(device_info);
             std::iter::once(root).chain(heavy).chain(devices).chain(cells).map(actor_info).collect()
         })
+    }
+
+    fn bridges(&self) -> BoxFuture<'_, Vec<Shown>> {
+        Box::pin(self.bridges.show(&self.plane))
     }
 
     fn cluster(&self) -> Option<serde_json::Value> {
@@ -143,6 +149,7 @@ impl Backend for NodeBackend {
         Box::pin(async move {
             let shard = self.plane.ask(Command::Stats).await.unwrap_or_default();
             let hub = self.shadows.ask(ShadowCommand::Stats).await.unwrap_or_default();
+            let bridges = self.bridges.show(&self.plane).await;
             let ledger = &shard.ledger;
             let drops = self.plane.drops();
             let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -213,6 +220,7 @@ impl Backend for NodeBackend {
                     "dropped_total": self.links.dropped(),
                 },
                 "traces": { "lines_lost_total": self.desk.traces.lost() },
+                "bridge": stats(&bridges),
                 "hardware": { "dropped_total": load(&drops.local) },
                 "shadows": {
                     "requests_dropped_total": load(&drops.shadow_requests),

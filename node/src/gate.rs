@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use outpost_actors::ports::{Action, Admission, Credentials, Gate, Identity, Method, Origin};
+use outpost_actors::ports::{
+    Action, Admission, BRIDGE_CLIENTS, BRIDGE_LISTENER, Credentials, Gate, Identity, Method, Origin,
+};
 use outpost_security::acl::{self, Acl, Subject};
 use outpost_security::scram::{self, Verifier};
 
@@ -62,7 +64,18 @@ impl ConfigGate {
 }
 
 impl Gate for ConfigGate {
-    fn admit(&self, origin: &Origin, _client_id: &str, credentials: &Credentials) -> Admission {
+    fn admit(&self, origin: &Origin, client_id: &str, credentials: &Credentials) -> Admission {
+        if &*origin.listener == BRIDGE_LISTENER {
+            return Admission::Admit(Some(Arc::from(BRIDGE_LISTENER)));
+        }
+        // Neither the sessions nor the rights of this node's bridges are for anybody else.
+        let is_bridge = |name: &str| name == BRIDGE_LISTENER;
+        if client_id.starts_with(BRIDGE_CLIENTS)
+            || origin.certificate.as_deref().is_some_and(is_bridge)
+            || credentials.username.as_deref().is_some_and(is_bridge)
+        {
+            return Admission::NotAuthorized;
+        }
         if let Some(name) = &origin.certificate {
             return Admission::Admit(Some(Arc::clone(name)));
         }
@@ -98,6 +111,10 @@ impl Gate for ConfigGate {
 
     fn allows(&self, who: &Identity, action: Action, topic: &str) -> bool {
         let Some(acl) = &self.acl else { return true };
+        // What crosses a bridge is said by its topics.
+        if who.user.as_deref() == Some(BRIDGE_LISTENER) {
+            return true;
+        }
         acl.decide(&self.subject(who), acl_action(action), topic).allow
     }
 
@@ -211,6 +228,26 @@ mod tests {
         };
         assert_eq!(gate.admit(&at("mqtt"), "c", &nobody), Admission::Admit(None));
         assert_eq!(gate.admit(&at("outside"), "c", &nobody), Admission::NotAuthorized);
+    }
+
+    #[test]
+    fn nobody_passes_for_a_bridge_of_this_node() {
+        let gate = gate(true, &[]);
+        let origin = |listener: &str, certificate: Option<&str>| Origin {
+            listener: Arc::from(listener),
+            remote: ([127, 0, 0, 1], 1).into(),
+            certificate: certificate.map(Arc::from),
+        };
+        let nobody = Credentials { username: None, password: None };
+        let named = Credentials { username: Some(BRIDGE_LISTENER.into()), password: None };
+        let bridge = Admission::Admit(Some(Arc::from(BRIDGE_LISTENER)));
+        assert_eq!(gate.admit(&origin(BRIDGE_LISTENER, None), "$bridge/a", &nobody), bridge);
+        let refused = [
+            gate.admit(&origin("mqtt", None), "$bridge/a", &nobody),
+            gate.admit(&origin("mqtt", None), "a", &named),
+            gate.admit(&origin("mqtt", Some(BRIDGE_LISTENER)), "a", &nobody),
+        ];
+        assert_eq!(refused, [const { Admission::NotAuthorized }; 3]);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! ```text
 //!  Config ─▶ Node::start ─┬─ store (group commit thread)
 //!                         ├─ tree ─┬─ shard-0 (data thread: MQTT, cells)
-//!                         │        └─ shadows (hub thread)
+//!                         │        ├─ shadows (hub thread)
+//!                         │        └─ bridges (to foreign brokers)  only with [[bridge]]
 //!                         ├─ cluster (QUIC links)      only with [cluster]
 //!                         ├─ hardware (devices)        only with [[hardware.device]]
 //!                         └─ http (its own thread)
@@ -11,6 +12,7 @@
 
 mod admin;
 pub mod backend;
+pub mod bridge;
 pub mod bus;
 pub mod cli;
 pub mod clock;

@@ -8,6 +8,7 @@ pub mod http;
 pub mod node;
 pub mod outpost;
 pub mod relay;
+pub mod stall;
 pub mod steady;
 pub mod tls;
 pub mod tools;

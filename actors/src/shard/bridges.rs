@@ -3,14 +3,20 @@
 //! What leaves over a bridge is marked with the way it has come ([`outpost_bridge::path`]); what comes in and was here
 //! before, or came by another way already, is dropped, counted, and acknowledged once its first copy is safe.
 
+use std::collections::BTreeMap;
+
 use bytestring::ByteString;
 use outpost_bridge::path::{self, BRIDGE_PROPERTY, Seen, Verdict};
-use outpost_model::{Message, MessageProperties, QoS};
+use outpost_model::{Message, MessageProperties, Now, QoS};
 use outpost_mqtt::packet::{Connect, PacketId, Publish, ReasonCode, SubscribeOptions, Version};
 
 use super::{Cell, ConnId, Shard, Ticket};
 use crate::ledger::Drop;
 use crate::ports::BRIDGE_LISTENER;
+
+/// Bridges whose state is kept for the `$SYS` tree. Lower: some are missing there; higher: strangers can fill it with
+/// client ids.
+pub const BRIDGE_STATES_MAX: usize = 256;
 
 /// What kind of client a session has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,6 +34,18 @@ pub(super) enum Kind {
 #[derive(Debug, Default)]
 pub(super) struct Bridges {
     seen: Seen,
+    /// Links of bridges, ours and those of others: whether they are up.
+    states: BTreeMap<String, bool>,
+}
+
+/// Where the states of bridges stand, before and after their names.
+const STATES: &str = "$SYS/broker/connection/";
+const STATE: &str = "/state";
+
+/// The bridge that a topic is the state of.
+fn bridge_of(topic: &str) -> Option<&str> {
+    let name = topic.strip_prefix(STATES)?.strip_suffix(STATE)?;
+    (!name.is_empty() && !name.contains('/')).then_some(name)
 }
 
 /// What a message's path says about taking it.
@@ -92,11 +110,69 @@ impl Shard {
     /// What kind of client has connected.
     pub(super) fn kind_of(&self, conn: ConnId, connect: &Connect) -> Kind {
         let own = self.connection(conn).is_some_and(|c| &*c.origin.listener == BRIDGE_LISTENER);
-        let says_so = connect.user.iter().any(|(key, _)| key == BRIDGE_PROPERTY);
+        // mosquitto's in version 5 are known by their wills only.
+        let will = connect.will.as_ref().and_then(|will| bridge_of(&will.topic));
+        let says_so = connect.user.iter().any(|(key, _)| key == BRIDGE_PROPERTY)
+            || will == Some(&*connect.client_id);
         match (own, connect.bridge || says_so) {
             (true, _) => Kind::Own,
             (false, true) => Kind::Foreign,
             (false, false) => Kind::Client,
+        }
+    }
+
+    /// The link of a bridge is up, or no longer: told below `$SYS/broker/connection`, as mosquitto does.
+    pub fn set_bridge_state(&mut self, name: &str, is_up: bool, now: Now) {
+        self.now = now;
+        self.bridge_state(name, is_up);
+        self.settle();
+    }
+
+    /// The states of bridges, for the `$SYS` tree.
+    pub(super) fn bridge_states(&self) -> impl Iterator<Item = (String, String)> + '_ {
+        let states = self.bridges.states.iter();
+        states.map(|(name, is_up)| (format!("{STATES}{name}{STATE}"), u8::from(*is_up).to_string()))
+    }
+
+    /// A will that a bridge of another broker brings to say that it is gone: the node says so itself.
+    pub(super) fn take_bridge_will(&mut self, conn: ConnId, connect: &mut Connect) {
+        let is_notice = connect.will.as_ref().is_some_and(|will| bridge_of(&will.topic).is_some());
+        if is_notice && self.kind_of(conn, connect) == Kind::Foreign {
+            connect.user.push((BRIDGE_PROPERTY.into(), "1".into())); // it stays known as one
+            connect.will = None;
+        }
+    }
+
+    /// A bridge of another broker says that it is up or not: taken, and never sent on.
+    pub(super) fn take_notice(&mut self, session: u32, publish: &Publish, ticket: Ticket) -> bool {
+        let Some(name) = bridge_of(&publish.topic) else { return false };
+        let Some(slot) = self.sessions.get(session as usize) else { return false };
+        if slot.kind != Kind::Foreign {
+            return false;
+        }
+        if *slot.client_id == *name {
+            self.bridge_state(name, publish.payload.first() == Some(&b'1'));
+        }
+        self.answer(ticket, ReasonCode::Success);
+        true
+    }
+
+    /// The connection of a bridge of another broker is gone.
+    pub(super) fn bridge_left(&mut self, session: u32) {
+        let Some(slot) = self.sessions.get(session as usize) else { return };
+        let client_id = slot.client_id.clone();
+        if slot.kind == Kind::Foreign && self.bridges.states.contains_key(&*client_id) {
+            self.bridge_state(&client_id, false);
+        }
+    }
+
+    fn bridge_state(&mut self, name: &str, is_up: bool) {
+        let states = &mut self.bridges.states;
+        if states.len() < BRIDGE_STATES_MAX || states.contains_key(name) {
+            let before = states.insert(name.to_owned(), is_up);
+            if before != Some(is_up) {
+                self.tell_sys(&format!("{STATES}{name}{STATE}"));
+            }
         }
     }
 

@@ -94,8 +94,9 @@ impl Shard {
     }
 
     /// The client is admitted: takes over, resumes or makes its session.
-    fn enter(&mut self, conn: ConnId, connect: Box<Connect>, user: Option<Arc<str>>) {
+    fn enter(&mut self, conn: ConnId, mut connect: Box<Connect>, user: Option<Arc<str>>) {
         let who = Identity { client_id: connect.client_id.clone(), user };
+        self.take_bridge_will(conn, &mut connect);
         if let Some(will) = &connect.will
             && !self.may_publish(&who, &will.topic)
         {

@@ -62,7 +62,7 @@ mod water;
 mod why;
 mod wills;
 
-pub use bridges::SessionView;
+pub use bridges::{BRIDGE_STATES_MAX, SessionView};
 pub use clients::{
     CLIENTS_PAGE_MAX, ClientDetail, ClientFilter, ClientInfo, ClientPage, DECISIONS_SHOWN_MAX,
     Kicked, LinkInfo, SUBSCRIPTIONS_SHOWN_MAX, SubscriptionInfo,

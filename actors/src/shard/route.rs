@@ -35,6 +35,10 @@ impl Shard {
             Some(id) => Ticket::Client { session, number: slot.number, conn, id, qos: publish.qos },
             None => Ticket::None,
         };
+        if is_sys(&publish.topic) && self.take_notice(session, &publish, ticket) {
+            return;
+        }
+        let Some(slot) = self.sessions.get(session as usize) else { return };
         if !self.may_publish(&slot.identity(), &publish.topic) {
             self.ledger.drop_unqueued(Drop::Denied, 1);
             self.note_publish_refused(session, &publish.topic, ReasonCode::NotAuthorized);

@@ -434,6 +434,8 @@ impl Shard {
         }
         slot.conn = None;
         self.totals.connected -= 1;
+        self.bridge_left(session);
+        let slot = &mut self.sessions[session as usize];
         let cell = slot.cell;
         let expiry_ms = u64::from(slot.expiry_s) * 1000;
         let delay_ms = slot.will.as_ref().map(|will| u64::from(will.delay_s.unwrap_or(0)) * 1000);

@@ -163,6 +163,19 @@ impl Shard {
         }
     }
 
+    /// One topic that cannot wait for the interval.
+    pub(super) fn tell_sys(&mut self, topic: &str) {
+        if self.sys.wanted == 0 {
+            return;
+        }
+        self.refresh_sys();
+        if let Some(value) = self.sys.values.get_mut(topic) {
+            value.told = value.message.payload.clone();
+            let message = Arc::clone(&value.message);
+            self.publish_sys(&message);
+        }
+    }
+
     /// To clients of this node that are here; nobody is owed it.
     fn publish_sys(&mut self, message: &Arc<Message>) {
         for recipient in self.find_recipients(&message.topic) {
@@ -231,6 +244,7 @@ impl Shard {
             (topic("uptime"), format!("{uptime_s} seconds")),
         ];
         values.extend(figures.iter().map(|(name, value)| (topic(name), value.to_string())));
+        values.extend(self.bridge_states());
         if let Some((current, maximum)) = self.sys.memory {
             values.push((topic("heap/current"), current.to_string()));
             values.push((topic("heap/maximum"), maximum.to_string()));

@@ -4,7 +4,7 @@ use outpost_bridge::path::{BRIDGE_PROPERTY, PATH_PROPERTY};
 use outpost_model::MessageProperties;
 use outpost_mqtt::packet::{Connect, Packet, Publish};
 
-use crate::world::{Client, World, publish, v4, v5};
+use crate::world::{Client, World, publish, v4, v5, will};
 
 /// A bridge as another Outpost connects it.
 fn bridge(name: &str) -> Connect {
@@ -114,5 +114,24 @@ fn a_refused_message_may_come_again() {
     world.publish(far, with_path("event-2 far", 1, 5));
     world.sync();
     assert_eq!(world.drain(device), ["x"], "it was not taken the first time");
+    world.check_ledgers();
+}
+
+#[test]
+fn a_mosquitto_bridge_may_say_that_it_is_up_and_the_node_says_when_it_is_not() {
+    let mut world = World::with(1, |config| config.sys_interval_ms = 10_000);
+    let watcher = world.connect(v5("watcher"));
+    world.subscribe(watcher, "$SYS/broker/connection/#", 0);
+    let state = "$SYS/broker/connection/host.bridge/state";
+    for connect in [Connect { bridge: true, ..v4("host.bridge") }, v5("host.bridge")] {
+        let mosquitto = world.connect(Connect { will: Some(will(state, 0)), ..connect });
+        world.publish(mosquitto, publish(state, "1", 1, 7));
+        world.sync();
+        assert!(world.is_open(mosquitto));
+        assert_eq!(world.drain(watcher), ["1"]);
+        world.cut(mosquitto);
+        world.sync();
+        assert_eq!(world.drain(watcher), ["0"]);
+    }
     world.check_ledgers();
 }

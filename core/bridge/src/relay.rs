@@ -169,6 +169,7 @@ impl Relay {
                 self.steps.push_back(Step::ToLocal(done));
             }
             Packet::Pubrel(ack) => self.steps.push_back(Step::ToRemote(pubrel(ack.packet_id))),
+            Packet::Suback(suback) => self.subscribed("this node", &suback.reasons),
             Packet::Disconnect(disconnect) => {
                 let why = format!("this node closed the bridge's session: {:?}", disconnect.reason);
                 self.steps.push_back(Step::Broken(why));
@@ -190,6 +191,7 @@ impl Relay {
                 self.send_waiting(now_ms);
             }
             Packet::Pubrel(ack) => self.steps.push_back(Step::ToLocal(pubrel(ack.packet_id))),
+            Packet::Suback(suback) => self.subscribed("the broker", &suback.reasons),
             Packet::Disconnect(disconnect) => {
                 let text = disconnect.reason_string.as_deref().unwrap_or_default();
                 let why = format!("the broker closed the link: {:?} {text}", disconnect.reason);
@@ -249,6 +251,14 @@ impl Relay {
     /// How fast it goes.
     pub fn pace(&self) -> &Pace {
         &self.pace
+    }
+
+    /// A subscription that is refused would be missed in silence.
+    fn subscribed(&mut self, who: &str, reasons: &[ReasonCode]) {
+        if let Some((index, reason)) = reasons.iter().enumerate().find(|(_, r)| r.is_error()) {
+            let why = format!("{who} refused topic filter number {}: {reason:?}", index + 1);
+            self.steps.push_back(Step::Broken(why));
+        }
     }
 
     fn send_waiting(&mut self, now_ms: u64) {

@@ -5,6 +5,7 @@
 
 mod actors;
 mod api;
+mod bridge;
 mod ca;
 mod client;
 mod cluster;
@@ -75,6 +76,7 @@ enum Verb {
     Actors(actors::Actors),
     Ledger(ledger::Ledger),
     Cluster(cluster::Cluster),
+    Bridge(bridge::Bridge),
     Lab(lab::Lab),
 }
 
@@ -113,6 +115,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Verb::Actors(verb)) => verb.run(),
         Some(Verb::Ledger(verb)) => verb.run(),
         Some(Verb::Cluster(verb)) => verb.run(),
+        Some(Verb::Bridge(verb)) => verb.run(),
         Some(Verb::Lab(verb)) => verb.run(),
     }
 }

@@ -9,6 +9,8 @@ use outpost_hardware::{Drivers, HardwareConfig};
 use outpost_security::acl::Who;
 use outpost_security::identity;
 
+use crate::bridge::{BRIDGES_MAX, Settings};
+
 use super::keys::{Cluster, Config, Listener, User};
 use super::listeners::MQTT_LISTENER;
 use super::source::Tree;
@@ -29,6 +31,7 @@ pub(super) fn check(config: &Config, tree: &mut Tree) {
     checks.users(&config.security.user);
     checks.rules(config);
     checks.hardware(config);
+    checks.bridges(config);
     checks.log(&config.log.level);
 }
 
@@ -292,6 +295,32 @@ impl Checks<'_> {
                 format!("there are {count} devices, the limit is {DEVICES_MAX}"),
                 "",
             );
+        }
+    }
+
+    /// The bridges' own checks, so that each mistake has its place.
+    fn bridges(&mut self, config: &Config) {
+        let mut names = BTreeSet::new();
+        for (index, bridge) in config.bridge.iter().enumerate() {
+            let key = format!("bridge[{index}]");
+            // What is missing has been said already.
+            let missing = self.tree.issues.iter().any(|issue| issue.key.starts_with(&key));
+            let packet_max = config.listen.mqtt.packet_max_bytes;
+            if let (false, Err(wrong)) =
+                (missing, Settings::new(bridge, &config.node.name, packet_max))
+            {
+                for one in wrong {
+                    self.wrong(&format!("{key}.{}", one.key), one.why, one.help);
+                }
+            }
+            if !names.insert(&bridge.name) && !missing {
+                self.wrong(&format!("{key}.name"), format!("{:?} is there twice", bridge.name), "");
+            }
+        }
+        let count = config.bridge.len();
+        if count > BRIDGES_MAX {
+            let text = format!("there are {count} bridges, the limit is {BRIDGES_MAX}");
+            self.wrong("bridge", text, "");
         }
     }
 

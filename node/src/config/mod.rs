@@ -24,9 +24,10 @@ use sha2::{Digest, Sha256};
 pub use cross::{TOKEN_CHARS_MIN, first_line, line};
 pub use issue::{ConfigError, Issue, Origin, closest};
 pub use keys::{
-    Access, Acl, Bias, Board, ClientCertificate, Cluster, Config, Device, Durability, Effect,
-    Hardware, Limits, Listen, ListenHttp, ListenMqtt, Listener, Log, LogFormat, Node,
-    OverloadPolicy, OverloadRule, Security, Transport, User, UserFrom,
+    Access, Acl, Bias, Board, Bridge, BridgeDirection, BridgeProtocol, BridgeTopic,
+    ClientCertificate, Cluster, Config, Device, Durability, Effect, Hardware, Limits, Listen,
+    ListenHttp, ListenMqtt, Listener, Log, LogFormat, Node, OverloadPolicy, OverloadRule, Security,
+    Transport, User, UserFrom,
 };
 pub use listeners::{LISTENERS_MAX, MQTT_LISTENER};
 pub use reference::reference;

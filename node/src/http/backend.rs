@@ -8,6 +8,8 @@ use outpost_actors::shard::{ClientFilter, TraceTarget};
 use outpost_model::{QoS, TopicFilter};
 use serde::{Deserialize, Serialize};
 
+use crate::bridge::Shown;
+
 use super::ledger::LedgerPage;
 
 /// A future that may be sent between threads: handlers run on the HTTP thread, the work elsewhere.
@@ -22,6 +24,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// What this node knows of its cluster; `None` when it is on its own. Must not wait.
     fn cluster(&self) -> Option<serde_json::Value>;
+
+    /// The bridges to other brokers.
+    fn bridges(&self) -> BoxFuture<'_, Vec<Shown>> {
+        Box::pin(async { Vec::new() })
+    }
 
     /// One shadow request, decided as if it had come by MQTT.
     fn shadow(&self, request: ShadowRequest) -> BoxFuture<'_, ShadowReply>;

@@ -53,6 +53,12 @@ pub(super) async fn cluster(backend: Data<Shared>) -> Result<HttpResponse, ApiEr
     }
 }
 
+/// `GET /api/v1/bridges`.
+pub(super) async fn bridges(backend: Data<Shared>) -> Result<HttpResponse, ApiError> {
+    let bridges = within(backend.bridges()).await?;
+    Ok(HttpResponse::Ok().json(json!({ "bridges": bridges })))
+}
+
 /// `GET /api/v1/stats`.
 pub(super) async fn stats(backend: Data<Shared>) -> Result<HttpResponse, ApiError> {
     Ok(HttpResponse::Ok().json(within(backend.stats()).await?))

@@ -222,6 +222,7 @@ fn routes(app: &mut web::ServiceConfig) {
         .service(web::resource("/metrics").get(node::prometheus).default_service(only_get()))
         .service(web::resource("/api/v1/actors").get(node::actors).default_service(only_get()))
         .service(web::resource("/api/v1/cluster").get(node::cluster).default_service(only_get()))
+        .service(web::resource("/api/v1/bridges").get(node::bridges).default_service(only_get()))
         .service(web::resource("/api/v1/stats").get(node::stats).default_service(only_get()))
         .service(web::resource("/api/v1/ledger").get(ledger::ledger).default_service(only_get()))
         .service(

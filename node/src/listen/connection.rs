@@ -36,7 +36,7 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Unpin {
 }
 
 impl ByteStream for tokio::net::TcpStream {}
-#[cfg(test)]
+/// A bridge of this node, through memory.
 impl ByteStream for tokio::io::DuplexStream {}
 
 /// One connection on its shard's thread.

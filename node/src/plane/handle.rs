@@ -5,15 +5,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use outpost_actors::ports::{Admission, Method, Step};
-use outpost_actors::shard::{ActorInfo, ConnId, LocalPublish, Shard, ShardStats, TraceRecord};
+use outpost_actors::ports::{Admission, Method, Origin, Step};
+use outpost_actors::shard::{
+    ActorInfo, ConnId, LocalPublish, SessionView, Shard, ShardStats, TraceRecord,
+};
 use outpost_flow::Class;
 use outpost_membership::PeerFrame;
 use outpost_model::{Message, NodeId, Now, TopicFilter};
 use outpost_mqtt::packet::ReasonCode;
 use outpost_store::{Lsn, StoreEvent};
 use parking_lot::Mutex;
+use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, oneshot};
+
+use crate::listen::door::Ticket;
 
 /// Commands that may wait for the data thread. Full: whoever sends waits or is refused.
 pub const COMMANDS_MAX: usize = 1_024;
@@ -43,6 +48,12 @@ pub enum Command {
     PeerFrame(NodeId, PeerFrame),
     /// From the node itself: deliver what matches to this channel.
     Subscribe(TopicFilter, mpsc::Sender<Arc<Message>>),
+    /// From a bridge: it is a client, through memory.
+    Attach(Origin, DuplexStream, Ticket),
+    /// From a bridge: its link is up, or no longer.
+    BridgeState(String, bool),
+    /// From a bridge: the sessions whose client ids begin so.
+    Sessions(String, oneshot::Sender<Vec<SessionView>>),
     /// From people.
     Actors(usize, oneshot::Sender<Vec<ActorInfo>>),
     /// From people.

@@ -134,6 +134,10 @@ impl Plane {
                 let _ = done.send(());
                 break;
             }
+            if let Command::Attach(origin, stream, ticket) = command {
+                self.accept(origin, Box::new(stream), ticket);
+                continue;
+            }
             self.command(command);
         }
         turns.abort();
@@ -409,7 +413,7 @@ impl Plane {
     fn command(&self, command: Command) {
         let now = now();
         match command {
-            Command::Synced | Command::Stop(_) => {}
+            Command::Synced | Command::Stop(_) | Command::Attach(..) => {}
             Command::StoreFailed(cause) => {
                 self.shard.borrow_mut().store_failed(cause, now);
                 // What they wait for will not become durable; whoever waits learns it by this.
@@ -449,6 +453,12 @@ impl Plane {
             Command::With(work, waiting) => {
                 let job = waiting.map_or(0, |waiting| self.new_job(waiting));
                 (work.0)(&mut self.shard.borrow_mut(), now, job);
+            }
+            Command::BridgeState(name, is_up) => {
+                self.shard.borrow_mut().set_bridge_state(&name, is_up, now)
+            }
+            Command::Sessions(prefix, reply) => {
+                let _ = reply.send(self.shard.borrow().sessions(&prefix));
             }
             Command::Stats(reply) => {
                 let _ = reply.send(self.shard.borrow().stats());

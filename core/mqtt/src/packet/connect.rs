@@ -109,7 +109,7 @@ fn check_flags(flags: u8, version: Version, r: &Reader<'_>) -> Result<(), Decode
     Ok(())
 }
 
-fn empty(version: Version) -> Connect {
+pub(super) fn empty(version: Version) -> Connect {
     Connect {
         version,
         bridge: false,

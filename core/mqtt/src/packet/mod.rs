@@ -136,6 +136,13 @@ pub struct Connect {
     pub user: UserProperties,
 }
 
+impl Connect {
+    /// A CONNECT that asks for nothing special.
+    pub fn new(version: Version, client_id: &str) -> Self {
+        Self { client_id: client_id.to_owned().into(), ..connect::empty(version) }
+    }
+}
+
 /// The will of a CONNECT (MQTT 5, §3.1.3.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Will {
