@@ -65,6 +65,8 @@ struct Slot<B, O> {
 pub struct Cells<B, M, O> {
     slots: Vec<Slot<B, O>>,
     free: Vec<u32>,
+    /// Of the last cell.
+    generation: u32,
     queue: VecDeque<(CellId, M)>,
     policy: Arc<RestartPolicy>,
 }
@@ -75,6 +77,7 @@ impl<B, M, O> Cells<B, M, O> {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
+            generation: 0,
             queue: VecDeque::new(),
             policy: Arc::new(policy),
         }
@@ -82,15 +85,16 @@ impl<B, M, O> Cells<B, M, O> {
 
     /// A new cell.
     pub fn spawn(&mut self, owner: O, body: B) -> CellId {
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
         let slot =
-            Slot { generation: 0, owner: Some(owner), waiting: 0, body: Some(body), health: None };
+            Slot { generation, owner: Some(owner), waiting: 0, body: Some(body), health: None };
         if let Some(index) = self.free.pop() {
-            let generation = self.slots[index as usize].generation;
-            self.slots[index as usize] = Slot { generation, ..slot };
+            self.slots[index as usize] = slot;
             return CellId { index, generation };
         }
         self.slots.push(slot);
-        CellId { index: self.slots.len() as u32 - 1, generation: 0 }
+        CellId { index: self.slots.len() as u32 - 1, generation }
     }
 
     /// Who it belongs to, to be changed.
@@ -116,7 +120,6 @@ impl<B, M, O> Cells<B, M, O> {
     /// Ends a cell; messages to it are dropped from now on. Its body, when it has one.
     pub fn stop(&mut self, id: CellId) -> Option<B> {
         let slot = self.slot_mut(id)?;
-        slot.generation = slot.generation.wrapping_add(1);
         slot.owner = None;
         slot.health = None;
         slot.waiting = 0;
@@ -157,8 +160,8 @@ impl<B, M, O> Cells<B, M, O> {
     /// One turn of one cell.
     pub fn turn(&mut self, id: CellId, now_ms: u64, handle: impl FnOnce(&mut B)) -> Turn {
         let policy = &self.policy;
-        let slot =
-            self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation);
+        let slot = self.slots.get_mut(id.index as usize);
+        let slot = slot.filter(|slot| slot.generation == id.generation && slot.owner.is_some());
         let Some(slot) = slot else { return Turn::Gone };
         let Some(body) = slot.body.as_mut() else { return Turn::Unavailable };
         match catch_unwind(AssertUnwindSafe(|| handle(body))) {
@@ -234,12 +237,26 @@ impl<B, M, O> Cells<B, M, O> {
         self.len() == 0
     }
 
+    /// Gives back the memory of cells that have stopped, as far as it lies behind the others.
+    pub fn shrink(&mut self) {
+        while self.slots.last().is_some_and(|slot| slot.owner.is_none()) {
+            self.slots.pop();
+        }
+        let left = self.slots.len();
+        self.free.retain(|index| (*index as usize) < left);
+        self.slots.shrink_to_fit();
+        self.free.shrink_to_fit();
+        self.queue.shrink_to_fit();
+    }
+
     fn slot(&self, id: CellId) -> Option<&Slot<B, O>> {
-        self.slots.get(id.index as usize).filter(|slot| slot.generation == id.generation)
+        let slot = self.slots.get(id.index as usize)?;
+        (slot.generation == id.generation && slot.owner.is_some()).then_some(slot)
     }
 
     fn slot_mut(&mut self, id: CellId) -> Option<&mut Slot<B, O>> {
-        self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)
+        let slot = self.slots.get_mut(id.index as usize)?;
+        (slot.generation == id.generation && slot.owner.is_some()).then_some(slot)
     }
 }
 
@@ -290,6 +307,8 @@ mod tests {
         }
         assert_eq!(cells.send(id, 0), Err(MailboxFull));
         cells.stop(id);
+        cells.shrink();
+        assert!(cells.slots.is_empty() && cells.free.is_empty(), "nothing is kept for it");
         let reused = cells.spawn((), 2);
         assert_ne!(id, reused);
         let (to, _) = cells.next_message().expect("queued before");

@@ -11,6 +11,7 @@
 //! ```
 
 mod admin;
+mod allocator;
 pub mod backend;
 pub mod bridge;
 pub mod bus;

@@ -177,6 +177,13 @@ pub struct ConnId {
     generation: u32,
 }
 
+impl ConnId {
+    /// Its place: small numbers, used again when a connection is gone.
+    pub fn index(self) -> u32 {
+        self.index
+    }
+}
+
 /// What the driver has to do.
 #[derive(Debug)]
 pub enum Event {
@@ -520,6 +527,16 @@ impl Shard {
         self.trace_timeout();
         self.expire_full();
         self.settle();
+    }
+
+    /// Gives back memory that sessions and connections needed which are gone.
+    pub fn shrink(&mut self) {
+        self.connections.shrink_to_fit();
+        self.sessions.shrink_to_fit();
+        self.cells.shrink();
+        self.clients.shrink_to_fit();
+        self.channels.shrink_to_fit();
+        self.events.shrink_to_fit();
     }
 
     /// When [`Shard::tick`] has something to do, milliseconds of the monotonic clock.

@@ -63,7 +63,7 @@ pub fn over_tcp(
     let (listening, plane) = (Arc::clone(listening), Rc::clone(plane));
     let (host, handle) = (Rc::clone(&plane), plane);
     host.spawn(async move {
-        let greeted = timeout_at(ticket.deadline, handshakes(stream, remote, &listening)).await;
+        let greeted = timeout_at(ticket.deadline(), handshakes(stream, remote, &listening)).await;
         match greeted {
             Ok(Ok((origin, stream))) => handle.accept(origin, stream, ticket),
             Ok(Err(refused)) => {

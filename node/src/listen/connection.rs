@@ -51,8 +51,36 @@ pub struct Connection {
     broken: Cell<bool>,
     /// Its place at the listener's door, where it is a stranger until its first packet is here.
     ticket: RefCell<Ticket>,
-    /// The beginning of a packet whose end has not come.
-    rest: RefCell<Vec<u8>>,
+    /// The beginning of a packet whose end has not come. Boxed: nearly always there is none.
+    #[allow(clippy::box_collection, reason = "one word instead of three in every connection")]
+    rest: Cell<Option<Box<Vec<u8>>>>,
+}
+
+/// The task of a connection. A plain struct and not an async block: every idle client pays for its size.
+pub struct Serving {
+    connection: Rc<Connection>,
+    plane: Rc<Plane>,
+}
+
+impl Serving {
+    /// Reads until the other side or the shard has had enough.
+    pub fn new(connection: Rc<Connection>, plane: Rc<Plane>) -> Self {
+        Self { connection, plane }
+    }
+}
+
+impl Future for Serving {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { connection, plane } = &*self;
+        match plane.step(|| connection.poll(cx, plane)) {
+            Some(Poll::Pending) => return Poll::Pending,
+            Some(Poll::Ready(())) => Connection::leave(connection, plane),
+            None => {}
+        }
+        Poll::Ready(())
+    }
 }
 
 impl Connection {
@@ -66,19 +94,26 @@ impl Connection {
             closing: Cell::new(false),
             broken: Cell::new(false),
             ticket: RefCell::new(ticket),
-            rest: RefCell::default(),
+            rest: Cell::default(),
         }
     }
 
-    /// Reads until the other side or the shard has had enough.
-    pub async fn run(self: Rc<Self>, plane: Rc<Plane>) {
-        poll_fn(|cx| self.poll(cx, &plane)).await;
-        self.ticket.borrow_mut().left();
-        if self.closing.get() && !self.broken.get() {
-            // Boxed: a connection has no use for its memory before.
-            Box::pin(linger(&self.stream, LINGER_MAX)).await;
+    /// The last bytes are read and written.
+    fn leave(this: &Rc<Self>, plane: &Rc<Plane>) {
+        this.ticket.borrow_mut().left();
+        if this.broken.get() || !this.closing.get() {
+            return plane.connection_lost(this.id);
         }
-        plane.connection_lost(self.id);
+        let (this, host) = (Rc::clone(this), Rc::clone(plane));
+        plane.spawn(async move {
+            linger(&this.stream, LINGER_MAX).await;
+            host.connection_lost(this.id);
+        });
+    }
+
+    /// Its name in the shard.
+    pub fn id(&self) -> ConnId {
+        self.id
     }
 
     /// Reads again: the shard has room.
@@ -117,7 +152,9 @@ impl Connection {
         if self.paused.get() {
             return Poll::Pending;
         }
-        if !self.rest.borrow().is_empty() && !self.receive_rest(plane, &[]) {
+        if let Some(rest) = self.rest.take()
+            && !self.receive_rest(plane, rest, &[])
+        {
             return Poll::Pending;
         }
         self.poll_read(cx, plane)
@@ -145,11 +182,14 @@ impl Connection {
                 Poll::Ready(Ok(())) if read.filled().is_empty() => return Poll::Ready(()),
                 Poll::Ready(Ok(())) => {}
             }
-            if self.rest.borrow().is_empty() {
-                let received = self.hand_in(plane, read.filled());
-                self.rest.borrow_mut().extend_from_slice(&read.filled()[received.used..]);
-            } else {
-                self.receive_rest(plane, read.filled());
+            if let Some(rest) = self.rest.take() {
+                self.receive_rest(plane, rest, read.filled());
+                continue;
+            }
+            let received = self.hand_in(plane, read.filled());
+            let rest = &read.filled()[received.used..];
+            if !rest.is_empty() {
+                self.rest.set(Some(Box::new(rest.to_vec())));
             }
         }
         // A close asked for during this read is looked at in the next poll.
@@ -160,16 +200,14 @@ impl Connection {
     }
 
     /// Hands in what is left over together with what is new. `false`: the shard wants no more for now.
-    fn receive_rest(&self, plane: &Rc<Plane>, new: &[u8]) -> bool {
-        let mut rest = self.rest.take();
+    #[allow(clippy::box_collection, reason = "it is kept boxed")]
+    fn receive_rest(&self, plane: &Rc<Plane>, mut rest: Box<Vec<u8>>, new: &[u8]) -> bool {
         rest.extend_from_slice(new);
         let received = self.hand_in(plane, &rest);
-        if received.used == rest.len() {
-            rest = Vec::new();
-        } else {
+        if received.used < rest.len() {
             rest.drain(..received.used);
+            self.rest.set(Some(rest));
         }
-        self.rest.replace(rest);
         !received.paused
     }
 

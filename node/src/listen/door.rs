@@ -156,9 +156,10 @@ impl Door {
         self.open.fetch_add(1, Ordering::Relaxed);
         Ok(Ticket {
             door: Arc::clone(self),
-            arrived_ms: now().mono_ms,
-            deadline: Instant::now() + self.limits.time_max,
-            is_stranger: true,
+            stranger: Some(Box::new(Stranger {
+                arrived_ms: now().mono_ms,
+                deadline: Instant::now() + self.limits.time_max,
+            })),
         })
     }
 
@@ -200,11 +201,14 @@ impl Door {
 #[derive(Debug)]
 pub struct Ticket {
     door: Arc<Door>,
-    /// When it came.
-    pub arrived_ms: u64,
-    /// CONNECT must be here by then.
-    pub deadline: Instant,
-    is_stranger: bool,
+    /// Until its first packet is here. Boxed: a client has no use for it.
+    stranger: Option<Box<Stranger>>,
+}
+
+#[derive(Debug)]
+struct Stranger {
+    arrived_ms: u64,
+    deadline: Instant,
 }
 
 impl Ticket {
@@ -213,9 +217,19 @@ impl Ticket {
         &self.door
     }
 
+    /// When it came; a client that was a stranger once: now.
+    pub fn arrived_ms(&self) -> u64 {
+        self.stranger.as_ref().map_or_else(|| now().mono_ms, |stranger| stranger.arrived_ms)
+    }
+
+    /// CONNECT must be here by then.
+    pub fn deadline(&self) -> Instant {
+        self.stranger.as_ref().map_or_else(Instant::now, |stranger| stranger.deadline)
+    }
+
     /// Its first packet is here. `true` the first time.
     pub fn opened(&mut self) -> bool {
-        let was_stranger = std::mem::take(&mut self.is_stranger);
+        let was_stranger = self.stranger.take().is_some();
         if was_stranger {
             self.door.pending.fetch_sub(1, Ordering::Relaxed);
             self.door.accepted.fetch_add(1, Ordering::Relaxed);
@@ -225,7 +239,7 @@ impl Ticket {
 
     /// It is turned away before its first packet was here.
     pub fn refused(&mut self, why: Refusal) {
-        if std::mem::take(&mut self.is_stranger) {
+        if self.stranger.take().is_some() {
             self.door.pending.fetch_sub(1, Ordering::Relaxed);
             self.door.refused(why);
         }
@@ -233,7 +247,7 @@ impl Ticket {
 
     /// It is gone, perhaps because its time was over.
     pub fn left(&mut self) {
-        if Instant::now() >= self.deadline {
+        if self.stranger.as_ref().is_some_and(|s| Instant::now() >= s.deadline) {
             self.refused(Refusal::Timeout);
         }
     }
@@ -241,7 +255,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.is_stranger {
+        if self.stranger.is_some() {
             self.door.pending.fetch_sub(1, Ordering::Relaxed);
         }
         self.door.open.fetch_sub(1, Ordering::Relaxed);

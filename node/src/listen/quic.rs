@@ -110,7 +110,7 @@ async fn arrived(
     listening: &Listening,
     plane: &Rc<Plane>,
 ) {
-    match timeout_at(ticket.deadline, handshake(incoming, listening)).await {
+    match timeout_at(ticket.deadline(), handshake(incoming, listening)).await {
         Ok(Ok((connection, stream, user))) => {
             let bytes_max = listening.door.limits.bytes_max;
             // The other half may have moved since its first packet.

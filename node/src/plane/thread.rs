@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use super::handle::{Command, PlaneHandle, PlanePorts};
 use crate::clock::now;
 use crate::listen::arrival;
-use crate::listen::connection::{ByteStream, Connection};
+use crate::listen::connection::{ByteStream, Connection, Serving};
 use crate::listen::door::{Refusal, Ticket};
 
 /// The one read buffer of the thread. Smaller: more system calls under load; larger: less of it stays in the cache.
@@ -49,10 +49,21 @@ const PASSWORD_WAIT_MAX: Duration = Duration::from_secs(5);
 /// well; less often: their backlog is noticed late.
 const CHARGE_EVERY_MS: u64 = 50;
 
+/// After so many lost connections memory is given back to the system. Fewer: work that pays for little; more: a node whose
+/// clients have left holds on to what they needed.
+const GIVE_BACK_FROM: usize = 256;
+
+/// How long memory is kept after that: those who left may come back at once.
+const GIVE_BACK_PAUSE: Duration = Duration::from_secs(2);
+
 /// The data thread's state. Everything here runs on one thread; nothing is held across an await.
 pub struct Plane {
     shard: RefCell<Shard>,
-    connections: RefCell<HashMap<ConnId, Rc<Connection>>>,
+    /// By the place the shard has given each.
+    connections: RefCell<Vec<Option<Rc<Connection>>>>,
+    /// Connections lost since memory was given back.
+    lost: Cell<usize>,
+    tidy: Notify,
     buffer: RefCell<Box<[u8]>>,
     turn: Notify,
     timer: Notify,
@@ -91,6 +102,8 @@ impl Plane {
         Rc::new(Self {
             shard: RefCell::new(shard),
             connections: RefCell::default(),
+            lost: Cell::new(0),
+            tidy: Notify::new(),
             buffer: RefCell::new(vec![0; READ_BUFFER_BYTES].into()),
             turn: Notify::new(),
             timer: Notify::new(),
@@ -117,6 +130,7 @@ impl Plane {
     pub async fn run(self: &Rc<Self>, mut commands: mpsc::Receiver<Command>) {
         let turns = self.spawn(Rc::clone(self).turns());
         let timers = self.spawn(Rc::clone(self).timers());
+        let tidier = self.spawn(Rc::clone(self).tidies());
         self.schedule_turn();
         loop {
             let command = tokio::select! {
@@ -142,6 +156,7 @@ impl Plane {
         }
         turns.abort();
         timers.abort();
+        tidier.abort();
     }
 
     /// Runs a task on this thread. Its panic ends the thread: the shard may be half changed, and a new one knows from
@@ -150,30 +165,34 @@ impl Plane {
         let plane = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let mut task = pin!(task);
-            let ended =
-                poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
-                    Ok(poll) => poll.map(Ok),
-                    Err(panic) => Poll::Ready(Err(panic)),
-                });
-            if let Err(panic) = ended.await {
-                plane.panic.replace(Some(panic));
-                plane.panicked.notify_one();
-            }
+            poll_fn(|cx| plane.step(|| task.as_mut().poll(cx)).unwrap_or(Poll::Ready(()))).await;
         })
+    }
+
+    /// Runs a step of a task of this thread. `None`: it panicked, and the thread ends with it.
+    pub fn step<T>(&self, step: impl FnOnce() -> T) -> Option<T> {
+        match catch_unwind(AssertUnwindSafe(step)) {
+            Ok(done) => Some(done),
+            Err(panic) => {
+                self.panic.replace(Some(panic));
+                self.panicked.notify_one();
+                None
+            }
+        }
     }
 
     /// A new connection: its own task reads from it.
     pub fn accept(self: &Rc<Self>, origin: Origin, stream: Box<dyn ByteStream>, ticket: Ticket) {
         let remote = origin.remote;
-        let accepted = self.shard.borrow_mut().accept_since(origin, ticket.arrived_ms, now());
+        let accepted = self.shard.borrow_mut().accept_since(origin, ticket.arrived_ms(), now());
         let Some(id) = accepted else {
             let text = "limits.connections_max are open";
             return arrival::refuse(ticket.door(), Some(remote), Refusal::Connections, text);
         };
         let connection = Rc::new(Connection::new(id, stream, ticket));
-        self.connections.borrow_mut().insert(id, Rc::clone(&connection));
+        self.keep(Rc::clone(&connection));
         self.timer.notify_one();
-        self.spawn(connection.run(Rc::clone(self)));
+        tokio::task::spawn_local(Serving::new(connection, Rc::clone(self)));
     }
 
     /// How fast a listener takes new connections.
@@ -190,7 +209,13 @@ impl Plane {
 
     /// The connection is gone.
     pub fn connection_lost(&self, id: ConnId) {
-        self.connections.borrow_mut().remove(&id);
+        if let Some(place) = self.connections.borrow_mut().get_mut(id.index() as usize) {
+            place.take_if(|connection| connection.id() == id);
+        }
+        self.lost.set(self.lost.get() + 1);
+        if self.lost.get() == GIVE_BACK_FROM {
+            self.tidy.notify_one();
+        }
         self.shard.borrow_mut().connection_lost(id, now());
         self.schedule_turn();
     }
@@ -296,6 +321,27 @@ impl Plane {
         shard.tick(now);
     }
 
+    /// Gives memory back after many clients have left.
+    async fn tidies(self: Rc<Self>) {
+        loop {
+            self.tidy.notified().await;
+            tokio::time::sleep(GIVE_BACK_PAUSE).await;
+            self.lost.set(0);
+            self.shard.borrow_mut().shrink();
+            crate::allocator::give_back();
+        }
+    }
+
+    /// Keeps a connection at the place the shard has given it.
+    fn keep(&self, connection: Rc<Connection>) {
+        let place = connection.id().index() as usize;
+        let mut connections = self.connections.borrow_mut();
+        if connections.len() <= place {
+            connections.resize(place + 1, None);
+        }
+        connections[place] = Some(connection);
+    }
+
     fn carry_out(&self, event: Event) {
         match event {
             Event::Flush(id) => self.with_connection(id, |connection| connection.flush(self)),
@@ -332,8 +378,8 @@ impl Plane {
     }
 
     fn with_connection(&self, id: ConnId, act: impl FnOnce(&Connection)) {
-        let connection = self.connections.borrow().get(&id).cloned();
-        if let Some(connection) = connection {
+        let connection = self.connections.borrow().get(id.index() as usize).cloned().flatten();
+        if let Some(connection) = connection.filter(|connection| connection.id() == id) {
             act(&connection);
         }
     }
