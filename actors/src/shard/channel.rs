@@ -14,6 +14,10 @@ use outpost_mqtt::packet::SubscribeOptions;
 use super::{Cell, Fx, Route, Shard};
 use crate::cell::CellId;
 
+/// How long a channel is kept without a message, when memory is given back. Shorter: who publishes rarely makes it anew
+/// each time; longer: topics of devices that are gone cost memory.
+const CHANNEL_IDLE_MS_MAX: u64 = 10 * 60_000;
+
 /// Who receives what is published on a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Recipient {
@@ -217,6 +221,17 @@ impl Shard {
             retain_as_published: options.retain_as_published,
             ids: id.into_iter().collect(),
         });
+    }
+
+    /// Channels nobody has published to for long go.
+    pub(super) fn retire_unused_channels(&mut self) {
+        let before_ms = self.now.mono_ms.saturating_sub(CHANNEL_IDLE_MS_MAX);
+        let unused = self.channels.extract_if(|_, entry| entry.used_ms < before_ms);
+        let mut cells: Vec<CellId> = unused.map(|(_, entry)| entry.cell).collect();
+        cells.sort_unstable();
+        for cell in cells {
+            self.cells.stop(cell);
+        }
     }
 
     /// Room for new channels: the eighth that was unused for longest goes.

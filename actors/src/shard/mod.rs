@@ -531,6 +531,7 @@ impl Shard {
 
     /// Gives back memory that sessions and connections needed which are gone.
     pub fn shrink(&mut self) {
+        self.retire_unused_channels();
         self.connections.shrink_to_fit();
         self.sessions.shrink_to_fit();
         self.cells.shrink();

@@ -1,11 +1,14 @@
 //! What the store remembers, put back at start. Nothing is loaded that can wait: messages stay on disk.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use outpost_model::{Hlc, HlcClock, MessageId, NodeId, TopicFilter};
+use outpost_mqtt::packet::PacketId;
 use outpost_mqtt::session::Session;
 use outpost_mqtt::window::{HOT_MAX, Outbound};
 use outpost_store::{ReadError, Row, Space};
 
-use super::sessions::{place_of, queue_key};
+use super::sessions::{place_of, received_id};
 use super::subscribe::options_of;
 use super::{Cell, Hold, LogLevel, Remains, Shard};
 use crate::ports::Identity;
@@ -16,6 +19,17 @@ pub(super) const MESSAGE_BLOCK_KEY: &[u8] = b"message_seq_reserved";
 
 /// Rows read at once.
 const PAGE: usize = 1_024;
+
+/// Sessions by their numbers.
+type Numbers = hashbrown::HashMap<u64, u32>;
+
+/// What the rows of one session's queue say.
+#[derive(Default)]
+struct Owing {
+    /// The first place.
+    first: Option<u64>,
+    received: Vec<PacketId>,
+}
 
 impl Shard {
     pub(super) fn recover(&mut self) -> Result<(), ReadError> {
@@ -42,7 +56,9 @@ impl Shard {
             }
         })?;
         self.each_row(Space::Sessions, |shard, (key, value)| shard.recover_session(&key, &value))?;
-        self.recover_queues()?;
+        let numbers = self.sessions.iter().map(|(i, s)| (s.number, i as u32)).collect();
+        self.recover_subscriptions(&numbers)?;
+        self.recover_queues(&numbers)?;
         self.recover_bodies()?;
         self.recover_wills()
     }
@@ -100,81 +116,74 @@ impl Shard {
         slot.on_disk = true;
         slot.expires_ms = Some(self.now.mono_ms + left_s * 1000);
         self.session_wheel.set(session, self.now.mono_ms + left_s * 1000);
-        self.recover_subscriptions(session, record.number);
     }
 
-    fn recover_subscriptions(&mut self, session: u32, number: u64) {
-        let most = self.config.subscriptions_max;
-        let rows = self
-            .journal
-            .store()
-            .scan(Space::Subscriptions, &number.to_be_bytes(), &[], most)
-            .unwrap_or_default();
-        for (key, value) in rows {
-            let filter = String::from_utf8(key[8..].to_vec())
-                .ok()
-                .and_then(|text| TopicFilter::new(text).ok());
-            match (filter, record::decode::<SubscriptionRecord>("subscription", &value)) {
-                (Some(filter), Ok(record)) => {
-                    self.insert_subscription(
-                        session,
-                        &filter,
-                        options_of(record.options),
-                        record.id,
-                    );
-                }
-                _ => self.log(
+    /// One walk over all of them: a look for each session would take a million sessions half a minute.
+    fn recover_subscriptions(&mut self, numbers: &Numbers) -> Result<(), ReadError> {
+        self.each_row(Space::Subscriptions, |shard, (key, value)| {
+            let Some(session) = number_of(&key).and_then(|number| numbers.get(&number)) else {
+                return; // of a session that could not be read
+            };
+            if shard.recover_subscription(*session, &key[8..], &value).is_none() {
+                shard.log(
                     LogLevel::Warn,
                     "a subscription record cannot be read; it is left out".to_owned(),
-                ),
+                );
             }
+        })
+    }
+
+    fn recover_subscription(&mut self, session: u32, filter: &[u8], value: &[u8]) -> Option<()> {
+        let filter = TopicFilter::new(std::str::from_utf8(filter).ok()?).ok()?;
+        let record: SubscriptionRecord = record::decode("subscription", value).ok()?;
+        if self.sessions[session as usize].subscriptions.len() < self.config.subscriptions_max {
+            self.insert_subscription(session, &filter, options_of(record.options), record.id);
         }
+        Some(())
     }
 
     /// Counts what is owed to each session; rows of sessions that are no more are cleared away.
-    fn recover_queues(&mut self) -> Result<(), ReadError> {
-        let numbers: hashbrown::HashMap<u64, u32> =
-            self.sessions.iter().map(|(i, s)| (s.number, i as u32)).collect();
-        let mut orphans = std::collections::BTreeSet::new();
+    fn recover_queues(&mut self, numbers: &Numbers) -> Result<(), ReadError> {
+        let mut orphans = BTreeSet::new();
+        let mut owing: BTreeMap<u32, Owing> = BTreeMap::new();
         self.each_row(Space::Queues, |shard, (key, value)| {
-            let Some(number) = key.get(..8).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes)
-            else {
-                return;
-            };
-            let place = place_of(&key);
+            let Some(number) = number_of(&key) else { return };
             let record = record::decode::<DeliveryRecord>("delivery", &value);
             if let (Some(0), Ok(record)) = (key.get(8), &record) {
                 shard.journal.count_body(MessageId { node: NodeId(record.node), seq: record.seq });
             }
-            match (numbers.get(&number), place) {
-                (None, _) => {
-                    // Their numbers are taken until they are gone.
-                    shard.session_number = shard.session_number.max(number);
-                    orphans.insert(number);
-                }
-                (Some(session), Some(place)) if key[8] == 0 => {
+            let Some(session) = numbers.get(&number) else {
+                // Their numbers are taken until they are gone.
+                shard.session_number = shard.session_number.max(number);
+                orphans.insert(number);
+                return;
+            };
+            let owing = owing.entry(*session).or_default();
+            match (key.get(8), place_of(&key)) {
+                (Some(0), Some(place)) => {
+                    owing.first.get_or_insert(place);
                     let bytes = record.as_ref().ok().and_then(|record| record.bytes).unwrap_or(0);
                     shard.count_owed(*session, place, bytes.into());
                 }
-                _ => {}
+                _ => owing.received.extend(received_id(&key)),
             }
         })?;
-        for session in numbers.into_values() {
+        for (_, slot) in &mut self.sessions {
+            slot.recovered_below = slot.next_place;
+        }
+        // The others owe nothing and are as they were made.
+        for (session, Owing { first, received }) in owing {
             let slot = &mut self.sessions[session as usize];
-            (slot.recovered_below, slot.full) = (
-                slot.next_place,
-                slot.queued >= self.config.queue_messages_max
-                    || slot.queued_bytes >= self.config.queue_bytes_max,
-            );
+            slot.full = slot.queued >= self.config.queue_messages_max
+                || slot.queued_bytes >= self.config.queue_bytes_max;
             self.full_sessions += u32::from(slot.full);
-            let (cell, number, upto) = (slot.cell, slot.number, slot.next_place);
-            let first = self.first_place(number).unwrap_or(upto);
-            let body =
-                Session::from_disk(self.read_received(number), Outbound::from_disk(first..upto));
+            let (cell, upto) = (slot.cell, slot.next_place);
+            let outbound = Outbound::from_disk(first.unwrap_or(upto)..upto);
+            let body = Session::from_disk(received, outbound);
             self.cells.revive(cell, Cell::Session(Box::new(body)));
         }
         for number in orphans {
-            let (sent, unsure, counted) = (std::collections::BTreeSet::new(), HOT_MAX, false);
+            let (sent, unsure, counted) = (BTreeSet::new(), HOT_MAX, false);
             self.journal.hold_for_reading(Hold::Sweep(Remains { number, sent, unsure, counted }));
         }
         Ok(())
@@ -188,12 +197,6 @@ impl Shard {
         self.ledger.owed += 1;
     }
 
-    fn first_place(&self, number: u64) -> Option<u64> {
-        let prefix = queue_key(number, 0)[..9].to_vec();
-        let rows = self.journal.store().scan(Space::Queues, &prefix, &[], 1).ok()?;
-        rows.first()?.0.get(9..17)?.try_into().ok().map(u64::from_be_bytes)
-    }
-
     /// Bodies nobody needs any more are cleared away.
     fn recover_bodies(&mut self) -> Result<(), ReadError> {
         self.each_row(Space::Messages, |shard, (key, _)| {
@@ -202,4 +205,9 @@ impl Shard {
             }
         })
     }
+}
+
+/// The number of the session a row belongs to.
+fn number_of(key: &[u8]) -> Option<u64> {
+    key.get(..8)?.try_into().ok().map(u64::from_be_bytes)
 }

@@ -90,6 +90,12 @@ pub(super) fn place_of(key: &[u8]) -> Option<u64> {
     key.get(9..17)?.try_into().ok().map(u64::from_be_bytes)
 }
 
+/// The packet id in the key of a received QoS 2 id's row.
+pub(super) fn received_id(key: &[u8]) -> Option<PacketId> {
+    let bytes = key.get(9..11).filter(|_| key[8] == 1)?;
+    PacketId::new(u16::from_be_bytes(bytes.try_into().ok()?))
+}
+
 /// Key of a received QoS 2 id's row.
 fn received_key(number: u64, id: PacketId) -> Vec<u8> {
     [&number.to_be_bytes()[..], &[1], &id.get().to_be_bytes()].concat()
@@ -528,12 +534,6 @@ impl Shard {
             .store()
             .scan(Space::Queues, &prefix, &[], usize::from(u16::MAX))
             .unwrap_or_default();
-        let id = |key: &[u8]| {
-            key.get(9..11)
-                .and_then(|b| b.try_into().ok())
-                .map(u16::from_be_bytes)
-                .and_then(PacketId::new)
-        };
-        rows.iter().filter_map(|(key, _)| id(key)).collect()
+        rows.iter().filter_map(|(key, _)| received_id(key)).collect()
     }
 }

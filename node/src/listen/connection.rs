@@ -74,7 +74,7 @@ impl Future for Serving {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let Self { connection, plane } = &*self;
-        match plane.step(|| connection.poll(cx, plane)) {
+        match plane.guarded(|| connection.poll(cx, plane)) {
             Some(Poll::Pending) => return Poll::Pending,
             Some(Poll::Ready(())) => Connection::leave(connection, plane),
             None => {}

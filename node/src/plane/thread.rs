@@ -165,12 +165,12 @@ impl Plane {
         let plane = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let mut task = pin!(task);
-            poll_fn(|cx| plane.step(|| task.as_mut().poll(cx)).unwrap_or(Poll::Ready(()))).await;
+            poll_fn(|cx| plane.guarded(|| task.as_mut().poll(cx)).unwrap_or(Poll::Ready(()))).await;
         })
     }
 
     /// Runs a step of a task of this thread. `None`: it panicked, and the thread ends with it.
-    pub fn step<T>(&self, step: impl FnOnce() -> T) -> Option<T> {
+    pub fn guarded<T>(&self, step: impl FnOnce() -> T) -> Option<T> {
         match catch_unwind(AssertUnwindSafe(step)) {
             Ok(done) => Some(done),
             Err(panic) => {
