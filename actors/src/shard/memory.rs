@@ -52,6 +52,17 @@ impl SessionSlot {
 }
 
 impl Shard {
+    /// Gives back memory that sessions and connections needed which are gone.
+    pub fn shrink(&mut self) {
+        self.retire_unused_channels();
+        self.connections.shrink_to_fit();
+        self.sessions.shrink_to_fit();
+        self.cells.shrink();
+        self.clients.shrink_to_fit();
+        self.channels.shrink_to_fit();
+        self.events.shrink_to_fit();
+    }
+
     /// What only the driver knows: the store's backlog, the shadows.
     pub fn charge_outside(&mut self, class: Class, bytes: u64) {
         self.budget.set(class, bytes);

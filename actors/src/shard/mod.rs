@@ -529,17 +529,6 @@ impl Shard {
         self.settle();
     }
 
-    /// Gives back memory that sessions and connections needed which are gone.
-    pub fn shrink(&mut self) {
-        self.retire_unused_channels();
-        self.connections.shrink_to_fit();
-        self.sessions.shrink_to_fit();
-        self.cells.shrink();
-        self.clients.shrink_to_fit();
-        self.channels.shrink_to_fit();
-        self.events.shrink_to_fit();
-    }
-
     /// When [`Shard::tick`] has something to do, milliseconds of the monotonic clock.
     pub fn next_tick_ms(&self) -> Option<u64> {
         [&self.connection_wheel, &self.session_wheel, &self.cell_wheel, &self.pace_wheel]
