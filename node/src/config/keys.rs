@@ -215,8 +215,9 @@ section! {
         /// Seconds from accepting a connection to its CONNECT, TLS and WebSocket handshakes included. Too short cuts off slow
         /// radio links; too long helps slow-loris attacks.
         pub connect_timeout_s: u16 = 5, if Range(1, 300);
-        /// Bytes taken from a connection until its CONNECT is complete, TLS and WebSocket handshakes included. Too few cuts off
-        /// large wills and long certificate chains; too many lets each stranger claim that much memory.
+        /// Bytes taken from a connection until its CONNECT is complete, TLS and WebSocket handshakes included; after a TLS
+        /// handshake at most half of them. Too few cuts off large wills and long certificate chains; too many lets each
+        /// stranger claim that much memory.
         pub connect_bytes_max: usize = 8_192, if Range(1_024, 1 << 20);
         /// Most sessions, connected or kept. Full: a new client gets 0x97 (quota exceeded).
         pub sessions_max: usize = 100_000, if Range(1, 10_000_000);

@@ -87,7 +87,9 @@ async fn handshakes(
     let Some(tls) = &listening.tls else {
         return Ok((origin(listening, remote, None), framed(stream, listening).await?));
     };
-    let (stream, certificate) = tls::accept(tls, stream).await?;
+    let (mut stream, certificate) = tls::accept(tls, stream).await?;
+    // A TLS session takes as much memory as the other half.
+    stream.get_mut().0.at_most(listening.door.limits.bytes_max / 2);
     Ok((origin(listening, remote, certificate), framed(stream, listening).await?))
 }
 
@@ -120,6 +122,11 @@ impl<S> Stranger<S> {
     /// At most `bytes_max` are read.
     pub fn new(stream: S, bytes_max: usize) -> Self {
         Self { stream, left: Some(bytes_max) }
+    }
+
+    /// At most so many of those that are left.
+    fn at_most(&mut self, bytes_max: usize) {
+        self.left = self.left.map(|left| left.min(bytes_max));
     }
 }
 
