@@ -10,3 +10,4 @@ mod reader;
 mod state;
 mod statements;
 mod subscribe;
+mod websocket;

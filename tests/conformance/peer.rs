@@ -6,6 +6,9 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use outpost_node::Hooks;
+use outpost_node::config::{Listener, Transport};
+
 use super::packet::{
     CONNACK, Connect, DISCONNECT, PINGREQ, PINGRESP, PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL,
     Properties, Publish, SUBACK, ack, subscribe,
@@ -19,19 +22,38 @@ pub const BOTH: [u8; 2] = [4, 5];
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The node of all clauses that need no settings of their own: it lives as long as the test process.
-static NODE: LazyLock<SocketAddr> = LazyLock::new(|| {
+static NODE: LazyLock<Shared> = LazyLock::new(|| {
     let (tell, told) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         runtime.expect("a runtime").block_on(async move {
-            let node = TestNode::start().await;
-            tell.send(node.mqtt()).expect("somebody waits");
+            let web = Listener {
+                name: "web".into(),
+                transport: Transport::Ws,
+                bind: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+                ..Listener::default()
+            };
+            let node =
+                TestNode::start_with(|config| config.listener.push(web), Hooks::default()).await;
+            let shared = Shared { tcp: node.mqtt(), web: node.listener("web") };
+            tell.send(shared).expect("somebody waits");
             std::future::pending::<()>().await;
         });
     });
     told.recv().expect("the node starts")
 });
+
+/// Where it listens.
+struct Shared {
+    tcp: SocketAddr,
+    web: SocketAddr,
+}
+
+/// Where it listens for WebSockets.
+pub fn web() -> SocketAddr {
+    NODE.web
+}
 
 /// A word nobody else uses: for client ids and topics.
 pub fn unique(word: &str) -> String {
@@ -48,7 +70,7 @@ pub struct Peer {
 impl Peer {
     /// TCP and nothing more.
     pub fn open(version: u8) -> Self {
-        Self::open_at(*NODE, version)
+        Self::open_at(NODE.tcp, version)
     }
 
     pub fn open_at(server: SocketAddr, version: u8) -> Self {

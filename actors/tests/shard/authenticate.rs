@@ -109,6 +109,7 @@ fn log_in(world: &mut World, connect: Connect, name: &'static str, back: &'stati
     client
 }
 
+/// MQTT 5: 4.12.0-2, 4.12.0-5
 #[test]
 fn the_exchange_ends_in_connack_and_the_user_is_who_was_proved_4_12_0_2() {
     for connect in [v5("c"), fleeting("c")] {
@@ -211,6 +212,7 @@ fn authenticated_again_while_everything_goes_on_4_12_1() {
     }
 }
 
+/// MQTT 5: 4.12.1-2
 #[test]
 fn what_may_go_wrong_the_second_time_ends_the_connection_4_12_1_2() {
     let foreign = |reason| {
