@@ -20,6 +20,8 @@ pub struct Wheel {
     done_tick: u64,
     /// Where to go on in the slot of `done_tick + 1`, when the last poll ran out of budget there.
     resume: Option<u32>,
+    /// No entry is filed under an earlier tick; `u64::MAX`: none at all.
+    soonest_tick: u64,
     /// First entry of each slot.
     heads: Vec<u32>,
     entries: Vec<Entry>,
@@ -46,6 +48,7 @@ impl Wheel {
             tick_ms,
             done_tick: now_ms / tick_ms,
             resume: None,
+            soonest_tick: u64::MAX,
             heads: vec![NONE; SLOTS as usize],
             entries: Vec::new(),
             len: 0,
@@ -100,7 +103,7 @@ impl Wheel {
                 // After a long sleep one turn of the wheel sees everything.
                 self.done_tick = self.done_tick.max(now_tick.saturating_sub(SLOTS));
                 if self.is_empty() {
-                    self.done_tick = now_tick;
+                    (self.done_tick, self.soonest_tick) = (now_tick, u64::MAX);
                     return false;
                 }
             }
@@ -109,17 +112,18 @@ impl Wheel {
             }
             self.done_tick += 1;
         }
+        if self.soonest_tick <= self.done_tick {
+            let first = self.done_tick + 1;
+            let filed = |tick: &u64| self.heads[slot_of(*tick)] != NONE;
+            self.soonest_tick = (first..first + SLOTS).find(filed).unwrap_or(u64::MAX);
+        }
         false
     }
 
-    /// A moment at or before the earliest deadline, when the wheel wants to be polled. Costs up to 512 looks.
+    /// A moment at or before the earliest deadline, when the wheel wants to be polled.
     pub fn poll_timeout(&self) -> Option<u64> {
-        if self.is_empty() {
-            return None;
-        }
-        let first = self.done_tick + 1;
-        let tick = (first..first + SLOTS).find(|tick| self.heads[slot_of(*tick)] != NONE)?;
-        Some(tick * self.tick_ms)
+        let tick = self.soonest_tick.max(self.done_tick + 1);
+        (!self.is_empty()).then(|| tick.saturating_mul(self.tick_ms))
     }
 
     /// `false` when the budget ended before the slot did.
@@ -168,6 +172,7 @@ impl Wheel {
         let earliest = self.done_tick + 1 + u64::from(self.resume.is_some());
         let tick =
             deadline_ms.div_ceil(self.tick_ms).max(earliest).min((u64::MAX - 1) / self.tick_ms);
+        self.soonest_tick = self.soonest_tick.min(tick);
         let slot = slot_of(tick);
         let next = self.heads[slot];
         self.entries[key as usize] =
