@@ -247,12 +247,26 @@ impl<'a> Reader<'a> {
 fn has_control(text: &str) -> bool {
     let bytes = text.as_bytes();
     // Most names are ASCII: one pass that never branches on a byte.
-    let (c0, ascii) = bytes.iter().fold((false, true), |(c0, ascii), b| {
-        (c0 | (*b < 0x20) | (*b == 0x7F), ascii & b.is_ascii())
-    });
+    let kinds = bytes.iter().fold(0, |kinds, b| kinds | KINDS[usize::from(*b)]);
     // U+0080 to U+009F are C2 80 to C2 9F.
-    c0 || (!ascii && bytes.windows(2).any(|pair| pair[0] == 0xC2 && pair[1] < 0xA0))
+    kinds & CONTROL != 0
+        || (kinds & LONG != 0 && bytes.windows(2).any(|pair| pair[0] == 0xC2 && pair[1] < 0xA0))
 }
+
+const CONTROL: u8 = 1;
+/// Part of a character of several bytes.
+const LONG: u8 = 2;
+
+const KINDS: [u8; 256] = {
+    let mut kinds = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let is_control = byte < 0x20 || byte == 0x7F;
+        kinds[byte] = if byte >= 0x80 { LONG } else { is_control as u8 * CONTROL };
+        byte += 1;
+    }
+    kinds
+};
 
 /// Writes a variable byte integer (§1.5.5).
 pub fn put_varint(out: &mut Vec<u8>, mut value: u32) {
