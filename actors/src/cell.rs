@@ -143,6 +143,11 @@ impl<B, M, O> Cells<B, M, O> {
         Ok(())
     }
 
+    /// Whether all mailboxes are empty.
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// Whether a message to this cell would be taken.
     pub fn has_room(&self, to: CellId) -> bool {
         self.slot(to).is_none_or(|slot| slot.waiting < MAILBOX_MAX)

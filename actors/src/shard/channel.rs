@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use hashbrown::HashMap;
-use outpost_model::{Message, NodeId, QoS};
+use outpost_model::{NodeId, QoS};
 use outpost_mqtt::packet::SubscribeOptions;
 
-use super::{Cell, Fx, Route, Shard};
+use super::{Cell, Route, Shard};
 use crate::cell::CellId;
 
 /// How long a channel is kept without a message, when memory is given back. Shorter: who publishes rarely makes it anew
@@ -45,9 +45,8 @@ pub(super) struct Channel {
 }
 
 /// The cell of a subscription.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Subscriber {
-    session: u32,
     pub(super) forwarded: u64,
 }
 
@@ -58,58 +57,6 @@ pub(super) struct ChannelEntry {
     epoch: u64,
     recipients: Arc<[Recipient]>,
     pub(super) used_ms: u64,
-}
-
-impl Channel {
-    pub(super) fn handle_publish(
-        &mut self,
-        message: &Arc<Message>,
-        from: Option<u32>,
-        recipients: &[Recipient],
-        fx: &mut Vec<Fx>,
-    ) {
-        self.published += 1;
-        for recipient in recipients {
-            let message = Arc::clone(message);
-            match recipient {
-                Recipient::Session { session, no_local: true, .. } if Some(*session) == from => {}
-                Recipient::Session { subscriber, qos, retain_as_published, ids, .. } => {
-                    fx.push(Fx::Forward {
-                        to: *subscriber,
-                        qos: (*qos).min(message.qos),
-                        retain: *retain_as_published && message.retain,
-                        ids: ids.clone(),
-                        message,
-                    })
-                }
-                Recipient::Group(group) => fx.push(Fx::Group { group: *group, message }),
-                Recipient::Peer { peer, durable } => {
-                    fx.push(Fx::Peer { peer: *peer, durable: *durable, message })
-                }
-                Recipient::Local(subscription) => {
-                    fx.push(Fx::Local { subscription: *subscription, message })
-                }
-            }
-        }
-    }
-}
-
-impl Subscriber {
-    pub(super) fn new(session: u32) -> Self {
-        Self { session, forwarded: 0 }
-    }
-
-    pub(super) fn handle_forward(
-        &mut self,
-        message: Arc<Message>,
-        qos: QoS,
-        retain: bool,
-        ids: Vec<u32>,
-        fx: &mut Vec<Fx>,
-    ) {
-        self.forwarded += 1;
-        fx.push(Fx::Enqueue { session: self.session, message, qos, retain, ids });
-    }
 }
 
 /// Which cell belongs to whom; what the shard needs to restart or name one.

@@ -3,20 +3,17 @@
 use std::fmt;
 
 use outpost_flow::{Class, Pace, Pressure};
-use outpost_model::QoS;
-use outpost_mqtt::alias::{Alias, SentAliases};
+use outpost_mqtt::alias::SentAliases;
 use outpost_mqtt::codec::{Decoder, encode_within};
 use outpost_mqtt::error::DecodeError;
-use outpost_mqtt::packet::{Connect, Packet, PacketId, PublishHead, ReasonCode, Version};
-use outpost_mqtt::session::{End, disconnect};
-use outpost_mqtt::window::Delivery;
+use outpost_mqtt::packet::{Connect, Packet, ReasonCode, Version};
+use outpost_mqtt::session::disconnect;
 
 use super::authenticate::Authentication;
 use super::blocked::Blocked;
 use super::memory::SHED_DIVISOR;
 use super::traffic::Traffic;
 use super::{CellMsg, ConnId, Event, Shard, decisions};
-use crate::ledger::Drop;
 use crate::out_buffer::OutBuffer;
 use crate::ports::Origin;
 
@@ -74,8 +71,8 @@ pub(super) struct Connection {
     pub(super) aliases: Option<Box<SentAliases>>,
     /// The authentication method its CONNECT named.
     pub(super) auth: Option<Box<Authentication>>,
-    out: OutBuffer,
-    flush_asked: bool,
+    pub(super) out: OutBuffer,
+    pub(super) flush_asked: bool,
     /// The driver was told not to read.
     paused: bool,
 }
@@ -289,7 +286,7 @@ impl Shard {
             (Phase::Challenged, packet) => self.unasked(conn, &packet),
             (Phase::Open(session), packet) => {
                 if let Some(slot) = self.sessions.get(session as usize) {
-                    self.send(slot.cell, CellMsg::Packet(packet));
+                    self.send_now(slot.cell, CellMsg::Packet(packet));
                 }
             }
             (Phase::Opening | Phase::Authenticating, _) => {
@@ -415,75 +412,6 @@ impl Shard {
         if written.is_err() && !matches!(packet, Packet::Disconnect(_)) {
             self.close(conn, ReasonCode::Success, "");
         }
-    }
-
-    /// Writes a message for a client.
-    pub(super) fn deliver(
-        &mut self,
-        session: u32,
-        delivery: &Delivery,
-        id: Option<PacketId>,
-        dup: bool,
-    ) {
-        if self.traces.is_on() {
-            self.trace_delivery(session, delivery, id, dup);
-        }
-        let wall_ms = self.now.wall_ms;
-        let with_path = self.with_path(session, &delivery.message);
-        let conn = self.sessions.get(session as usize).and_then(|s| s.conn);
-        let Some(connection) = conn.and_then(|conn| self.connection_mut(conn)) else {
-            if id.is_none() {
-                self.drop_for(session, Drop::Offline, 1, &delivery.message.topic);
-            }
-            return;
-        };
-        let message = &delivery.message;
-        let alias = connection.aliases.as_mut().map_or(Alias::None, |a| a.find(&message.topic));
-        let (topic, topic_alias) = match alias {
-            Alias::None => (&*message.topic, None),
-            Alias::New(number) => (&*message.topic, Some(number)),
-            Alias::Known(number) => ("", Some(number)),
-        };
-        let head = PublishHead {
-            dup,
-            qos: delivery.qos,
-            retain: delivery.retain,
-            topic,
-            packet_id: id,
-            topic_alias,
-            expiry_s: message.expiry_left_s(wall_ms),
-            subscription_ids: &delivery.subscription_ids,
-            properties: with_path.as_ref().or(message.properties.as_deref()),
-            payload_len: message.payload.len(),
-        };
-        let (version, packet_max) = (connection.version, connection.packet_max);
-        let fits = connection.out.put_with(|out| head.encode(version, packet_max, out)).is_ok();
-        if fits {
-            if let (Alias::New(number), Some(aliases)) = (alias, connection.aliases.as_mut()) {
-                aliases.set(number, &message.topic);
-            }
-            connection.out.put_payload(&message.payload);
-            let (qos, bytes) = (delivery.qos, message.payload.len());
-            connection.traffic.messages_mut().count_sent(qos, bytes);
-            self.totals.packets_sent += 1;
-            self.totals.messages.count_sent(qos, bytes);
-            if let Some(conn) = conn {
-                self.flush(conn);
-            }
-        }
-        match (id, fits) {
-            (None, true) => self.ledger.delivered += 1,
-            (None, false) => self.drop_for(session, Drop::TooLarge, 1, &message.topic),
-            (Some(_), true) => {}
-            // To be treated as if it had been sent and acknowledged (MQTT-3.1.2-25).
-            (Some(id), false) => self.skip_too_large(session, id, delivery.qos),
-        }
-    }
-
-    fn skip_too_large(&mut self, session: u32, id: PacketId, qos: QoS) {
-        let Some(slot) = self.sessions.get(session as usize) else { return };
-        let cell = slot.cell;
-        self.send(cell, CellMsg::Skip(id, qos, End::TooLarge));
     }
 
     fn flush(&mut self, conn: ConnId) {

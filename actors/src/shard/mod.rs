@@ -44,6 +44,7 @@ mod inspect;
 mod journal;
 mod memory;
 mod overflow;
+mod pass;
 mod peers;
 mod queue;
 mod recover;
@@ -77,10 +78,11 @@ pub use traffic::{ListenerStats, Messages, Totals};
 pub use why::{Receiver, TopicWhy};
 
 use bridges::Bridges;
-use channel::{Channel, ChannelEntry, Owner, Recipient, Subscriber};
+use channel::{Channel, ChannelEntry, Owner, Subscriber};
 use connection::Connection;
 use hold::{Hold, Remains, Ticket};
 use journal::Journal;
+use pass::LastFrame;
 use peers::Peer;
 use retained::Retained;
 use sessions::SessionSlot;
@@ -269,10 +271,6 @@ enum CellMsg {
     Loaded { from: u64, rows: Vec<(Delivery, bool)>, next: u64, dup: bool },
     /// To a session: the rows of its deliveries below this place are durable.
     RowsSynced(u64),
-    /// To a channel: a message for its topic.
-    Publish { message: Arc<Message>, from: Option<u32>, recipients: Arc<[Recipient]> },
-    /// To a subscriber: a message that matches.
-    Forward { message: Arc<Message>, qos: QoS, retain: bool, ids: Vec<u32> },
 }
 
 /// The state machines.
@@ -281,17 +279,6 @@ enum Cell {
     Session(Box<outpost_mqtt::session::Session>),
     Channel(Channel),
     Subscriber(Subscriber),
-}
-
-/// What a turn of a cell asks for.
-#[derive(Debug)]
-enum Fx {
-    Session(Effect),
-    Forward { to: CellId, message: Arc<Message>, qos: QoS, retain: bool, ids: Vec<u32> },
-    Group { group: u32, message: Arc<Message> },
-    Peer { peer: NodeId, durable: bool, message: Arc<Message> },
-    Local { subscription: u32, message: Arc<Message> },
-    Enqueue { session: u32, message: Arc<Message>, qos: QoS, retain: bool, ids: Vec<u32> },
 }
 
 /// Who stands in the topic table.
@@ -309,8 +296,9 @@ pub struct Shard {
     probe: Option<Probe>,
     now: Now,
     cells: Cells<Cell, CellMsg, Owner>,
-    fx: Vec<Fx>,
-    session_fx: Vec<Effect>,
+    fx: Vec<Effect>,
+    /// A session's turn is being carried out.
+    in_turn: bool,
     connections: Slab<Connection>,
     connection_generation: u32,
     connection_wheel: Wheel,
@@ -334,6 +322,7 @@ pub struct Shard {
     /// Filters of the node itself; they stay.
     local_filters: Vec<Arc<str>>,
     journal: Journal<Hold>,
+    last_frame: LastFrame,
     tickets: Vec<(Ticket, MessageId, ReasonCode)>,
     shadow_jobs: BTreeMap<u64, Ticket>,
     shadow_job: u64,
@@ -391,7 +380,7 @@ impl Shard {
             probe: None,
             now,
             fx: Vec::new(),
-            session_fx: Vec::new(),
+            in_turn: false,
             connections: Slab::new(),
             connection_generation: 0,
             connection_wheel: Wheel::new(100, now.mono_ms),
@@ -412,6 +401,7 @@ impl Shard {
             interest: None,
             local_filters: Vec::new(),
             journal: Journal::new(store, lazy),
+            last_frame: LastFrame::default(),
             tickets: Vec::new(),
             shadow_jobs: BTreeMap::new(),
             shadow_job: 0,
@@ -500,6 +490,7 @@ impl Shard {
                 break;
             }
         }
+        self.last_frame.forget();
     }
 
     /// Timers: keep-alive, expiry, wills, restarts.

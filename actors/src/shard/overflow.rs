@@ -9,7 +9,8 @@ use outpost_mqtt::window::Delivery;
 
 use super::connection::Phase;
 use super::memory::SHED_DIVISOR;
-use super::{CellMsg, ConnId, Shard};
+use super::pass::Parcel;
+use super::{ConnId, Shard};
 use crate::ledger::Drop;
 
 /// QoS 0 messages that wait behind a full write buffer. Made when the first does, gone with the last.
@@ -17,49 +18,48 @@ pub(super) type Ring = Option<Box<VecDeque<Delivery>>>;
 
 impl Shard {
     /// A QoS 0 message for a connected client.
-    pub(super) fn enqueue_fleeting(&mut self, session: u32, conn: ConnId, delivery: Delivery) {
+    pub(super) fn enqueue_fleeting(&mut self, session: u32, conn: ConnId, parcel: Parcel<'_>) {
         let (out, limit) = (self.out_len(conn), self.out_limit(conn));
         let short = self.budget.pressure() >= Pressure::Shed;
         let Some(slot) = self.sessions.get_mut(session as usize) else { return };
-        let (cell, waiting) = (slot.cell, slot.ring.as_ref().map_or(0, |ring| ring.len()));
+        let waiting = slot.ring.as_ref().map_or(0, |ring| ring.len());
         if short && (out > limit / SHED_DIVISOR || waiting > 0) {
-            return self.drop_for(session, Drop::Memory, 1, &delivery.message.topic);
+            return self.drop_for(session, Drop::Memory, 1, &parcel.message.topic);
         }
         if out <= limit && waiting == 0 {
-            return self.send(cell, CellMsg::Deliver(delivery, false));
+            return self.write_fleeting(session, conn, parcel);
         }
-        let topic = &delivery.message.topic;
+        let topic = &parcel.message.topic;
         let rule = self.config.overload.iter().find(|(filter, _)| filter.matches(topic));
         match rule.map(|(_, policy)| *policy).unwrap_or_default() {
             Overload::DropNew if out <= limit => {
-                self.send(cell, CellMsg::Deliver(delivery, false));
+                self.write_fleeting(session, conn, parcel);
             }
             Overload::DropNew => {
-                self.drop_for(session, Drop::SlowClient, 1, &delivery.message.topic);
+                self.drop_for(session, Drop::SlowClient, 1, &parcel.message.topic);
             }
             Overload::Disconnect => {
-                self.drop_for(session, Drop::SlowClient, 1, &delivery.message.topic);
+                self.drop_for(session, Drop::SlowClient, 1, &parcel.message.topic);
                 self.close(conn, ReasonCode::QuotaExceeded, "it does not read what it asked for");
             }
-            policy => self.wait_in_ring(session, conn, delivery, policy),
+            policy => self.wait_in_ring(session, conn, parcel, policy),
         }
     }
 
-    fn wait_in_ring(&mut self, session: u32, conn: ConnId, delivery: Delivery, policy: Overload) {
+    fn wait_in_ring(&mut self, session: u32, conn: ConnId, parcel: Parcel<'_>, policy: Overload) {
         let Some(slot) = self.sessions.get_mut(session as usize) else { return };
         let ring = slot.ring.get_or_insert_default();
         if policy == Overload::Block {
             self.ledger.blocked += 1;
         }
         if ring.len() < RING_MAX {
-            ring.push_back(delivery);
+            ring.push_back(parcel.to_delivery(0, None));
         } else {
-            let topic = delivery.message.topic.clone();
             if policy == Overload::DropOld {
                 ring.pop_front();
-                ring.push_back(delivery);
+                ring.push_back(parcel.to_delivery(0, None));
             }
-            self.drop_for(session, Drop::SlowClient, 1, &topic);
+            self.drop_for(session, Drop::SlowClient, 1, &parcel.message.topic);
         }
         self.charge_buffers(conn);
     }
@@ -72,13 +72,12 @@ impl Shard {
             && let Some(slot) = self.sessions.get_mut(session as usize)
             && let Some(ring) = &mut slot.ring
         {
-            let (cell, delivery) = (slot.cell, ring.pop_front());
+            let delivery = ring.pop_front();
             if ring.is_empty() {
                 slot.ring = None;
             }
             if let Some(delivery) = delivery {
-                self.send(cell, CellMsg::Deliver(delivery, false));
-                self.settle();
+                self.write_fleeting(session, conn, Parcel::of(&delivery));
             }
         }
     }

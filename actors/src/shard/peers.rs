@@ -9,7 +9,7 @@ use outpost_membership::{Hello, Interest, PeerFrame, RetainedEntry};
 use outpost_model::{Message, NodeId, Now, QoS, TopicFilter, topic};
 use outpost_store::Space;
 
-use super::{CellMsg, Event, Hold, LogLevel, Shard};
+use super::{Event, Hold, LogLevel, Shard};
 use crate::ledger::Drop;
 use crate::record::{self, PeerRecord};
 
@@ -493,7 +493,7 @@ impl Shard {
         if recipients.is_empty() {
             return;
         }
-        self.send(cell, CellMsg::Publish { message: Arc::clone(message), from: None, recipients });
+        self.publish_on(cell, message, None, &recipients);
     }
 
     fn peer_retained(

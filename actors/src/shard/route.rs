@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use outpost_flow::Pressure;
-use outpost_model::{Message, MessageId, QoS, topic};
+use outpost_model::{Message, MessageId, QoS};
 use outpost_mqtt::packet::{Publish, ReasonCode, Version};
 
 use super::bridges::{Kind, Taken};
@@ -43,15 +43,6 @@ impl Shard {
             self.ledger.drop_unqueued(Drop::Denied, 1);
             self.note_publish_refused(session, &publish.topic, ReasonCode::NotAuthorized);
             return self.answer(ticket, ReasonCode::NotAuthorized);
-        }
-        if let Err(topic::TopicError::WildcardInName | topic::TopicError::Empty) =
-            topic::check_name(&publish.topic)
-        {
-            return self.close(
-                conn,
-                ReasonCode::TopicNameInvalid,
-                "a topic name with wildcards or without characters",
-            );
         }
         let event = match self.judge_path(&publish) {
             Taken::Plain => None,
@@ -148,10 +139,12 @@ impl Shard {
             let is_unheard = recipients.is_empty() && self.may_say_unheard(ticket);
             let reason =
                 if is_unheard { ReasonCode::NoMatchingSubscribers } else { ReasonCode::Success };
-            self.tickets.push((ticket, message.id, reason));
+            if ticket != Ticket::None {
+                self.tickets.push((ticket, message.id, reason));
+            }
         }
         if !recipients.is_empty() {
-            self.send(cell, CellMsg::Publish { message, from, recipients });
+            self.publish_on(cell, &message, from, &recipients);
         }
         Ok(())
     }
@@ -299,7 +292,7 @@ impl Shard {
                 let close = reason.is_error() && same_link && !speaks_5;
                 // The session hears of it in any case: a QoS 2 id that was refused is free again.
                 let same_link = same_link && !close;
-                self.send(cell, CellMsg::Accepted { id, qos, reason, same_link });
+                self.send_now(cell, CellMsg::Accepted { id, qos, reason, same_link });
                 if close {
                     self.close(conn, reason, "");
                 }

@@ -3,67 +3,19 @@
 use std::sync::Arc;
 
 use outpost_flow::Verdict;
-use outpost_model::{MessageId, NodeId, QoS};
 use outpost_mqtt::packet::{Packet, ReasonCode};
 use outpost_mqtt::session::{Effect, End};
 use outpost_mqtt::window::Delivery;
 
 use super::channel::{Channel, Owner, Subscriber};
-use super::{Cell, CellMsg, Event, Fx, LogLevel, Shard, Ticket};
+use super::{Cell, CellMsg, LogLevel, Probe, Shard};
 use crate::cell::{CellId, Turn};
 use crate::ledger::Drop;
 
-/// What is at stake in a turn, should it fail.
-#[derive(Clone, Copy)]
-enum Stake {
-    Nothing,
-    /// A message on its way to so many.
-    Message(MessageId, u64),
-    /// A QoS 0 delivery nobody else holds.
-    Delivery,
-    /// A client waits for this.
-    Client,
-}
-
 impl CellMsg {
-    fn stake(&self) -> Stake {
-        match self {
-            Self::Publish { message, recipients, .. } => {
-                Stake::Message(message.id, recipients.len() as u64)
-            }
-            Self::Forward { message, .. } => Stake::Message(message.id, 1),
-            Self::Deliver(delivery, _) if delivery.qos == QoS::AtMostOnce => Stake::Delivery,
-            Self::Packet(_) | Self::Connect(..) => Stake::Client,
-            // QoS 1 and 2 deliveries are accounted for by their session's slot.
-            Self::Deliver(..)
-            | Self::Loaded { .. }
-            | Self::RowsSynced(_)
-            | Self::Accepted { .. }
-            | Self::Subscribed(..)
-            | Self::LinkLost
-            | Self::Skip(..) => Stake::Nothing,
-        }
-    }
-
-    /// What the shard can do itself when the cell cannot: a subscriber, and a channel for a message from a peer, only
-    /// count and pass on, and the peer has nobody left to ask.
-    fn fallback(&self, node: NodeId) -> Option<Self> {
-        match self {
-            Self::Forward { message, qos, retain, ids } => Some(Self::Forward {
-                message: Arc::clone(message),
-                qos: *qos,
-                retain: *retain,
-                ids: ids.clone(),
-            }),
-            Self::Publish { message, recipients, .. } if message.id.node != node => {
-                Some(Self::Publish {
-                    message: Arc::clone(message),
-                    from: None,
-                    recipients: Arc::clone(recipients),
-                })
-            }
-            _ => None,
-        }
+    /// Whether a client waits for what comes of it.
+    fn is_from_client(&self) -> bool {
+        matches!(self, Self::Packet(_) | Self::Connect(..))
     }
 }
 
@@ -91,144 +43,77 @@ impl Shard {
     }
 
     pub(super) fn send(&mut self, to: CellId, message: CellMsg) {
-        let stake = message.stake();
+        let is_from_client = message.is_from_client();
         if self.cells.send(to, message).is_err() {
-            self.lost(to, stake, Drop::Crashed);
+            self.lost(to, is_from_client);
         }
     }
 
+    /// The same, but the turn is run at once when nobody is before it.
+    pub(super) fn send_now(&mut self, to: CellId, message: CellMsg) {
+        if self.in_turn || !self.cells.is_idle() {
+            self.send(to, message);
+        } else {
+            self.run_turn(to, message);
+        }
+    }
+
+    /// The probe and what it is to be shown.
+    pub(super) fn probe_of(&self, id: CellId) -> Option<(Probe, (&'static str, String))> {
+        self.probe.as_ref().map(|probe| (Arc::clone(probe), self.name_of(id)))
+    }
+
+    /// A turn of a session.
     fn run_turn(&mut self, id: CellId, message: CellMsg) {
-        let stake = message.stake();
-        let probe = self.probe.clone().map(|probe| (probe, self.name_of(id)));
-        // Only a probe can make these fail; without one nothing is copied.
-        let fallback = match &probe {
-            Some(_) => message.fallback(self.config.node),
-            None => None,
-        };
-        let (mut fx, mut session_fx) =
-            (std::mem::take(&mut self.fx), std::mem::take(&mut self.session_fx));
+        self.in_turn = true;
+        let is_from_client = message.is_from_client();
+        let probe = self.probe_of(id);
+        let mut fx = std::mem::take(&mut self.fx);
         let (now, limits) = (self.now, &self.config.session);
         let mut message = Some(message);
         let turn = self.cells.turn(id, now.mono_ms, |cell| {
-            let Some(message) = message.take() else { return };
             if let Some((probe, (role, name))) = &probe {
                 probe(role, name);
             }
-            match (cell, message) {
-                (Cell::Session(session), message) => {
-                    session_turn(session, message, limits, now, &mut session_fx);
-                    fx.extend(session_fx.drain(..).map(Fx::Session));
+            match (cell, message.take()) {
+                (Cell::Session(session), Some(message)) => {
+                    session_turn(session, message, limits, now, &mut fx);
                 }
-                (Cell::Channel(channel), CellMsg::Publish { message, from, recipients }) => {
-                    channel.handle_publish(&message, from, &recipients, &mut fx);
-                }
-                (Cell::Subscriber(subscriber), CellMsg::Forward { message, qos, retain, ids }) => {
-                    subscriber.handle_forward(message, qos, retain, ids, &mut fx);
-                }
-                _ => unreachable!("every message is sent to a cell of its kind"),
+                _ => unreachable!("only sessions are sent messages"),
             }
         });
         match turn {
-            Turn::Done => fx.drain(..).for_each(|effect| self.apply(id, effect)),
+            Turn::Done => {
+                if let Some(Owner::Session(session)) = self.cells.owner(id) {
+                    let session = *session;
+                    fx.drain(..).for_each(|effect| self.apply_session(session, effect));
+                }
+            }
             Turn::Panicked(verdict) => {
                 fx.clear();
-                session_fx.clear();
-                self.pass_on_or_lose(id, fallback, stake, Drop::Crashed);
+                self.lost(id, is_from_client);
                 self.cell_failed(id, &verdict);
             }
-            Turn::Unavailable => {
-                let fallback = message.as_ref().and_then(|m| m.fallback(self.config.node));
-                self.pass_on_or_lose(id, fallback, stake, Drop::Quarantined);
-            }
-            Turn::Gone => self.cell_gone(id, message, stake),
-        }
-        (self.fx, self.session_fx) = (fx, session_fx);
-    }
-
-    fn pass_on_or_lose(&mut self, id: CellId, fallback: Option<CellMsg>, stake: Stake, why: Drop) {
-        match (fallback, self.cells.owner(id)) {
-            (
-                Some(CellMsg::Forward { message, qos, retain, ids }),
-                Some(Owner::Subscriber { session, .. }),
-            ) => {
-                let session = *session;
-                self.enqueue(session, message, qos, retain, ids, None);
-            }
-            (Some(CellMsg::Publish { message, recipients, .. }), _) => {
-                let mut fx = Vec::new();
-                Channel::default().handle_publish(&message, None, &recipients, &mut fx);
-                fx.into_iter().for_each(|effect| self.apply(id, effect));
-            }
-            _ => self.lost(id, stake, why),
-        }
-    }
-
-    /// A cell stopped with messages in its mailbox.
-    fn cell_gone(&mut self, id: CellId, message: Option<CellMsg>, stake: Stake) {
-        match message {
-            // The channel was retired, not its receivers.
-            Some(CellMsg::Publish { message, from, recipients }) => {
-                let mut fx = Vec::new();
-                Channel::default().handle_publish(&message, from, &recipients, &mut fx);
-                fx.into_iter().for_each(|effect| self.apply(id, effect));
-            }
-            // Unsubscribed meanwhile: it is owed nothing.
-            Some(CellMsg::Forward { .. }) => {}
-            Some(CellMsg::Deliver(delivery, false)) if delivery.share.is_some() => {
-                self.reroute(delivery, true);
-            }
-            _ => self.lost(id, stake, Drop::SessionEnded),
-        }
-    }
-
-    /// A message did not get through a cell. Its publisher hears that it is not safe; nothing is lost in silence.
-    fn lost(&mut self, id: CellId, stake: Stake, why: Drop) {
-        match stake {
-            Stake::Nothing => {}
-            Stake::Message(message, receivers) => {
-                self.ledger.drop_unqueued(why, receivers);
-                self.crashed_messages.push(message);
-            }
-            Stake::Delivery => self.ledger.drop(why, 1),
-            Stake::Client => {
-                let conn = match self.cells.owner(id) {
-                    Some(Owner::Session(session)) => {
-                        self.sessions.get(*session as usize).and_then(|s| s.conn)
-                    }
-                    _ => None,
-                };
-                if let Some(conn) = conn {
-                    self.close(
-                        conn,
-                        ReasonCode::UnspecifiedError,
-                        "the session's actor failed; it is being restarted",
-                    );
+            Turn::Unavailable => self.lost(id, is_from_client),
+            Turn::Gone => match message {
+                Some(CellMsg::Deliver(delivery, false)) if delivery.share.is_some() => {
+                    self.reroute(delivery, true);
                 }
-            }
+                _ => self.lost(id, is_from_client),
+            },
         }
+        self.fx = fx;
+        self.in_turn = false;
     }
 
-    fn apply(&mut self, from: CellId, effect: Fx) {
-        match effect {
-            Fx::Session(effect) => {
-                if let Some(Owner::Session(session)) = self.cells.owner(from) {
-                    let session = *session;
-                    self.apply_session(session, effect);
-                }
-            }
-            Fx::Forward { to, message, qos, retain, ids } => {
-                self.send(to, CellMsg::Forward { message, qos, retain, ids })
-            }
-            Fx::Enqueue { session, message, qos, retain, ids } => {
-                self.enqueue(session, message, qos, retain, ids, None)
-            }
-            Fx::Group { group, message } => self.enqueue_group(group, message, false),
-            Fx::Peer { peer, durable, message } => self.enqueue_peer(peer, durable, message),
-            Fx::Local { subscription, message } => {
-                self.ledger.owed += 1;
-                self.ledger.delivered += 1;
-                self.events.push_back(Event::Local(subscription, message));
-            }
+    /// A message did not get through a session's cell. Its client is cut off and asks again; QoS 1 and 2 deliveries are
+    /// accounted for by the session's slot.
+    fn lost(&mut self, id: CellId, is_from_client: bool) {
+        let Some(Owner::Session(session)) = self.cells.owner(id) else { return };
+        let conn = self.sessions.get(*session as usize).and_then(|s| s.conn);
+        if let Some(conn) = conn.filter(|_| is_from_client) {
+            let why = "the session's actor failed; it is being restarted";
+            self.close(conn, ReasonCode::UnspecifiedError, why);
         }
     }
 
@@ -262,12 +147,10 @@ impl Shard {
     }
 
     fn settle_tickets(&mut self) {
-        for (ticket, id, mut reason) in std::mem::take(&mut self.tickets) {
+        let mut tickets = std::mem::take(&mut self.tickets);
+        for (ticket, id, mut reason) in tickets.drain(..) {
             if self.crashed_messages.contains(&id) {
                 reason = ReasonCode::UnspecifiedError;
-            }
-            if matches!(ticket, Ticket::None) {
-                continue;
             }
             if reason.is_error() {
                 self.forget_received(ticket);
@@ -278,10 +161,13 @@ impl Shard {
                 self.settle_ticket(ticket, reason);
             }
         }
+        if self.tickets.is_empty() {
+            self.tickets = tickets; // its memory is used again
+        }
     }
 
     /// A cell panicked: it starts again at once, later, or after quarantine, as its policy says.
-    fn cell_failed(&mut self, id: CellId, verdict: &Verdict) {
+    pub(super) fn cell_failed(&mut self, id: CellId, verdict: &Verdict) {
         self.ledger.panics += 1;
         let (role, name) = self.name_of(id);
         let cause = self.cells.last_cause(id).unwrap_or_default().to_owned();
@@ -320,8 +206,8 @@ impl Shard {
         match self.cells.owner(id).cloned() {
             Some(Owner::Session(session)) => self.revive_when_readable(session),
             Some(Owner::Channel(_)) => self.cells.revive(id, Cell::Channel(Channel::default())),
-            Some(Owner::Subscriber { session, .. }) => {
-                self.cells.revive(id, Cell::Subscriber(Subscriber::new(session)))
+            Some(Owner::Subscriber { .. }) => {
+                self.cells.revive(id, Cell::Subscriber(Subscriber::default()))
             }
             None => {}
         }
@@ -387,6 +273,5 @@ fn session_turn(
         }
         CellMsg::Skip(id, qos, end) => session.skip(id, qos, end, fx),
         CellMsg::LinkLost => session.handle_connection_lost(),
-        CellMsg::Publish { .. } | CellMsg::Forward { .. } => unreachable!("not for a session"),
     }
 }

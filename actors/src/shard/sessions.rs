@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytestring::ByteString;
-use outpost_model::{Message, MessageId, NodeId, QoS};
+use outpost_model::{MessageId, NodeId, QoS};
 use outpost_mqtt::packet::{Packet, PacketId, Will};
 use outpost_mqtt::session::{End, Session};
 use outpost_mqtt::window::{Delivery, Outbound};
@@ -13,6 +13,7 @@ use super::bridges::Kind;
 use super::channel::Owner;
 use super::decisions::SessionDrops;
 use super::overflow::Ring;
+use super::pass::Parcel;
 use super::subscriptions::Subscriptions;
 use super::{Cell, CellMsg, ConnId, Hold, LogLevel, Shard};
 use crate::cell::CellId;
@@ -178,38 +179,24 @@ impl Shard {
     }
 
     /// A message for a session, from one of its subscribers.
-    pub(super) fn enqueue(
-        &mut self,
-        session: u32,
-        message: Arc<Message>,
-        qos: QoS,
-        retain: bool,
-        ids: Vec<u32>,
-        share: Option<Arc<str>>,
-    ) {
+    pub(super) fn enqueue(&mut self, session: u32, parcel: Parcel<'_>, share: Option<Arc<str>>) {
         self.ledger.owed += 1;
         let Some(slot) = self.sessions.get(session as usize) else {
             return self.ledger.drop(Drop::SessionEnded, 1);
         };
-        let (conn, cell) = (slot.conn, slot.cell);
+        if parcel.qos == QoS::AtMostOnce {
+            return self.deliver_at_once(session, parcel);
+        }
+        let cell = slot.cell;
         if !self.cells.has_room(cell) {
             // Before it has a place: its publisher hears that it is not safe.
-            self.crashed_messages.push(message.id);
-            return self.drop_for(session, Drop::Crashed, 1, &message.topic);
-        }
-        let mut delivery =
-            Delivery { place: 0, message, qos, retain, subscription_ids: ids, share };
-        if qos == QoS::AtMostOnce {
-            let open = conn.filter(|conn| self.connection(*conn).is_some_and(|c| c.welcomed));
-            return match open {
-                None => self.drop_for(session, Drop::Offline, 1, &delivery.message.topic),
-                Some(conn) => self.enqueue_fleeting(session, conn, delivery),
-            };
+            self.crashed_messages.push(parcel.message.id);
+            return self.drop_for(session, Drop::Crashed, 1, &parcel.message.topic);
         }
         let (messages_max, bytes_max) =
             (self.config.queue_messages_max, self.config.queue_bytes_max);
         let slot = &mut self.sessions[session as usize];
-        delivery.place = slot.next_place;
+        let delivery = parcel.to_delivery(slot.next_place, share);
         slot.next_place += 1;
         slot.queued += 1;
         slot.queued_bytes += delivery.message.cost_bytes() as u64;
@@ -229,7 +216,7 @@ impl Shard {
             self.write_delivery(session, &delivery, false);
             self.journal.need_body(&delivery.message);
         }
-        if durable && qos == QoS::ExactlyOnce {
+        if durable && delivery.qos == QoS::ExactlyOnce {
             let (number, upto) = (self.sessions[session as usize].number, delivery.place + 1);
             self.journal.hold(Hold::Rows { session, number, upto });
         }

@@ -10,6 +10,7 @@ use outpost_mqtt::packet::{ReasonCode, RetainHandling, Subscribe, SubscribeOptio
 use outpost_store::Space;
 
 use super::channel::{Owner, Subscriber};
+use super::pass::Parcel;
 use super::sys::is_sys;
 use super::{Cell, CellMsg, Route, Shard};
 use crate::cell::CellId;
@@ -125,7 +126,7 @@ impl Shard {
     ) {
         let name: Arc<str> = filter.as_str().into();
         let owner = Owner::Subscriber { session, options, id: id.and_then(NonZeroU32::new) };
-        let cell = self.cells.spawn(owner, Cell::Subscriber(Subscriber::new(session)));
+        let cell = self.cells.spawn(owner, Cell::Subscriber(Subscriber::default()));
         let slot = &mut self.sessions[session as usize];
         let durable = slot.durable;
         slot.subscriptions.insert(Arc::clone(&name), cell);
@@ -364,8 +365,8 @@ impl Shard {
         let (qos, retain) =
             (member.qos.min(message.qos), member.retain_as_published && message.retain);
         let share = format!("$share/{}/{}", group.name.0, group.name.1);
-        let ids = member.id.into_iter().collect();
-        self.enqueue(member.session, message, qos, retain, ids, Some(share.into()));
+        let parcel = Parcel { message: &message, qos, retain, ids: member.id.as_slice() };
+        self.enqueue(member.session, parcel, Some(share.into()));
     }
 
     /// Sends some retained messages to a session that is owed them and has room. `false`: there is none.
@@ -384,7 +385,9 @@ impl Shard {
         for message in messages {
             if message.expiry_left_s(wall_ms) != Some(0) {
                 let qos = due.options.qos.min(message.qos);
-                self.enqueue(due.session, message, qos, true, due.id.into_iter().collect(), None);
+                let ids = due.id.as_slice();
+                let parcel = Parcel { message: &message, qos, retain: true, ids };
+                self.enqueue(due.session, parcel, None);
             }
         }
         if let Some(last) = last {

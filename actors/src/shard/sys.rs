@@ -12,6 +12,7 @@ use outpost_flow::LoadAverage;
 use outpost_model::{Message, QoS, TopicFilter};
 
 use super::channel::Recipient;
+use super::pass::Parcel;
 use super::{Cell, Shard};
 
 /// What all of its topics begin with. Clients may not publish there.
@@ -179,15 +180,14 @@ impl Shard {
     /// To clients of this node that are here; nobody is owed it.
     fn publish_sys(&mut self, message: &Arc<Message>) {
         for recipient in self.find_recipients(&message.topic) {
-            let message = Arc::clone(message);
             match recipient {
-                Recipient::Session { session, retain_as_published, ids, .. } => {
+                Recipient::Session { session, retain_as_published: retain, ids, .. } => {
                     if self.sessions.get(session as usize).is_some_and(|s| s.conn.is_some()) {
                         let qos = QoS::AtMostOnce;
-                        self.enqueue(session, message, qos, retain_as_published, ids, None);
+                        self.enqueue(session, Parcel { message, qos, retain, ids: &ids }, None);
                     }
                 }
-                Recipient::Group(group) => self.enqueue_group(group, message, false),
+                Recipient::Group(group) => self.enqueue_group(group, Arc::clone(message), false),
                 Recipient::Peer { .. } | Recipient::Local(_) => {}
             }
         }

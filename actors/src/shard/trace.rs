@@ -6,11 +6,11 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use outpost_model::{Message, Now, QoS, TopicFilter};
 use outpost_mqtt::packet::{Ack, Packet, PacketId, Publish};
-use outpost_mqtt::window::Delivery;
 use serde::Serialize;
 
 use super::connection::Phase;
 use super::decisions::{Decision, name};
+use super::pass::Parcel;
 use super::queue::hex;
 use super::{ConnId, Event, Shard};
 
@@ -220,7 +220,7 @@ impl Shard {
     pub(super) fn trace_delivery(
         &mut self,
         session: u32,
-        delivery: &Delivery,
+        parcel: Parcel<'_>,
         packet_id: Option<PacketId>,
         dup: bool,
     ) {
@@ -230,12 +230,12 @@ impl Shard {
             what: "sent",
             client_id: &client_id,
             packet: "PUBLISH",
-            topic: &delivery.message.topic,
-            qos: Some(delivery.qos),
-            retain: delivery.retain,
+            topic: &parcel.message.topic,
+            qos: Some(parcel.qos),
+            retain: parcel.retain,
             dup,
             packet_id,
-            payload: Some(&delivery.message.payload),
+            payload: Some(&parcel.message.payload),
             ..Fact::default()
         });
     }

@@ -1,0 +1,283 @@
+//! From a channel to everybody who receives there, as far as their buffers: the turns of channels and of subscribers.
+//!
+//! Neither keeps a message nor waits for anything, so no mailbox is needed: their turns are run on the spot.
+
+use std::sync::Arc;
+
+use outpost_model::{Message, QoS};
+use outpost_mqtt::alias::Alias;
+use outpost_mqtt::codec::PACKET_BYTES_MAX;
+use outpost_mqtt::packet::{PacketId, PublishHead, Version};
+use outpost_mqtt::session::End;
+use outpost_mqtt::window::Delivery;
+
+use super::channel::Recipient;
+use super::{Cell, CellMsg, ConnId, Event, Shard};
+use crate::cell::{CellId, Turn};
+use crate::ledger::Drop;
+
+/// A message as one receiver is to get it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parcel<'a> {
+    pub(super) message: &'a Arc<Message>,
+    pub(super) qos: QoS,
+    pub(super) retain: bool,
+    /// Numbers of the subscriptions that matched.
+    pub(super) ids: &'a [u32],
+}
+
+impl<'a> Parcel<'a> {
+    /// What a queue keeps of it.
+    pub(super) fn to_delivery(self, place: u64, share: Option<Arc<str>>) -> Delivery {
+        Delivery {
+            place,
+            message: Arc::clone(self.message),
+            qos: self.qos,
+            retain: self.retain,
+            subscription_ids: self.ids.to_vec(),
+            share,
+        }
+    }
+
+    pub(super) fn of(delivery: &'a Delivery) -> Self {
+        let Delivery { message, qos, retain, subscription_ids: ids, .. } = delivery;
+        Self { message, qos: *qos, retain: *retain, ids }
+    }
+}
+
+/// The head of the last PUBLISH that was written without anything of its receiver's own: the next receiver of the same
+/// message gets the same bytes.
+#[derive(Debug, Default)]
+pub(super) struct LastFrame {
+    of: Option<(Arc<Message>, FrameKey)>,
+    head: Vec<u8>,
+}
+
+/// Version, retain flag and seconds of life left.
+type FrameKey = (Version, bool, Option<u32>);
+
+impl LastFrame {
+    /// The head of this message; `encode` writes it when it is another than the last.
+    pub(super) fn get(
+        &mut self,
+        message: &Arc<Message>,
+        key: FrameKey,
+        encode: impl FnOnce(&mut Vec<u8>) -> bool,
+    ) -> Option<&[u8]> {
+        let is_last =
+            |(last, its): &(Arc<Message>, FrameKey)| Arc::ptr_eq(last, message) && *its == key;
+        if !self.of.as_ref().is_some_and(is_last) {
+            self.head.clear();
+            self.of = encode(&mut self.head).then(|| (Arc::clone(message), key));
+        }
+        self.of.is_some().then_some(&self.head)
+    }
+
+    /// The turn is over: no message is kept for this.
+    pub(super) fn forget(&mut self) {
+        self.of = None;
+    }
+}
+
+impl Shard {
+    /// A turn of a channel: a message for its topic. `from`: who published it, when that was a client of this node.
+    pub(super) fn publish_on(
+        &mut self,
+        channel: CellId,
+        message: &Arc<Message>,
+        from: Option<u32>,
+        recipients: &[Recipient],
+    ) {
+        let turn = self.short_turn(channel, |cell| match cell {
+            Cell::Channel(channel) => channel.published += 1,
+            _ => unreachable!("the shard keeps channels apart"),
+        });
+        match turn {
+            // The channel was retired, not its receivers.
+            Turn::Done | Turn::Gone => self.pass_to_all(message, from, recipients),
+            Turn::Panicked(verdict) => {
+                self.pass_on_or_lose(message, recipients, Drop::Crashed);
+                self.cell_failed(channel, &verdict);
+            }
+            Turn::Unavailable => self.pass_on_or_lose(message, recipients, Drop::Quarantined),
+        }
+    }
+
+    /// The channel's cell failed. A client is told that its message is not safe; a peer has nobody left to ask, so its
+    /// message goes on without the cell.
+    fn pass_on_or_lose(&mut self, message: &Arc<Message>, recipients: &[Recipient], why: Drop) {
+        if message.id.node != self.config.node {
+            return self.pass_to_all(message, None, recipients);
+        }
+        self.ledger.drop_unqueued(why, recipients.len() as u64);
+        self.crashed_messages.push(message.id);
+    }
+
+    fn pass_to_all(&mut self, message: &Arc<Message>, from: Option<u32>, recipients: &[Recipient]) {
+        for recipient in recipients {
+            match recipient {
+                Recipient::Session { session, no_local: true, .. } if Some(*session) == from => {}
+                Recipient::Session {
+                    subscriber, session, qos, retain_as_published, ids, ..
+                } => {
+                    let qos = (*qos).min(message.qos);
+                    let retain = *retain_as_published && message.retain;
+                    self.forward(*subscriber, *session, Parcel { message, qos, retain, ids });
+                }
+                Recipient::Group(group) => self.enqueue_group(*group, Arc::clone(message), false),
+                Recipient::Peer { peer, durable } => {
+                    self.enqueue_peer(*peer, *durable, Arc::clone(message));
+                }
+                Recipient::Local(subscription) => {
+                    self.ledger.owed += 1;
+                    self.ledger.delivered += 1;
+                    self.events.push_back(Event::Local(*subscription, Arc::clone(message)));
+                }
+            }
+        }
+    }
+
+    /// A turn of a subscriber: a message that matches its filter, on its way to its session. It only counts, so the
+    /// message goes on when its cell fails.
+    fn forward(&mut self, subscriber: CellId, session: u32, parcel: Parcel<'_>) {
+        let turn = self.short_turn(subscriber, |cell| match cell {
+            Cell::Subscriber(subscriber) => subscriber.forwarded += 1,
+            _ => unreachable!("the shard keeps subscribers apart"),
+        });
+        if turn != Turn::Gone {
+            self.enqueue(session, parcel, None);
+        }
+        if let Turn::Panicked(verdict) = turn {
+            self.cell_failed(subscriber, &verdict);
+        }
+    }
+
+    fn short_turn(&mut self, id: CellId, act: impl FnOnce(&mut Cell)) -> Turn {
+        let probe = self.probe_of(id);
+        self.cells.turn(id, self.now.mono_ms, |cell| {
+            if let Some((probe, (role, name))) = &probe {
+                probe(role, name);
+            }
+            act(cell);
+        })
+    }
+
+    /// A QoS 0 message for a session is in no queue: it is for a client that is here.
+    pub(super) fn deliver_at_once(&mut self, session: u32, parcel: Parcel<'_>) {
+        let conn = self.sessions.get(session as usize).and_then(|s| s.conn);
+        match conn.filter(|conn| self.connection(*conn).is_some_and(|c| c.welcomed)) {
+            None => self.drop_for(session, Drop::Offline, 1, &parcel.message.topic),
+            Some(conn) => self.enqueue_fleeting(session, conn, parcel),
+        }
+    }
+
+    /// Writes a QoS 0 message for a client.
+    pub(super) fn write_fleeting(&mut self, session: u32, conn: ConnId, parcel: Parcel<'_>) {
+        if self.write_publish(session, conn, parcel, None, false) {
+            self.ledger.delivered += 1;
+        } else {
+            self.drop_for(session, Drop::TooLarge, 1, &parcel.message.topic);
+        }
+    }
+
+    /// Writes a message for a client, one that its session keeps.
+    pub(super) fn deliver(
+        &mut self,
+        session: u32,
+        delivery: &Delivery,
+        id: Option<PacketId>,
+        dup: bool,
+    ) {
+        let Some(conn) = self.sessions.get(session as usize).and_then(|s| s.conn) else { return };
+        let parcel = Parcel::of(delivery);
+        if self.connection(conn).is_some()
+            && !self.write_publish(session, conn, parcel, id, dup)
+            && let Some(id) = id
+        {
+            // To be treated as if it had been sent and acknowledged (MQTT-3.1.2-25).
+            self.skip_too_large(session, id, delivery.qos);
+        }
+    }
+
+    /// `false`: it is larger than the client takes, and nothing was written.
+    fn write_publish(
+        &mut self,
+        session: u32,
+        conn: ConnId,
+        parcel: Parcel<'_>,
+        id: Option<PacketId>,
+        dup: bool,
+    ) -> bool {
+        if self.traces.is_on() {
+            self.trace_delivery(session, parcel, id, dup);
+        }
+        let Parcel { message, qos, retain, ids } = parcel;
+        let with_path = self.with_path(session, message);
+        let Some(connection) = self
+            .connections
+            .get_mut(conn.index as usize)
+            .filter(|c| c.generation() == conn.generation)
+        else {
+            return false;
+        };
+        let (version, packet_max) = (connection.version, connection.packet_max);
+        let alias = connection.aliases.as_mut().map_or(Alias::None, |a| a.find(&message.topic));
+        let (topic, topic_alias) = match alias {
+            Alias::None => (&*message.topic, None),
+            Alias::New(number) => (&*message.topic, Some(number)),
+            Alias::Known(number) => ("", Some(number)),
+        };
+        let head = PublishHead {
+            dup,
+            qos,
+            retain,
+            topic,
+            packet_id: id,
+            topic_alias,
+            expiry_s: message.expiry_left_s(self.now.wall_ms),
+            subscription_ids: ids,
+            properties: with_path.as_ref().or(message.properties.as_deref()),
+            payload_len: message.payload.len(),
+        };
+        let out = &mut connection.out;
+        // What is the same for many receivers is encoded once.
+        let has_own = !ids.is_empty() || connection.aliases.is_some() || with_path.is_some();
+        let is_same_for_many = id.is_none() && !has_own;
+        let fits = if is_same_for_many {
+            let key = (version, retain, head.expiry_s);
+            let frame = self
+                .last_frame
+                .get(message, key, |out| head.encode(version, PACKET_BYTES_MAX, out).is_ok());
+            frame.is_some_and(|frame| {
+                let fits = frame.len() + message.payload.len() <= packet_max as usize;
+                if fits {
+                    out.put(frame);
+                }
+                fits
+            })
+        } else {
+            out.put_with(|out| head.encode(version, packet_max, out)).is_ok()
+        };
+        if !fits {
+            return false;
+        }
+        if let (Alias::New(number), Some(aliases)) = (alias, connection.aliases.as_mut()) {
+            aliases.set(number, &message.topic);
+        }
+        connection.out.put_payload(&message.payload);
+        let bytes = message.payload.len();
+        connection.traffic.messages_mut().count_sent(qos, bytes);
+        self.totals.packets_sent += 1;
+        self.totals.messages.count_sent(qos, bytes);
+        if !std::mem::replace(&mut connection.flush_asked, true) {
+            self.events.push_back(Event::Flush(conn));
+        }
+        true
+    }
+
+    fn skip_too_large(&mut self, session: u32, id: PacketId, qos: QoS) {
+        let Some(slot) = self.sessions.get(session as usize) else { return };
+        let cell = slot.cell;
+        self.send(cell, CellMsg::Skip(id, qos, End::TooLarge));
+    }
+}
