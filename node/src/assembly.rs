@@ -168,6 +168,7 @@ impl Node {
             }),
             handle: plane.clone(),
             listeners: listeners.all().to_vec(),
+            gather_us: u64::from(config.limits.gather_us_max),
             probe: hooks.probe.clone(),
         };
         let shadow_spec = ShadowSpec {

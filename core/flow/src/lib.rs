@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod backoff;
 pub mod budget;
+pub mod gather;
 pub mod limits;
 pub mod load;
 pub mod overload;
@@ -15,6 +16,7 @@ pub mod wheel;
 pub use admission::{Admission, AdmissionLimits};
 pub use backoff::Backoff;
 pub use budget::{Budget, Class, Pressure};
+pub use gather::Gather;
 pub use limits::{Bucket, Rate};
 pub use load::LoadAverage;
 pub use overload::Overload;

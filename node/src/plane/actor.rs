@@ -6,10 +6,11 @@ use std::sync::Arc;
 use outpost_actors::cell::panic_text;
 use outpost_actors::ports::Gate;
 use outpost_actors::shard::{Probe, Shard, ShardConfig};
+use outpost_flow::Gather;
 use outpost_store::disk::DiskStore;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::LocalSet;
 
 use super::handle::{COMMANDS_MAX, Command, PlaneHandle, PlanePorts};
 use super::thread::Plane;
@@ -31,6 +32,8 @@ pub struct PlaneSpec {
     pub handle: PlaneHandle,
     /// Where clients come in.
     pub listeners: Vec<Arc<Listening>>,
+    /// Microseconds between turns that follow each other closely.
+    pub gather_us: u64,
     /// For tests only.
     pub probe: Option<Probe>,
 }
@@ -117,19 +120,20 @@ fn run_thread(
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()
+        .build_local(LocalOptions::default())
         .map_err(|error| error.to_string())?;
-    let local = LocalSet::new();
+    keep_rests_short();
     let (sender, commands) = mpsc::channel::<Command>(COMMANDS_MAX);
     spec.handle.connect(sender);
     let plane = Plane::new(
         shard,
+        Gather::new(spec.gather_us),
         spec.handle.clone(),
         Arc::clone(&spec.ports),
         Arc::clone(&spec.gate),
         control,
     );
-    local.block_on(&runtime, async {
+    runtime.block_on(async {
         let mut serving = Vec::with_capacity(spec.listeners.len());
         for listening in &spec.listeners {
             let failed = |why| format!("cannot serve listener {}: {why}", listening.door.name);
@@ -144,4 +148,12 @@ fn run_thread(
         serving.iter().for_each(tokio::task::JoinHandle::abort);
         Ok(())
     })
+}
+
+/// Linux lets a thread that sleeps for 50 µs sleep for 100, to save wake-ups; this one sleeps to save them.
+fn keep_rests_short() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1_000)) {
+        tracing::debug!("rests between turns last longer than asked for: {error}");
+    }
 }

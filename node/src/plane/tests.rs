@@ -74,7 +74,8 @@ impl Bench {
         let (sender, commands) = mpsc::channel(64);
         handle.connect(sender);
         let control = tokio::runtime::Handle::current();
-        let plane = Plane::new(shard, handle.clone(), Arc::new(ports), gate, control);
+        let gather = outpost_flow::Gather::new(50);
+        let plane = Plane::new(shard, gather, handle.clone(), Arc::new(ports), gate, control);
         let running = spawn_local({
             let plane = Rc::clone(&plane);
             async move { plane.run(commands).await }

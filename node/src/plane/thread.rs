@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell, RefMut};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -14,10 +14,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 use outpost_actors::ledger::Drop;
 use outpost_actors::out_buffer::OutBuffer;
 use outpost_actors::ports::{Admission, Credentials, Gate, Method, Origin, Step};
 use outpost_actors::shard::{ConnId, Event, LogLevel, Received, Shard};
+use outpost_flow::Gather;
 use outpost_model::{Message, TopicFilter};
 use outpost_mqtt::packet::ReasonCode;
 use outpost_store::Lsn;
@@ -26,7 +28,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::handle::{Command, PlaneHandle, PlanePorts};
-use crate::clock::now;
+use crate::clock::{now, now_us};
 use crate::listen::arrival;
 use crate::listen::connection::{ByteStream, Connection, Serving};
 use crate::listen::door::{Refusal, Ticket};
@@ -68,6 +70,11 @@ pub struct Plane {
     turn: Notify,
     timer: Notify,
     turn_due: Cell<bool>,
+    /// Connections read from in this turn, counted once for each read.
+    reads: Cell<usize>,
+    gather: RefCell<Gather>,
+    /// When the timers wake up by themselves, monotonic.
+    timer_due_ms: Cell<u64>,
     /// The end of a turn is under way: it carries out what it causes itself.
     in_turn: Cell<bool>,
     /// What a task of this thread panicked with; the thread ends with it.
@@ -91,9 +98,10 @@ pub struct Plane {
 }
 
 impl Plane {
-    /// A plane around a shard.
+    /// A plane around a shard; `gather` keeps turns apart.
     pub fn new(
         shard: Shard,
+        gather: Gather,
         handle: PlaneHandle,
         ports: Arc<dyn PlanePorts>,
         gate: Arc<dyn Gate>,
@@ -108,6 +116,9 @@ impl Plane {
             turn: Notify::new(),
             timer: Notify::new(),
             turn_due: Cell::new(false),
+            reads: Cell::new(0),
+            gather: RefCell::new(gather),
+            timer_due_ms: Cell::new(0),
             in_turn: Cell::new(false),
             panic: RefCell::default(),
             panicked: Notify::new(),
@@ -191,7 +202,7 @@ impl Plane {
         };
         let connection = Rc::new(Connection::new(id, stream, ticket));
         self.keep(Rc::clone(&connection));
-        self.timer.notify_one();
+        self.look_at_timers();
         tokio::task::spawn_local(Serving::new(connection, Rc::clone(self)));
     }
 
@@ -203,6 +214,7 @@ impl Plane {
     /// Bytes for the shard.
     pub fn receive(&self, id: ConnId, bytes: &[u8]) -> Received {
         let received = self.shard.borrow_mut().receive(id, bytes, now());
+        self.reads.set(self.reads.get() + 1);
         self.schedule_turn();
         received
     }
@@ -258,6 +270,16 @@ impl Plane {
         loop {
             self.turn.notified().await;
             self.end_turn();
+            self.rest();
+        }
+    }
+
+    /// Lets what comes next gather for a moment, when turns follow each other closely.
+    fn rest(&self) {
+        let rest_us = self.gather.borrow_mut().handle_turn(now_us(), self.reads.take());
+        if rest_us > 0 {
+            // Not a timer of the runtime: those are of a thousand times its length. Nothing else waits on this thread.
+            std::thread::sleep(Duration::from_micros(rest_us));
         }
     }
 
@@ -292,14 +314,24 @@ impl Plane {
             self.carry_out(event);
         }
         self.in_turn.set(false);
-        self.timer.notify_one();
+        self.look_at_timers();
+    }
+
+    /// Wakes the timers when something is due before they wake by themselves.
+    fn look_at_timers(&self) {
+        let due_ms = self.shard.borrow().next_tick_ms();
+        if due_ms.is_some_and(|due_ms| due_ms < self.timer_due_ms.get()) {
+            self.timer.notify_one();
+        }
     }
 
     async fn timers(self: Rc<Self>) {
         loop {
             let due_ms = self.shard.borrow().next_tick_ms();
-            let wait_ms = due_ms
-                .map_or(60_000, |due_ms| due_ms.saturating_sub(now().mono_ms).clamp(1, 60_000));
+            let now_ms = now().mono_ms;
+            let wait_ms =
+                due_ms.map_or(60_000, |due_ms| due_ms.saturating_sub(now_ms).clamp(1, 60_000));
+            self.timer_due_ms.set(now_ms + wait_ms);
             tokio::select! {
                 biased;
                 () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {
