@@ -9,10 +9,11 @@ use std::process::Command;
 const LINES_PER_FILE_MAX: usize = 600;
 
 /// Where our own sources are.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "core",
     "store",
     "actors",
+    "bench",
     "cluster",
     "hardware",
     "node",

@@ -1,0 +1,37 @@
+//! Many connections that do nothing: what one costs in memory, and what coming costs in CPU.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::Figures;
+use crate::client::Client;
+use crate::server::{Reading, resident};
+
+/// The server's allocator and timers settle.
+const SETTLE: Duration = Duration::from_secs(2);
+
+pub fn run(server: SocketAddr, pid: u32, connections: usize) -> io::Result<Figures> {
+    let (before, reading, started) = (resident(pid), Reading::new(pid), Instant::now());
+    let mut clients = Vec::with_capacity(connections);
+    for number in 0..connections {
+        let filter = format!("idle/{number}/command");
+        let id = format!("idle-{number}");
+        clients.push(Client::connect(server, number, &id, true, Some((&filter, 0)))?);
+    }
+    let (seconds, cpu) = (started.elapsed().as_secs_f64(), reading.server_since(pid));
+    std::thread::sleep(SETTLE);
+    let after = resident(pid);
+    let mut scratch = vec![0; 256 * 1024].try_into().expect("its length");
+    let gone = clients.iter_mut().filter_map(|c| c.read(&mut scratch, |_, _| ()).err()).count();
+    let each = connections as f64;
+    let mut figures = vec![
+        ("rss_bytes_per_connection", (after - before) / each),
+        ("rss_mb", after / 1e6),
+        ("server_ms_per_1000_connects", cpu.as_secs_f64() * 1e6 / each),
+        ("connects_per_second", each / seconds),
+        ("lost", gone as f64),
+    ];
+    figures.extend(reading.since(pid, connections as u64).into_iter().skip(1));
+    Ok(figures)
+}
