@@ -66,6 +66,14 @@ impl Client {
         scratch: &mut Scratch,
         mut each: impl FnMut(Frame<'_>, &mut Vec<u8>),
     ) -> io::Result<()> {
+        if !self.rest.is_empty() {
+            let rest = std::mem::take(&mut self.rest); // came with the answer to CONNECT, perhaps
+            let mut input = &rest[..];
+            while let Some(frame) = Frame::take(&mut input) {
+                each(frame, &mut self.out);
+            }
+            self.rest = input.to_vec();
+        }
         loop {
             let count = match self.stream.read(&mut scratch[..]) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),

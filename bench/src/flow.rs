@@ -59,6 +59,8 @@ struct Load<'a> {
     subscribers: Vec<Subscriber>,
     tally: Tally,
     start: Instant,
+    /// Nothing more is sent.
+    over: bool,
     scratch: Scratch,
     payload: Vec<u8>,
 }
@@ -139,6 +141,7 @@ impl<'a> Load<'a> {
             publishers: (0..publishers).map(publisher).collect::<io::Result<_>>()?,
             tally: Tally { credits: vec![0; publishers], ..Tally::default() },
             start: Instant::now(),
+            over: false,
             scratch: vec![0; 256 * 1024].try_into().expect("its length"),
             payload: vec![0x55; flow.size.max(16)],
         })
@@ -170,7 +173,7 @@ impl<'a> Load<'a> {
     /// Receives what is under way.
     fn drain(&mut self, poll: &mut Poll) -> io::Result<()> {
         let mut events = Events::with_capacity(1_024);
-        self.publishers.iter_mut().for_each(|p| p.due = 0);
+        self.over = true;
         let (mut seen, mut since) = (self.tally.delivered, Instant::now());
         let sent: u64 = self.publishers.iter().map(|p| u64::from(p.sent)).sum();
         while self.tally.delivered < sent * self.fan && since.elapsed() < STILL_MAX {
@@ -242,7 +245,7 @@ impl<'a> Load<'a> {
                 u64::from(publisher.sent) < complete + u64::from(flow.window)
                     && publisher.unacked < flow.window
             };
-            if !may {
+            if !may || self.over {
                 break;
             }
             let now_ns = self.start.elapsed().as_nanos() as u64;

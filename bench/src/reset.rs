@@ -41,9 +41,13 @@ pub fn run(server: SocketAddr, pid: u32, count: u32, every: u32, qos: u8) -> io:
     for id in ["reset-subscriber", "reset-publisher"] {
         drop(Client::connect(server, 0, id, true, None)?);
     }
-    let subscribe = || Client::connect(server, 1, "reset-subscriber", false, Some((TOPIC, qos)));
+    let subscribe = |what| Client::connect(server, 1, "reset-subscriber", false, what);
     let publish = || Client::connect(server, 2, "reset-publisher", false, None);
-    let mut to = Subscriber { client: subscribe()?, taken: BTreeSet::new(), seen: BTreeMap::new() };
+    let mut to = Subscriber {
+        client: subscribe(Some((TOPIC, qos)))?,
+        taken: BTreeSet::new(),
+        seen: BTreeMap::new(),
+    };
     let mut from = Publisher { client: publish()?, next: 0, open: BTreeMap::new() };
     let (reading, mut resets, mut since) = (Reading::new(pid), 0, Instant::now());
     while to.seen.len() < count as usize && since.elapsed() < STILL_MAX {
@@ -57,7 +61,7 @@ pub fn run(server: SocketAddr, pid: u32, count: u32, every: u32, qos: u8) -> io:
         if to.seen.len() >= (resets as usize + 1) * every as usize {
             if resets % 2 == 0 {
                 reset(&to.client)?;
-                to.client = subscribe()?;
+                to.client = subscribe(None)?; // the session keeps its subscription
             } else {
                 reset(&from.client)?;
                 from.client = publish()?;
