@@ -95,6 +95,10 @@ impl OutBuffer {
                 self.tail = Vec::new();
                 self.front = VecDeque::new();
             }
+        } else if self.written > KEEP_BYTES.max(self.tail.len() / 2) {
+            // A client that never catches up would otherwise keep all it was ever sent.
+            self.tail.drain(..self.written);
+            self.written = 0;
         }
     }
 
@@ -130,6 +134,19 @@ mod tests {
         assert_eq!(out.len(), 3);
         assert_eq!(out.take(), [7, b'c', b'd']);
         assert_eq!((out.take_count(), out.take_count()), (3_004, 0));
+    }
+
+    #[test]
+    fn what_is_written_is_given_back_though_something_always_waits() {
+        let mut out = OutBuffer::default();
+        out.put(&[0; 1_000]);
+        for round in 0..10_000_u32 {
+            out.put(&round.to_be_bytes().repeat(250));
+            out.advance(1_000);
+        }
+        assert_eq!(out.len(), 1_000);
+        assert!(out.tail.capacity() <= 64 * 1_024, "{} bytes for 1,000", out.tail.capacity());
+        assert_eq!(out.take(), 9_999_u32.to_be_bytes().repeat(250));
     }
 
     #[test]
