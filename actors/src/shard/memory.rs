@@ -27,7 +27,7 @@ const RETAINED_BYTES: u64 = 256;
 const BODY_BYTES: u64 = 48;
 
 /// A client that is owed more deliveries than this is behind: what comes for it waits in memory.
-const BEHIND_MESSAGES: u32 = 16;
+pub(super) const BEHIND_MESSAGES: u32 = 16;
 
 /// From [`Pressure::Shed`] on QoS 0 to a client is dropped when this part of its write buffer is full.
 pub(super) const SHED_DIVISOR: usize = 16;

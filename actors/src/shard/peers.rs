@@ -509,7 +509,9 @@ impl Shard {
         self.clock
             .observe(entry.stamp, self.now, CLOCK_AHEAD_MS_MAX)
             .map_err(|error| error.to_string())?;
-        if entry.message.is_some() && !self.has_retained_room(&entry.topic) {
+        if let Some(message) = &entry.message
+            && !self.has_retained_room(&entry.topic, message.payload.len())
+        {
             // Not noted as seen: it comes again with the next link, when there may be room.
             if let Some(peer) = self.peers.get_mut(&id)
                 && !std::mem::replace(&mut peer.retained_gap, true)

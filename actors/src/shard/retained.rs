@@ -12,6 +12,10 @@ use outpost_store::Space;
 use super::{Hold, Shard};
 use crate::record;
 
+/// A retained message may grow to this while memory is short. Less: a value with one more digit is refused; more: many
+/// small ones that grow at once are felt.
+const GROWTH_BYTES: usize = 256;
+
 /// A slot and its place in this node's feed of changes.
 #[derive(Debug)]
 struct RetainedSlot {
@@ -187,12 +191,18 @@ impl Shard {
         }
     }
 
-    /// Whether another topic may have a retained message.
-    pub(super) fn has_retained_room(&self, topic: &str) -> bool {
-        let fits = topic.len() <= super::NAME_BYTES_MAX
-            && self.retained.live < self.config.retained_max
-            && self.budget.pressure() < Pressure::Refuse;
-        let old = self.retained.slots.get(topic);
-        fits || old.is_some_and(|slot| slot.entry.message.is_some())
+    /// Whether a topic may have a retained message of so many bytes: another topic while there is room, one that has one
+    /// always, but while memory is short it does not grow.
+    pub(super) fn has_retained_room(&self, topic: &str, payload_bytes: usize) -> bool {
+        let short = self.budget.pressure() >= Pressure::Refuse;
+        let old = self.retained.slots.get(topic).and_then(|slot| slot.entry.message.as_ref());
+        match old {
+            Some(old) => !short || payload_bytes <= old.payload.len().max(GROWTH_BYTES),
+            None => {
+                topic.len() <= super::NAME_BYTES_MAX
+                    && self.retained.live < self.config.retained_max
+                    && !short
+            }
+        }
     }
 }

@@ -173,7 +173,9 @@ impl Shard {
         ticket: Ticket,
         recipients: &[Recipient],
     ) -> Option<ReasonCode> {
-        if publish.retain && !publish.payload.is_empty() && !self.has_retained_room(&publish.topic)
+        if publish.retain
+            && !publish.payload.is_empty()
+            && !self.has_retained_room(&publish.topic, publish.payload.len())
         {
             // Not a quota that frees itself: a 3.1.1 client must not be made to wait for it.
             return Some(ReasonCode::ImplementationSpecificError);

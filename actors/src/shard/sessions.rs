@@ -12,6 +12,7 @@ use outpost_store::Space;
 use super::bridges::Kind;
 use super::channel::Owner;
 use super::decisions::SessionDrops;
+use super::memory::BEHIND_MESSAGES;
 use super::overflow::Ring;
 use super::pass::Parcel;
 use super::subscriptions::Subscriptions;
@@ -286,6 +287,10 @@ impl Shard {
         {
             slot.full = false;
             self.full_sessions -= 1;
+            self.retry_blocked = true;
+        }
+        // Whoever waits because it was behind, memory being short, may not hear of it in any other way.
+        if slot.queued == BEHIND_MESSAGES && !self.blocked.is_empty() {
             self.retry_blocked = true;
         }
         self.charge_queue(session);

@@ -84,6 +84,49 @@ fn a_publisher_of_3_1_1_waits_where_one_of_5_is_refused() {
 }
 
 #[test]
+fn who_waits_for_a_receiver_goes_on_when_it_has_caught_up_though_memory_stays_short() {
+    let mut world = World::with(1, small(256 * KIB));
+    let stuck = world.connect(fleeting("stuck"));
+    world.subscribe(stuck, "flood", 1);
+    world.shard_mut(0).charge_outside(Class::Shadows, 150 * KIB);
+    let publisher = world.connect(v5("publisher"));
+    let taken = fill(&mut world, publisher, "flood") as usize;
+    let old = world.connect(v4("old"));
+    world.publish(old, publish("flood", "late", 1, 1));
+    world.shard_mut(0).charge_outside(Class::Shadows, 176 * KIB);
+    world.pass(1_000);
+    assert_eq!((world.take(old), world.is_open(old)), (vec![], true));
+    let got = world.drain(stuck);
+    assert_eq!((got.len(), got.last().map(String::as_str)), (taken + 1, Some("late")));
+    assert_eq!(pressure(&world), Pressure::Refuse);
+    assert!(matches!(world.take(old)[..], [Packet::Puback(_)]));
+}
+
+#[test]
+fn a_retained_message_does_not_grow_while_memory_is_short() {
+    let mut world = World::with(1, small(256 * KIB));
+    let publisher = world.connect(v5("publisher"));
+    let retained = |payload: &str, id| outpost_mqtt::packet::Publish {
+        retain: true,
+        ..publish("r", payload, 1, id)
+    };
+    world.publish(publisher, retained("small", 1));
+    world.sync();
+    world.take(publisher);
+    world.shard_mut(0).charge_outside(Class::Shadows, 220 * KIB);
+    world.pump();
+    assert_eq!(pressure(&world), Pressure::Refuse);
+    for (number, payload, taken) in [(2, "x".repeat(9_000), false), (3, "other".to_owned(), true)] {
+        world.publish(publisher, retained(&payload, number));
+        world.pass(1_000);
+        world.sync();
+        let answers = world.take(publisher);
+        let [Packet::Puback(ack)] = &answers[..] else { panic!("one answer: {answers:?}") };
+        assert_eq!(!ack.reason.is_error(), taken, "{payload:.9}: {ack:?}");
+    }
+}
+
+#[test]
 fn when_it_is_nearly_full_new_clients_are_refused_and_known_ones_may_return() {
     let mut world = World::with(1, small(128 * KIB));
     let kept = world.connect(v5("kept"));
