@@ -150,6 +150,11 @@ impl<H> Journal<H> {
         idle && (self.lazy || self.synced >= self.last)
     }
 
+    /// Whether everything written so far can be read from the store.
+    pub fn is_readable(&self) -> bool {
+        self.batch.is_empty() && self.synced >= self.last
+    }
+
     /// Whether a commit would do something.
     pub fn has_work(&self) -> bool {
         let idle = self.batch.is_empty() && self.held.is_empty() && self.reads.is_empty();

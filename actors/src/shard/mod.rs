@@ -336,7 +336,7 @@ pub struct Shard {
     /// Sessions above a water mark, and how often one was crossed upwards.
     queues_high: u32,
     queue_marks: u64,
-    expire_at_ms: u64,
+    expiry: water::Expiry,
     bridges: Bridges,
     clock: HlcClock,
     message_seq: u64,
@@ -414,7 +414,7 @@ impl Shard {
             retry_blocked: false,
             queues_high: 0,
             queue_marks: 0,
-            expire_at_ms: 0,
+            expiry: water::Expiry::default(),
             bridges: Bridges::default(),
             clock: HlcClock::new(Hlc::default()),
             message_seq: 0,

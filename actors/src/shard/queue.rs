@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use outpost_model::Now;
 use outpost_mqtt::packet::ReasonCode;
-use outpost_mqtt::window::{Delivery, Outbound};
+use outpost_mqtt::window::{Delivery, HOT_MAX, Outbound};
 use outpost_store::Space;
 use serde::Serialize;
 
@@ -143,6 +143,9 @@ impl Shard {
         let slot = self.sessions.get(session as usize)?;
         let (cell, number) = (slot.cell, slot.number);
         let upto = if upto == 0 { slot.next_place } else { upto.min(slot.next_place) };
+        if !self.knows_what_was_sent(session) {
+            return Some(Drained { drained: 0, again_upto: Some(upto) });
+        }
         let Some(Cell::Session(body)) = self.cells.body_mut(cell) else { return None };
         let mut gone = body.outbound.give_up(upto, DRAIN_AT_ONCE_MAX);
         let more_in_memory = gone.len() == DRAIN_AT_ONCE_MAX;
@@ -150,9 +153,9 @@ impl Shard {
         let mut again = more_in_memory;
         if !more_in_memory && cold.start < upto.min(cold.end) {
             let end = upto.min(cold.end);
-            let settled = self.journal.is_settled();
+            let readable = self.journal.is_readable();
             let rows = self.cold_rows(number, cold.start, end, DRAIN_AT_ONCE_MAX);
-            let all = settled && rows.len() < DRAIN_AT_ONCE_MAX;
+            let all = readable && rows.len() < DRAIN_AT_ONCE_MAX;
             let next = rows.last().map_or(cold.start, |(place, _)| place + 1);
             let mut next = if all { end } else { next };
             for (place, row) in rows {
@@ -181,6 +184,25 @@ impl Shard {
         }
         self.settle();
         Some(Drained { drained, again_upto: again.then_some(upto) })
+    }
+
+    /// Loads what a process that is no more may have sent: only in memory it is told from what was not. False when it
+    /// cannot be read now.
+    fn knows_what_was_sent(&mut self, session: u32) -> bool {
+        let slot = &self.sessions[session as usize];
+        let (number, upto) = (slot.number, slot.next_place);
+        let Some(Cell::Session(body)) = self.cells.body(slot.cell) else { return true };
+        let from = body.outbound.cold().start;
+        if slot.recovered_below <= from {
+            return true;
+        }
+        if !self.journal.is_readable() {
+            return false;
+        }
+        self.sessions[session as usize].loading = Some(from);
+        self.load(session, number, from, HOT_MAX, upto);
+        self.run_cells();
+        self.sessions.get(session as usize).is_none_or(|slot| slot.recovered_below <= from)
     }
 
     /// An [`Event::Published`] with this job number tells when everything done so far is durable.

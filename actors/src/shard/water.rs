@@ -1,6 +1,7 @@
 //! Queues that fill: their water marks, and messages whose time is over.
 
 use outpost_model::{MessageId, NodeId};
+use outpost_mqtt::window::HOT_MAX;
 use outpost_store::Space;
 
 use super::sessions::{place_of, queue_key};
@@ -18,6 +19,21 @@ const EXPIRE_EVERY_MS: u64 = 5_000;
 
 /// Rows looked at in one go. Fewer: more turns until a long queue is through; more: a turn takes longer.
 const EXPIRE_ROWS: usize = 512;
+
+/// Between two goes of one search. Shorter: more of the thread's time; longer: a long queue has room later.
+const EXPIRE_STEP_MS: u64 = 20;
+
+/// The search for what has expired: one at a time, or rows that one has taken away and the disk still has would be taken
+/// away again by the other.
+#[derive(Debug, Default)]
+pub(super) struct Expiry {
+    due_ms: u64,
+    /// A go waits until the rows can be read.
+    reading: bool,
+    /// Where it goes on: at this place in the table of sessions, at this place in its queue.
+    session: usize,
+    from: u64,
+}
 
 impl Shard {
     /// A session's queue has changed: says so when it crosses a mark.
@@ -49,50 +65,74 @@ impl Shard {
 
     /// When full queues are to be searched for what has expired.
     pub(super) fn expire_due_ms(&self) -> Option<u64> {
-        (self.full_sessions > 0).then_some(self.expire_at_ms)
+        (self.full_sessions > 0 && !self.expiry.reading).then_some(self.expiry.due_ms)
     }
 
-    /// Searches the queues of full sessions that are away, now and then.
+    /// Searches the queues of full sessions that are away, some rows of one at a time.
     pub(super) fn expire_full(&mut self) {
         if self.expire_due_ms().is_none_or(|due_ms| self.now.mono_ms < due_ms) {
             return;
         }
-        self.expire_at_ms = self.now.mono_ms + EXPIRE_EVERY_MS;
-        let full = self.sessions.iter().filter(|(_, s)| s.full && s.conn.is_none() && s.durable);
-        let full: Vec<(u32, u64)> = full.map(|(index, s)| (index as u32, s.number)).collect();
-        for (session, number) in full {
-            self.journal.hold_for_reading(Hold::Expire { session, number, from: 0 });
-        }
+        let Some((session, number)) = self.next_full() else {
+            let due_ms = self.now.mono_ms + EXPIRE_EVERY_MS;
+            self.expiry = Expiry { due_ms, ..Expiry::default() };
+            return;
+        };
+        self.expiry.reading = true;
+        let from = self.expiry.from;
+        self.journal.hold_for_reading(Hold::Expire { session, number, from });
     }
 
-    /// Takes expired deliveries off the disk. Those in memory end when their turn comes to be sent.
-    pub(super) fn expire_rows(&mut self, session: u32, number: u64, from: u64) {
-        let Some(slot) = self.slot_of(session, number) else { return };
-        if slot.conn.is_some() || slot.loading.is_some() {
-            return; // its client comes for them, and they expire on the way
+    fn next_full(&mut self) -> Option<(u32, u64)> {
+        while self.expiry.session < self.sessions.capacity() {
+            let slot = self.sessions.get(self.expiry.session);
+            if let Some(slot) = slot.filter(|s| s.full && s.conn.is_none() && s.durable) {
+                return Some((self.expiry.session as u32, slot.number));
+            }
+            (self.expiry.session, self.expiry.from) = (self.expiry.session + 1, 0);
         }
-        let cell = slot.cell;
-        let Some(Cell::Session(body)) = self.cells.body_mut(cell) else { return };
+        None
+    }
+
+    /// What was taken away before can not be read any more: the next rows.
+    pub(super) fn expire_rows(&mut self, session: u32, number: u64, from: u64) {
+        self.expiry.reading = false;
+        self.expiry.due_ms = self.now.mono_ms + EXPIRE_STEP_MS;
+        (self.expiry.session, self.expiry.from) = match self.expire_some(session, number, from) {
+            Some(next) => (session as usize, next),
+            None => (session as usize + 1, 0),
+        };
+    }
+
+    /// Takes expired deliveries off the disk, and tells where to go on. Those in memory end when their turn comes to be sent.
+    fn expire_some(&mut self, session: u32, number: u64, from: u64) -> Option<u64> {
+        let slot = self.slot_of(session, number)?;
+        if slot.conn.is_some() || slot.loading.is_some() {
+            return None; // its client comes for them, and they expire on the way
+        }
+        let (cell, recovered_below) = (slot.cell, slot.recovered_below);
+        let Some(Cell::Session(body)) = self.cells.body_mut(cell) else { return None };
         let cold = body.outbound.cold();
         let (prefix, start) =
             (queue_key(number, 0)[..9].to_vec(), queue_key(number, from.max(cold.start)));
-        let rows = self.journal.store().scan(Space::Queues, &prefix, &start, EXPIRE_ROWS);
-        let Ok(rows) = rows else { return }; // the next search may read it
+        // What cannot be read now the next search may read.
+        let rows = self.journal.store().scan(Space::Queues, &prefix, &start, EXPIRE_ROWS).ok()?;
         let last =
             rows.last().filter(|_| rows.len() == EXPIRE_ROWS).and_then(|(key, _)| place_of(key));
-        for (key, value) in rows {
+        // The first ones may have been sent by a process that is no more: their packet ids belong to the client too.
+        let unsure = if from <= cold.start { HOT_MAX } else { 0 };
+        for (index, (key, value)) in rows.into_iter().enumerate() {
             let Some(place) = place_of(&key).filter(|place| cold.contains(place)) else { continue };
             let Ok(record) = record::decode::<DeliveryRecord>("delivery", &value) else { continue };
+            let may_be_sent = record.released || (index < unsure && place < recovered_below);
             if record.expires_wall_ms.is_some_and(|due_ms| due_ms <= self.now.wall_ms)
-                && !record.released
+                && !may_be_sent
             {
                 let id = MessageId { node: NodeId(record.node), seq: record.seq };
                 self.ledger.drop(Drop::Expired, 1);
                 self.forget_delivery(session, place, id, record.bytes.unwrap_or(0).into());
             }
         }
-        if let Some(last) = last {
-            self.journal.hold_for_reading(Hold::Expire { session, number, from: last + 1 });
-        }
+        last.map(|last| last + 1)
     }
 }

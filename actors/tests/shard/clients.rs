@@ -219,3 +219,48 @@ fn published(world: &mut World) -> bool {
     }
     done
 }
+
+#[test]
+fn what_is_on_its_way_to_the_disk_is_not_passed_over_when_a_queue_is_drained() {
+    let mut world = World::with(1, |config| config.durable = false);
+    let away = world.connect(v5("away"));
+    world.subscribe(away, "job", 1);
+    world.disconnect(away);
+    world.sync();
+    let boss = world.connect(fleeting("boss"));
+    for number in 1..=300 {
+        world.publish(boss, publish("job", &number.to_string(), 1, number));
+    }
+    let now = world.now();
+    let first = world.shard_mut(0).queue_drain("away", 0, now).expect("a session");
+    assert!(first.again_upto.is_some(), "{first:?}: 172 cannot be read yet");
+    world.sync();
+    let upto = first.again_upto.unwrap_or_default();
+    let rest = world.shard_mut(0).queue_drain("away", upto, now).expect("a session");
+    world.sync();
+    assert_eq!((first.drained + rest.drained, rest.again_upto), (300, None));
+    assert_eq!(world.shard(0).stats().queued, 0);
+}
+
+#[test]
+fn what_a_client_has_begun_to_receive_before_a_crash_is_not_taken_back() {
+    let mut world = World::new();
+    let device = world.connect(v5("dev"));
+    world.subscribe(device, "job", 2);
+    let boss = world.connect(fleeting("boss"));
+    for (number, payload) in [(1, "begun"), (2, "released")] {
+        world.publish(boss, publish("job", payload, 2, number));
+        world.sync();
+    }
+    let id = |number| outpost_mqtt::packet::PacketId::new(number).expect("not 0");
+    let pubrec = outpost_mqtt::packet::Ack::new(id(2), ReasonCode::Success);
+    world.send(device, outpost_mqtt::packet::Packet::Pubrec(pubrec));
+    world.sync();
+    world.crash(0);
+    let now = world.now();
+    let done = world.shard_mut(0).queue_drain("dev", 0, now).expect("a session");
+    world.sync();
+    assert_eq!((done.drained, done.again_upto), (0, None));
+    let queue = world.shard(0).queue("dev").expect("a session");
+    assert_eq!(queue.queued, 2, "both sides know their packet ids");
+}

@@ -233,3 +233,37 @@ fn what_has_expired_makes_room_in_a_full_queue() {
     let receiver = world.connect(v5("r"));
     assert_eq!(world.drain(receiver), ["fresh"]);
 }
+
+#[test]
+fn a_search_for_what_has_expired_that_takes_long_gives_nothing_up_twice() {
+    let mut world = World::with(1, |config| config.queue_messages_max = 20_000);
+    let receiver = world.connect(v5("r"));
+    world.subscribe(receiver, "t", 1);
+    world.cut(receiver);
+    let sender = world.connect(v5("s"));
+    for number in 1..=20_000 {
+        let message = publish("t", &number.to_string(), 1, number);
+        world.publish(sender, outpost_mqtt::packet::Publish { expiry_s: Some(10), ..message });
+        if number % 50 == 0 {
+            world.sync();
+        }
+    }
+    world.sync();
+    world.take(sender);
+    // The disk takes longer for each step than there is between two searches.
+    for _ in 0..60 {
+        world.pass(5_000);
+        let store = world.store(0);
+        let next = outpost_store::Lsn(outpost_store::Store::synced(store).0 + 1);
+        let lsn = store.sync_to(next);
+        let now = world.now();
+        world.shard_mut(0).synced(lsn, now);
+        world.pump();
+    }
+    world.sync();
+    let (stats, queue) = (world.shard(0).stats(), world.shard(0).queue("r").expect("a session"));
+    let expired = stats.ledger.dropped[outpost_actors::ledger::Drop::Expired as usize];
+    assert!(expired > 2_500, "there is room again: {expired}");
+    assert_eq!(u64::from(queue.queued), 20_000 - expired, "each is given up once");
+    assert_eq!(stats.bodies, queue.queued as usize);
+}
