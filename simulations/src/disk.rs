@@ -125,4 +125,14 @@ impl Store for Disk {
     ) -> Result<Vec<Row>, ReadError> {
         self.store.scan(space, prefix, from, limit)
     }
+
+    fn scan_keys(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Bytes>, ReadError> {
+        self.store.scan_keys(space, prefix, from, limit)
+    }
 }

@@ -47,7 +47,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fjall::{Database, Keyspace, Readable};
+use fjall::{Database, Guard, Keyspace, Readable};
 use parking_lot::RwLock;
 
 pub use self::open::{Cut, OpenError, OpenReport, Quarantine};
@@ -229,6 +229,33 @@ impl DiskStore {
     }
 }
 
+impl DiskStore {
+    /// What `take` makes of up to `limit` rows that begin with `prefix`, from `from` on.
+    fn walk<T>(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+        take: impl Fn(Guard) -> fjall::Result<T>,
+    ) -> Result<Vec<T>, ReadError> {
+        let end = after_prefix(prefix);
+        let start = prefix.max(from).to_vec();
+        if end.as_ref().is_some_and(|end| start >= *end) {
+            return Ok(Vec::new());
+        }
+        let engine = self.engine.read();
+        let engine = engine.as_ref().ok_or_else(|| closed(space))?;
+        // A snapshot, because a bare range can meet a batch that is half applied.
+        let end = end.map_or(Bound::Unbounded, Bound::Excluded);
+        let bounds = (Bound::Included(start), end);
+        let range = engine.database.snapshot().range(engine.space(space), bounds);
+        let rows =
+            range.take(limit).map(|row| take(row).map_err(|cause| read_error(space, &cause)));
+        rows.collect()
+    }
+}
+
 impl Store for DiskStore {
     fn submit(&self, batch: Batch) -> Result<Lsn, SubmitError> {
         self.writer.submit(batch)
@@ -259,23 +286,20 @@ impl Store for DiskStore {
         from: &[u8],
         limit: usize,
     ) -> Result<Vec<Row>, ReadError> {
-        let end = after_prefix(prefix);
-        let start = prefix.max(from).to_vec();
-        if end.as_ref().is_some_and(|end| start >= *end) {
-            return Ok(Vec::new());
-        }
-        let engine = self.engine.read();
-        let engine = engine.as_ref().ok_or_else(|| closed(space))?;
-        // A snapshot, because a bare range can meet a batch that is half applied.
-        let end = end.map_or(Bound::Unbounded, Bound::Excluded);
-        let bounds = (Bound::Included(start), end);
-        let range = engine.database.snapshot().range(engine.space(space), bounds);
-        let mut rows = Vec::new();
-        for row in range.take(limit) {
-            let (key, value) = row.into_inner().map_err(|cause| read_error(space, &cause))?;
-            rows.push((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)));
-        }
-        Ok(rows)
+        self.walk(space, prefix, from, limit, |row| {
+            let (key, value) = row.into_inner()?;
+            Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))
+        })
+    }
+
+    fn scan_keys(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Bytes>, ReadError> {
+        self.walk(space, prefix, from, limit, |row| Ok(Bytes::copy_from_slice(&row.key()?)))
     }
 }
 

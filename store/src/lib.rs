@@ -205,6 +205,18 @@ pub trait Store: Send + Sync + 'static {
         from: &[u8],
         limit: usize,
     ) -> Result<Vec<Row>, ReadError>;
+
+    /// The keys of such rows, without their values: what is only counted or cleared away need not be copied.
+    ///
+    /// # Errors
+    /// [`ReadError`] when the engine cannot read.
+    fn scan_keys(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Bytes>, ReadError>;
 }
 
 /// What a batch counts in the backlog.

@@ -190,6 +190,17 @@ impl Store for MemoryStore {
         let rows = rows.take_while(|((its, key), _)| *its == space && key.starts_with(prefix));
         Ok(rows.take(limit).map(|((_, key), value)| (key.clone(), value.clone())).collect())
     }
+
+    fn scan_keys(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        from: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Bytes>, ReadError> {
+        let rows = self.scan(space, prefix, from, limit)?; // its values are references
+        Ok(rows.into_iter().map(|(key, _)| key).collect())
+    }
 }
 
 impl State {

@@ -114,7 +114,9 @@ fn scans_keep_to_prefix_from_and_limit(bed: &mut impl Bed) {
     let store = bed.store();
     let scan = |prefix: &[u8], from: &[u8], limit| {
         let rows: Vec<Row> = store.scan(Space::Queues, prefix, from, limit).expect("readable");
-        rows.into_iter().map(|(key, _)| key).collect::<Vec<Bytes>>()
+        let keys = store.scan_keys(Space::Queues, prefix, from, limit).expect("readable");
+        assert!(rows.iter().map(|(key, _)| key).eq(&keys), "the same keys without their values");
+        keys
     };
     let all: [&[u8]; 6] = [b"a", b"b", b"b/1", b"b/3", b"c", b"\xFF\xFF\x01"];
     assert_eq!(scan(b"", b"", usize::MAX), all);

@@ -32,7 +32,7 @@ impl Shard {
         }
         let body = self.cells.stop(slot.cell);
         self.clients.remove(&*slot.client_id);
-        self.queues_high -= u32::from(slot.mark > 0);
+        self.water.high -= u32::from(slot.mark > 0);
         if slot.full {
             self.full_sessions -= 1;
             self.retry_blocked = true;

@@ -333,9 +333,7 @@ pub struct Shard {
     full_peers: u32,
     blocked: Vec<ConnId>,
     retry_blocked: bool,
-    /// Sessions above a water mark, and how often one was crossed upwards.
-    queues_high: u32,
-    queue_marks: u64,
+    water: water::Water,
     expiry: water::Expiry,
     bridges: Bridges,
     clock: HlcClock,
@@ -412,8 +410,7 @@ impl Shard {
             full_peers: 0,
             blocked: Vec::new(),
             retry_blocked: false,
-            queues_high: 0,
-            queue_marks: 0,
+            water: water::Water::default(),
             expiry: water::Expiry::default(),
             bridges: Bridges::default(),
             clock: HlcClock::new(Hlc::default()),
@@ -517,6 +514,7 @@ impl Shard {
         self.sys_timeout();
         self.trace_timeout();
         self.expire_full();
+        self.sweep_bodies();
         self.settle();
     }
 
@@ -528,6 +526,7 @@ impl Shard {
             .chain(self.sys.due_ms())
             .chain(self.traces.due_ms())
             .chain(self.expire_due_ms())
+            .chain(self.water.sweep_due_ms())
             .min()
     }
 

@@ -59,7 +59,7 @@ impl Shard {
         let numbers = self.sessions.iter().map(|(i, s)| (s.number, i as u32)).collect();
         self.recover_subscriptions(&numbers)?;
         self.recover_queues(&numbers)?;
-        self.recover_bodies()?;
+        self.begin_body_sweep()?;
         self.recover_wills()
     }
 
@@ -195,15 +195,6 @@ impl Shard {
         slot.queued += 1;
         slot.queued_bytes += bytes;
         self.ledger.owed += 1;
-    }
-
-    /// Bodies nobody needs any more are cleared away.
-    fn recover_bodies(&mut self) -> Result<(), ReadError> {
-        self.each_row(Space::Messages, |shard, (key, _)| {
-            if MessageId::from_bytes(&key).is_none_or(|id| !shard.journal.is_needed(id)) {
-                shard.journal.delete(Space::Messages, key);
-            }
-        })
     }
 }
 

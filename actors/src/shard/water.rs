@@ -2,7 +2,7 @@
 
 use outpost_model::{MessageId, NodeId};
 use outpost_mqtt::window::HOT_MAX;
-use outpost_store::Space;
+use outpost_store::{ReadError, Space};
 
 use super::sessions::{place_of, queue_key};
 use super::{Cell, Hold, LogLevel, Shard};
@@ -22,6 +22,30 @@ const EXPIRE_ROWS: usize = 512;
 
 /// Between two goes of one search. Shorter: more of the thread's time; longer: a long queue has room later.
 const EXPIRE_STEP_MS: u64 = 20;
+
+/// Between two portions of message bodies looked through after a start. Shorter takes from clients that come back; longer
+/// leaves what a crash has left for longer.
+const SWEEP_EVERY_MS: u64 = 50;
+
+/// Keys in a portion. Fewer: it takes longer until all are looked through; more: a turn takes longer.
+const SWEEP_KEYS: usize = 1_024;
+
+/// How queues stand, and what a crash may have left of them.
+#[derive(Debug, Default)]
+pub(super) struct Water {
+    /// Sessions above a mark.
+    pub(super) high: u32,
+    /// How often one was crossed upwards.
+    pub(super) marks: u64,
+    /// Message bodies that were there at start are looked through: from this key on, at this time.
+    sweep: Option<(Vec<u8>, u64)>,
+}
+
+impl Water {
+    pub(super) fn sweep_due_ms(&self) -> Option<u64> {
+        self.sweep.as_ref().map(|(_, due_ms)| *due_ms)
+    }
+}
 
 /// The search for what has expired: one at a time, or rows that one has taken away and the disk still has would be taken
 /// away again by the other.
@@ -54,11 +78,11 @@ impl Shard {
             slot.client_id, slot.queued, slot.queued_bytes
         );
         if level == 0 {
-            self.queues_high -= 1;
+            self.water.high -= 1;
             return self.log(LogLevel::Info, format!("queue.low: {text}"));
         }
-        self.queues_high += u32::from(before == 0);
-        self.queue_marks += 1;
+        self.water.high += u32::from(before == 0);
+        self.water.marks += 1;
         let mark = MARKS[usize::from(level) - 1];
         self.log(LogLevel::Warn, format!("queue.high: {mark} % reached by {text}"));
     }
@@ -134,5 +158,32 @@ impl Shard {
             }
         }
         last.map(|last| last + 1)
+    }
+
+    /// After a start: message bodies nobody needs are cleared away, a portion at a time. Clients do not wait for it.
+    pub(super) fn begin_body_sweep(&mut self) -> Result<(), ReadError> {
+        let first = self.journal.store().scan_keys(Space::Messages, &[], &[], 1)?.pop();
+        self.water.sweep = first.map(|key| (key.to_vec(), self.now.mono_ms + SWEEP_EVERY_MS));
+        Ok(())
+    }
+
+    pub(super) fn sweep_bodies(&mut self) {
+        if self.water.sweep_due_ms().is_none_or(|due_ms| self.now.mono_ms < due_ms) {
+            return;
+        }
+        let Some((from, _)) = self.water.sweep.take() else { return };
+        let keys = self.journal.store().scan_keys(Space::Messages, &[], &from, SWEEP_KEYS);
+        let Ok(keys) = keys else {
+            self.water.sweep = Some((from, self.now.mono_ms + EXPIRE_EVERY_MS)); // the disk does not answer
+            return;
+        };
+        let Some(last) = keys.last() else { return };
+        let next = [last, &[0][..]].concat();
+        self.water.sweep = Some((next, self.now.mono_ms + SWEEP_EVERY_MS));
+        for key in keys {
+            if MessageId::from_bytes(&key).is_none_or(|id| !self.journal.is_needed(id)) {
+                self.journal.delete(Space::Messages, key);
+            }
+        }
     }
 }

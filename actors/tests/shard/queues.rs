@@ -1,7 +1,9 @@
 //! Full queues, deep queues.
 
+use bytes::Bytes;
 use outpost_mqtt::packet::{Ack, Packet, ReasonCode};
 use outpost_mqtt::window::HOT_MAX;
+use outpost_store::{Op, Space, Store};
 
 use crate::world::{World, fleeting, id, publish, v4, v5};
 
@@ -267,3 +269,6 @@ fn a_search_for_what_has_expired_that_takes_long_gives_nothing_up_twice() {
     assert_eq!(u64::from(queue.queued), 20_000 - expired, "each is given up once");
     assert_eq!(stats.bodies, queue.queued as usize);
 }
+
+#[test]
+fn bodies_that_nobody_needs_are_cleared_away_after_a_start_and_no_others() {
