@@ -34,11 +34,13 @@ pub enum Drop {
     Memory,
     /// An administrator took it out of its receiver's queue.
     Drained,
+    /// A will a full queue had no room for, of a client whose session was over: nobody could say it again later.
+    WillRefused,
 }
 
 impl Drop {
     /// All reasons, in the order of the counters.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Expired,
         Self::Refused,
         Self::SlowClient,
@@ -54,6 +56,7 @@ impl Drop {
         Self::Looped,
         Self::Memory,
         Self::Drained,
+        Self::WillRefused,
     ];
 
     /// The value of the metric's `reason` label.
@@ -74,6 +77,7 @@ impl Drop {
             Self::Looped => "looped",
             Self::Memory => "memory",
             Self::Drained => "drained",
+            Self::WillRefused => "will_refused",
         }
     }
 }

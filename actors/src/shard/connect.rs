@@ -103,6 +103,14 @@ impl Shard {
             return self.refuse_client(conn, who.client_id, ReasonCode::NotAuthorized);
         }
         let mut existing = self.clients.get(&*who.client_id).copied();
+        if self.journal.failed().is_some() {
+            // Before anything is taken from who is there: what would have to be written never will be.
+            let slot = existing.and_then(|session| self.sessions.get(session as usize));
+            let is_kept = slot.is_some_and(|slot| slot.durable);
+            if is_kept || asks_s(&connect) > 0 || connect.will.is_some() {
+                return self.refuse_client(conn, who.client_id, ReasonCode::ServerUnavailable);
+            }
+        }
         if let Some(session) = existing {
             let slot = &self.sessions[session as usize];
             if slot.user != who.user {
@@ -129,12 +137,9 @@ impl Shard {
             }
         }
         if let (Some(session), true) = (existing, connect.clean_start) {
-            wait = true; // or a crash could bring it back
+            wait = self.journal.failed().is_none(); // or a crash could bring it back
             self.end_session(session);
             existing = None;
-        }
-        if self.journal.failed().is_some() && (wait || existing.is_some() || asks_s(&connect) > 0) {
-            return self.refuse_client(conn, who.client_id, ReasonCode::ServerUnavailable);
         }
         let session = match existing {
             Some(session) if self.is_session_down(session) => {

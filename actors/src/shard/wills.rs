@@ -90,6 +90,7 @@ impl Shard {
         }
         self.unwrite_will(session);
         self.ledger.refused += 1;
+        self.ledger.drop_unqueued(Drop::WillRefused, 1);
         let text = format!(
             "the will of client {:?} was not taken: a receiver's queue is full",
             who.client_id

@@ -293,4 +293,9 @@ fn after_a_failed_sync_nothing_is_acknowledged_and_qos_0_goes_on() {
     assert_eq!(world.peek(quick), ["unsafe", "still"]);
     let (_, connack) = world.try_connect(0, v5("late"));
     assert_eq!(connack.reason, ReasonCode::ServerUnavailable);
+    let (_, connack) = world.try_connect(0, fleeting("r"));
+    assert_eq!(connack.reason, ReasonCode::ServerUnavailable);
+    assert!(world.is_open(receiver), "a clean start that is refused ends nobody's session");
+    let (_, connack) = world.try_connect(0, fleeting("q"));
+    assert_eq!(connack.reason, ReasonCode::Success, "what was never kept may begin anew");
 }

@@ -1,6 +1,7 @@
 //! Wills outlive the node: said after a restart, once, when their client does not come back in time.
 
 use crate::world::{World, fleeting, publish, v5, will};
+use outpost_actors::ledger::Drop;
 use outpost_mqtt::packet::Connect;
 
 fn watcher(world: &mut World) {
@@ -75,4 +76,24 @@ fn a_good_bye_takes_it_off_the_disk() {
     world.publish(sender, publish("status", "hello", 1, 1));
     world.sync();
     assert_eq!(said(&mut world), ["hello"]);
+}
+
+#[test]
+fn a_will_a_full_queue_has_no_room_for_is_said_later_or_counted() {
+    for (connect, lost) in [(v5("device"), 0), (fleeting("device"), 1)] {
+        let mut world = World::with(1, |config| config.queue_messages_max = 1);
+        watcher(&mut world);
+        let device = world.connect(Connect { will: Some(will("status", 0)), ..connect });
+        world.publish(device, publish("status", "fills it", 1, 1));
+        world.sync();
+        world.cut(device);
+        world.sync();
+        let dropped = world.shard(0).stats().ledger.dropped[Drop::WillRefused as usize];
+        assert_eq!(dropped, lost);
+        assert_eq!(said(&mut world), ["fills it"]);
+        world.pass(2_000);
+        world.sync();
+        assert_eq!(said(&mut world).len() as u64, 1 - lost);
+        world.check_ledgers();
+    }
 }
