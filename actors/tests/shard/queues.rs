@@ -272,3 +272,26 @@ fn a_search_for_what_has_expired_that_takes_long_gives_nothing_up_twice() {
 
 #[test]
 fn bodies_that_nobody_needs_are_cleared_away_after_a_start_and_no_others() {
+    let mut world = World::new();
+    let receiver = world.connect(v5("r"));
+    world.subscribe(receiver, "t", 1);
+    world.cut(receiver);
+    let sender = world.connect(v5("s"));
+    world.publish(sender, publish("t", "owed", 1, 1));
+    world.sync();
+    let left = |n: u64| Bytes::copy_from_slice(&[[9; 8], n.to_be_bytes()].concat());
+    let rows = (0..3_000).map(|n| Op::Put(Space::Messages, left(n), Bytes::from_static(b"left")));
+    world.store(0).submit(rows.collect()).expect("taken");
+    world.sync();
+    world.crash(0);
+    let count = |world: &World| {
+        let rows = world.store(0).snapshot().into_keys();
+        rows.filter(|(space, _)| *space == Space::Messages).count()
+    };
+    assert_eq!(count(&world), 3_001, "clients do not wait for it");
+    world.pass(4_000);
+    world.sync();
+    assert_eq!(count(&world), 1);
+    let receiver = world.connect(v5("r"));
+    assert_eq!(world.drain(receiver), ["owed"]);
+}
