@@ -14,6 +14,10 @@ use super::connection::Phase;
 use super::{ConnId, Event, Shard};
 use crate::ports::{Admission, Method, Step};
 
+/// Until its CONNACK a client's packets have at most this. Lower: long proofs and tickets do not fit; higher: strangers
+/// make the node keep that much for each of their connections.
+const AUTH_PACKET_BYTES: u32 = 16 * 1024;
+
 /// What a connection that authenticates by a method keeps of it.
 #[derive(Debug)]
 pub(super) struct Authentication {
@@ -45,6 +49,7 @@ impl Shard {
     ) {
         let Some(connection) = self.connection(conn) else { return };
         let begun = self.gate.begin(&connection.origin, &connect.client_id, method);
+        let packet_max = self.config.session.packet_bytes_max;
         let Some(begun) = begun else {
             let reason = ReasonCode::BadAuthenticationMethod; // MQTT-4.12.0-1
             return self.refuse_client(conn, connect.client_id, reason);
@@ -53,6 +58,7 @@ impl Shard {
         // Copied: it must not keep the packet it came in alive.
         let method = ByteString::from(method.to_string());
         let data = connect.auth_data.clone();
+        connection.decoder.set_packet_max(AUTH_PACKET_BYTES.min(packet_max));
         connection.auth = Some(Box::new(Authentication { method, turn: Turn::Ours }));
         connection.connect = Some(connect);
         connection.phase = Phase::Authenticating;
@@ -134,8 +140,10 @@ impl Shard {
 
     /// Puts into a CONNACK what belongs there: the method, and the last word of its exchange (MQTT-4.12.0-5).
     pub(super) fn authenticated(&mut self, conn: ConnId, connack: &mut Connack) {
+        let packet_max = self.config.session.packet_bytes_max;
         let Some(connection) = self.connection_mut(conn) else { return };
         let Some(auth) = connection.auth.as_mut() else { return };
+        connection.decoder.set_packet_max(packet_max);
         connack.auth_method = Some(auth.method.clone());
         if let Turn::Over(data) = std::mem::replace(&mut auth.turn, Turn::Nobody) {
             connack.auth_data = data;

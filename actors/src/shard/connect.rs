@@ -12,7 +12,7 @@ use outpost_mqtt::session::keep_alive_override;
 use super::bridges::Kind;
 use super::connection::Phase;
 use super::{CellMsg, ConnId, Event, Hold, LogLevel, Shard};
-use crate::ports::{Admission, Credentials, Identity};
+use crate::ports::{Admission, BRIDGE_CLIENTS, BRIDGE_LISTENER, Credentials, Identity};
 
 impl Shard {
     pub(super) fn connect(&mut self, conn: ConnId, mut connect: Box<Connect>) {
@@ -48,6 +48,12 @@ impl Shard {
         } else {
             // Copied: the id must not keep the packet it came in alive.
             connect.client_id = ByteString::from(connect.client_id.to_string());
+        }
+        let Some(connection) = self.connection(conn) else { return };
+        if connect.client_id.starts_with(BRIDGE_CLIENTS)
+            && *connection.origin.listener != *BRIDGE_LISTENER
+        {
+            return self.refuse_client(conn, connect.client_id, ReasonCode::NotAuthorized);
         }
         if let Some(method) = connect.auth_method.clone() {
             return self.begin_authentication(conn, &method, connect);

@@ -244,3 +244,26 @@ fn what_may_go_wrong_the_second_time_ends_the_connection_4_12_1_2() {
         assert!(!world.is_open(client));
     }
 }
+
+#[test]
+fn a_stranger_says_little_and_a_client_as_much_as_it_may() {
+    let mut world = world();
+    let long = "x".repeat(100_000);
+    let client = world.start_connect(0, with_method(v5("c"), METHOD, Some("anna")));
+    assert_eq!(asked(&mut world, client), "backwards?");
+    let auth = Auth {
+        reason: ReasonCode::ContinueAuthentication,
+        method: Some(METHOD.into()),
+        data: None,
+        ..Auth::default()
+    };
+    // Binary data has 64 KiB at most: the user properties make it longer.
+    let auth =
+        Auth { data: None, user: vec![("k".into(), long[..60_000].to_owned().into())], ..auth };
+    world.send(client, Packet::Auth(Box::new(auth)));
+    assert_eq!((world.take(client), world.is_open(client)), (vec![], false));
+    let client = log_in(&mut world, v5("c"), "anna", "anna");
+    world.publish(client, publish("anna/t", &long, 1, 1));
+    world.sync();
+    assert!(matches!(world.take(client)[..], [Packet::Puback(_)]));
+}

@@ -2,7 +2,7 @@
 
 use outpost_bridge::path::{BRIDGE_PROPERTY, PATH_PROPERTY};
 use outpost_model::MessageProperties;
-use outpost_mqtt::packet::{Connect, Packet, Publish};
+use outpost_mqtt::packet::{Connect, Packet, Publish, ReasonCode};
 
 use crate::world::{Client, World, publish, v4, v5, will};
 
@@ -134,4 +134,13 @@ fn a_mosquitto_bridge_may_say_that_it_is_up_and_the_node_says_when_it_is_not() {
         assert_eq!(world.drain(watcher), ["0"]);
     }
     world.check_ledgers();
+}
+
+#[test]
+fn the_client_ids_of_this_nodes_bridges_are_for_nobody_else() {
+    let mut world = World::new();
+    for connect in [v4("$bridge/cloud"), v5("$bridge/cloud"), bridge("$bridge/cloud")] {
+        let (_, connack) = world.try_connect(0, connect);
+        assert_eq!(connack.reason, ReasonCode::NotAuthorized);
+    }
 }
