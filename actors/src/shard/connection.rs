@@ -242,7 +242,9 @@ impl Shard {
 
     /// The driver has written to a connection: it may be read from again.
     pub fn written(&mut self, conn: ConnId) {
-        if !self.retained_due.is_empty() {
+        if let Some(Phase::Open(session)) = self.connection(conn).map(|c| c.phase)
+            && self.retained_due.wake(session)
+        {
             self.settle();
         }
         self.drain_ring(conn);

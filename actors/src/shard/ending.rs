@@ -23,7 +23,7 @@ impl Shard {
             self.remove_subscription(session, &filter);
         }
         self.session_wheel.cancel(session);
-        self.retained_due.retain(|due| due.session != session);
+        self.retained_due.forget_all(session);
         let slot = self.sessions.remove(session as usize);
         self.ledger.drop(Drop::SessionEnded, u64::from(slot.queued));
         self.discharge_queue(&slot);

@@ -8,7 +8,7 @@
 //! The thread that drives it (`node`, or the simulator) hands in bytes, time and what the disk says, calls
 //! [`Shard::end_turn`], and then carries out what [`Shard::poll_event`] asks for.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -49,6 +49,7 @@ mod peers;
 mod queue;
 mod recover;
 mod retained;
+mod retained_due;
 mod retained_list;
 mod route;
 mod run;
@@ -86,7 +87,7 @@ use pass::LastFrame;
 use peers::Peer;
 use retained::Retained;
 use sessions::SessionSlot;
-use subscribe::{Group, RetainedDue};
+use subscribe::Group;
 
 /// Longest client id, topic filter and retained topic, bytes: together with a prefix they are keys of the store.
 pub const NAME_BYTES_MAX: usize = 65_000;
@@ -327,7 +328,8 @@ pub struct Shard {
     shadow_jobs: BTreeMap<u64, Ticket>,
     shadow_job: u64,
     crashed_messages: Vec<MessageId>,
-    retained_due: VecDeque<RetainedDue>,
+    retained_due: retained_due::RetainedDues,
+    cut_off: BTreeSet<ConnId>,
     link_count: u64,
     full_sessions: u32,
     full_peers: u32,
@@ -404,7 +406,8 @@ impl Shard {
             shadow_jobs: BTreeMap::new(),
             shadow_job: 0,
             crashed_messages: Vec::new(),
-            retained_due: VecDeque::new(),
+            retained_due: retained_due::RetainedDues::default(),
+            cut_off: BTreeSet::new(),
             link_count: 0,
             full_sessions: 0,
             full_peers: 0,

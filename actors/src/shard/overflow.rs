@@ -40,10 +40,18 @@ impl Shard {
             }
             Overload::Disconnect => {
                 self.drop_for(session, Drop::SlowClient, 1, &parcel.message.topic);
-                self.close(conn, ReasonCode::QuotaExceeded, "it does not read what it asked for");
+                self.cut_off.insert(conn);
             }
             policy => self.wait_in_ring(session, conn, parcel, policy),
         }
+    }
+
+    /// Cuts off one client whose topics' policy is to do so. Not on the spot: what is said of it then, its will, may be for
+    /// others that are to be cut off, and so on. False: there is none.
+    pub(super) fn cut_off_next(&mut self) -> bool {
+        let Some(conn) = self.cut_off.pop_first() else { return false };
+        self.close(conn, ReasonCode::QuotaExceeded, "it does not read what it asked for");
+        true
     }
 
     fn wait_in_ring(&mut self, session: u32, conn: ConnId, parcel: Parcel<'_>, policy: Overload) {

@@ -25,6 +25,9 @@ impl Shard {
     pub(super) fn settle(&mut self) {
         loop {
             self.run_cells();
+            if self.cut_off_next() {
+                continue;
+            }
             if !self.tickets.is_empty() {
                 self.settle_tickets();
             } else if !self.send_retained_due() {

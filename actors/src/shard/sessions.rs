@@ -288,6 +288,7 @@ impl Shard {
             slot.full = false;
             self.full_sessions -= 1;
             self.retry_blocked = true;
+            self.retained_due.wake(session);
         }
         // Whoever waits because it was behind, memory being short, may not hear of it in any other way.
         if slot.queued == BEHIND_MESSAGES && !self.blocked.is_empty() {
@@ -440,6 +441,7 @@ impl Shard {
         slot.expires_ms = Some(now_ms + expiry_ms);
         self.send(cell, CellMsg::LinkLost);
         self.drop_ring(session);
+        self.retained_due.wake(session);
         if expiry_ms == 0 {
             return self.end_session(session);
         }

@@ -11,6 +11,7 @@ use outpost_store::Space;
 
 use super::channel::{Owner, Subscriber};
 use super::pass::Parcel;
+use super::retained_due::RetainedDue;
 use super::sys::is_sys;
 use super::{Cell, CellMsg, Route, Shard};
 use crate::cell::CellId;
@@ -24,17 +25,6 @@ pub(super) struct Group {
     name: (String, String),
     members: Vec<Member>,
     next: usize,
-}
-
-/// Retained messages a new subscription is still owed: they go out as the client and its queue have room.
-#[derive(Debug)]
-pub(super) struct RetainedDue {
-    pub(super) session: u32,
-    filter: TopicFilter,
-    options: SubscribeOptions,
-    id: Option<u32>,
-    /// The last topic looked at.
-    after: String,
 }
 
 #[derive(Debug, Clone)]
@@ -72,12 +62,11 @@ impl Shard {
         let cell = slot.cell;
         self.send(cell, CellMsg::Subscribed(request.packet_id, reasons, false));
         if retained.iter().any(|(filter, _)| is_sys(filter.pattern())) {
-            self.refresh_sys();
+            self.refresh_sys_for_subscriber();
         }
         for (filter, options) in retained {
-            self.retained_due.retain(|due| due.session != session || due.filter != filter);
-            let (id, after) = (request.subscription_id, String::new());
-            self.retained_due.push_back(RetainedDue { session, filter, options, id, after });
+            let (qos, id) = (options.qos, request.subscription_id);
+            self.retained_due.push(session, RetainedDue::new(filter, qos, id));
         }
     }
 
@@ -199,7 +188,7 @@ impl Shard {
         let Some((_, cell)) = slot.subscriptions.remove(filter) else { return false };
         let durable = slot.durable;
         let qos = self.subscription_of(cell).map_or(QoS::AtMostOnce, |(options, _)| options.qos);
-        self.retained_due.retain(|due| due.session != session || due.filter.as_str() != filter);
+        self.retained_due.forget(session, filter);
         if let Ok(parsed) = TopicFilter::new(filter) {
             self.sys_wanted(parsed.pattern(), false);
             if let Some(group) = parsed.share_group() {
@@ -368,44 +357,7 @@ impl Shard {
         let parcel = Parcel { message: &message, qos, retain, ids: member.id.as_slice() };
         self.enqueue(member.session, parcel, Some(share.into()));
     }
-
-    /// Sends some retained messages to a session that is owed them and has room. `false`: there is none.
-    pub(super) fn send_retained_due(&mut self) -> bool {
-        let Some(index) = self.retained_due.iter().position(|due| self.has_retained_turn(due))
-        else {
-            return false;
-        };
-        let Some(mut due) = self.retained_due.remove(index) else { return false };
-        let (messages, last) = if is_sys(due.filter.pattern()) {
-            self.sys.matching(&due.filter, &due.after, RETAINED_AT_ONCE)
-        } else {
-            self.retained.matching(&due.filter, &due.after, RETAINED_AT_ONCE)
-        };
-        let wall_ms = self.now.wall_ms;
-        for message in messages {
-            if message.expiry_left_s(wall_ms) != Some(0) {
-                let qos = due.options.qos.min(message.qos);
-                let ids = due.id.as_slice();
-                let parcel = Parcel { message: &message, qos, retain: true, ids };
-                self.enqueue(due.session, parcel, None);
-            }
-        }
-        if let Some(last) = last {
-            due.after = last;
-            self.retained_due.push_front(due);
-        }
-        true
-    }
-
-    fn has_retained_turn(&self, due: &RetainedDue) -> bool {
-        self.sessions.get(due.session as usize).is_none_or(|slot| {
-            !slot.full && slot.conn.is_none_or(|c| self.out_len(c) <= self.config.out_bytes_max / 4)
-        })
-    }
 }
-
-/// Retained messages handed to a session before it gets to run. More would not fit its mailbox.
-const RETAINED_AT_ONCE: usize = 64;
 
 fn wants_retained(handling: RetainHandling, is_new: bool) -> bool {
     match handling {

@@ -18,6 +18,10 @@ use super::{Cell, Shard};
 /// What all of its topics begin with. Clients may not publish there.
 const PREFIX: &str = "$SYS/";
 
+/// Who subscribes is shown figures at most this old. Younger: clients that subscribe again and again have every session
+/// looked at each time; older: what they are shown is.
+const REFRESH_MS: u64 = 1_000;
+
 /// The counters with load averages, in the order of [`Shard::load_counters`].
 const LOADS: [&str; 9] = [
     "messages/received",
@@ -52,6 +56,7 @@ struct Value {
 pub(super) struct Sys {
     started_ms: u64,
     looked_ms: u64,
+    refreshed_ms: u64,
     due_ms: Option<u64>,
     loads: [LoadAverage; LOADS.len()],
     /// Subscriptions to the tree.
@@ -110,11 +115,19 @@ impl Shard {
         }
     }
 
-    /// The figures as of now, for somebody who has just subscribed.
-    pub(super) fn refresh_sys(&mut self) {
+    /// The figures for somebody who has just subscribed.
+    pub(super) fn refresh_sys_for_subscriber(&mut self) {
+        let age_ms = self.now.mono_ms.saturating_sub(self.sys.refreshed_ms);
+        if self.sys.values.is_empty() || age_ms >= REFRESH_MS {
+            self.refresh_sys();
+        }
+    }
+
+    fn refresh_sys(&mut self) {
         if self.sys.due_ms.is_none() {
             return;
         }
+        self.sys.refreshed_ms = self.now.mono_ms;
         for (topic, text) in self.sys_values() {
             let known = self.sys.values.get(&topic);
             if known.is_some_and(|value| value.message.payload == text.as_bytes()) {

@@ -5,7 +5,7 @@ use outpost_actors::ledger::Drop;
 use outpost_flow::Overload;
 use outpost_flow::overload::RING_MAX;
 use outpost_model::TopicFilter;
-use outpost_mqtt::packet::{Packet, ReasonCode};
+use outpost_mqtt::packet::{Connect, Packet, ReasonCode};
 
 use crate::world::{Client, World, fleeting, publish, v4};
 
@@ -136,4 +136,33 @@ fn a_topic_without_a_policy_is_dropped_as_ever_and_a_lost_client_takes_its_ring_
     assert!(waiting > 50 && stats.missing() == 0);
     let reason = ReasonCode::Success;
     assert_eq!(world.try_connect(0, fleeting("stopped")).1.reason, reason);
+}
+
+#[test]
+fn clients_cut_off_by_each_others_wills_go_one_after_the_other() {
+    let mut world = World::with(1, |config| {
+        config.out_bytes_max = 4_096;
+        let filter = outpost_model::TopicFilter::new("a/#".to_owned()).expect("a filter");
+        config.overload = vec![(filter, outpost_flow::Overload::Disconnect)];
+    });
+    let slow: Vec<Client> = (0..1_000)
+        .map(|number| {
+            let will = crate::world::will("a/gone", 0);
+            let will = outpost_mqtt::packet::Will { qos: outpost_model::QoS::AtMostOnce, ..*will };
+            let connect = fleeting(&format!("slow-{number}"));
+            let client = world.connect(Connect { will: Some(Box::new(will)), ..connect });
+            world.subscribe(client, "a/+", 0);
+            client
+        })
+        .collect();
+    slow.iter().for_each(|client| world.stop_reading(*client));
+    let publisher = world.connect(fleeting("publisher"));
+    let payload = "x".repeat(1_000);
+    for _ in 0..10 {
+        world.publish(publisher, publish("a/b", &payload, 0, 0));
+    }
+    world.pass(10_000);
+    assert!(slow.iter().all(|client| !world.is_open(*client)));
+    assert!(world.is_open(publisher));
+    world.check_ledgers();
 }

@@ -108,3 +108,17 @@ fn with_an_interval_of_0_there_is_none() {
     world.pass(60_000);
     assert_eq!(values(&mut world, watcher), BTreeMap::new());
 }
+
+#[test]
+fn who_subscribes_again_and_again_has_the_figures_counted_once_a_second() {
+    let mut world = world(1);
+    let watcher = world.connect(fleeting("watcher"));
+    let mut connected = Vec::new();
+    for (name, ms) in [("a", 100), ("b", 100), ("c", 1_000), ("d", 0)] {
+        world.connect(fleeting(name));
+        world.subscribe(watcher, "$SYS/broker/clients/connected", 0);
+        connected.extend(values(&mut world, watcher).into_values().map(|(text, _)| text));
+        world.pass(ms);
+    }
+    assert_eq!(connected, ["2", "2", "2", "5"]);
+}
