@@ -221,7 +221,7 @@ async fn two_outposts_that_bridge_to_each_other_twice_make_one_copy_r3() {
 
 /// `outpost node` with one bridge, on ports of its own.
 struct Process {
-    process: Running,
+    running: Running,
     mqtt: SocketAddr,
     http: SocketAddr,
 }
@@ -238,7 +238,7 @@ async fn process(data: &Path, mqtt: SocketAddr, bridge: &str) -> Process {
     command.arg("node").arg("-c").arg(&file);
     let process = Running::start(command);
     until("it serves", async || tokio::net::TcpStream::connect(http).await.is_ok()).await;
-    Process { process, mqtt, http }
+    Process { running: process, mqtt, http }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -250,7 +250,7 @@ async fn five_thousand_while_the_other_is_down_are_five_thousand_after_a_kill_9_
     );
     let node = process(data.path(), near, &config).await;
     let first = burst(node.mqtt, "one", "job", 2_500).await;
-    node.process.kill_9().await;
+    node.running.kill_9().await;
     let node = process(data.path(), near, &config).await;
     let second = burst(node.mqtt, "two", "job", 2_500).await;
     assert_eq!(first.len() + second.len(), 5_000, "each has its PUBACK");
@@ -264,7 +264,7 @@ async fn five_thousand_while_the_other_is_down_are_five_thousand_after_a_kill_9_
     until("nothing is owed", async || shown(node.http, "cloud").await["queued"] == 0).await;
     let one = shown(node.http, "cloud").await;
     assert_eq!((one["acked"].as_u64(), one["refused"].as_u64()), (Some(5_000), Some(0)));
-    assert!(node.process.terminate().await.success());
+    assert!(node.running.terminate().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -290,7 +290,7 @@ async fn qos_2_arrives_exactly_once_through_kill_9_of_the_node() {
         if round == 3 {
             until("nothing is owed", async || shown(node.http, "cloud").await["queued"] == 0).await;
         }
-        node.process.kill_9().await; // some are half way
+        node.running.kill_9().await; // some are half way
     }
     let mut got: Vec<u32> = Vec::new();
     while let Ok(message) = tokio::time::timeout(A_LOOP_SHOWS, device.next()).await {

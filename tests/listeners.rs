@@ -200,8 +200,8 @@ async fn large_packets_pass_a_websocket_both_ways_plain_and_over_tls() {
     let (mut a, mut b) = (web(plain).await, web(secret).await);
     assert_eq!(a.enter(&connect(4, "a")).await, Some(0));
     assert_eq!(b.enter(&connect(4, "b")).await, Some(0));
-    pass(&mut a, &mut b).await;
-    pass(&mut b, &mut a).await;
+    Box::pin(pass(&mut a, &mut b)).await;
+    Box::pin(pass(&mut b, &mut a)).await;
     node.stop().await;
 }
 

@@ -27,7 +27,7 @@ struct Size {
 
 fn size() -> Size {
     if std::env::var_os("OUTPOST_LONG").is_some() {
-        let lasts = Duration::from_secs(300);
+        let lasts = Duration::from_mins(5);
         Size { idle: 5_000, flooders: 100, lasts, limit_bytes: 128 << 20 }
     } else {
         Size { idle: 200, flooders: 20, lasts: Duration::from_secs(10), limit_bytes: 128 << 20 }

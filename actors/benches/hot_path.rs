@@ -37,7 +37,7 @@ fn main() {
         bench.measured(3);
         let (before, rounds) = (cpu(), (wanted / each_turn).max(1));
         let delivered = bench.measured(rounds);
-        let nanos = (cpu() - before).as_nanos() as f64 / delivered as f64;
+        let nanos = cpu().checked_sub(before).unwrap().as_nanos() as f64 / delivered as f64;
         println!("{name:<16} {nanos:>8.0} ns CPU a delivery, {delivered} deliveries");
     }
 }

@@ -20,6 +20,7 @@ pub fn run(server: SocketAddr, pid: u32, connections: usize) -> io::Result<Figur
         clients.push(Client::connect(server, number, &id, true, Some((&filter, 0)))?);
     }
     let (seconds, cpu) = (started.elapsed().as_secs_f64(), reading.server_since(pid));
+    #[allow(clippy::disallowed_methods, reason = "a program of one thread that measures")]
     std::thread::sleep(SETTLE);
     let after = resident(pid);
     let mut scratch = vec![0; 256 * 1024].try_into().expect("its length");

@@ -56,6 +56,7 @@ pub fn run(server: SocketAddr, pid: u32, count: u32, every: u32, qos: u8) -> io:
         if to.receive(&mut scratch)? > 0 {
             since = Instant::now();
         } else {
+            #[allow(clippy::disallowed_methods, reason = "a program of one thread that measures")]
             std::thread::sleep(Duration::from_micros(50));
         }
         if to.seen.len() >= (resets as usize + 1) * every as usize {

@@ -28,19 +28,23 @@ impl Reading {
     pub fn since(&self, pid: u32, messages: u64) -> Figures {
         let now = Self::new(pid);
         let seconds = (now.at - self.at).as_secs_f64();
-        let (server, own) = (now.server - self.server, now.own - self.own);
+        let (server, own) =
+            (now.server.checked_sub(self.server).unwrap(), now.own.checked_sub(self.own).unwrap());
         let others = now.machine.saturating_sub(self.machine).saturating_sub(server + own);
         vec![
             ("server_us_per_message", server.as_secs_f64() * 1e6 / messages.max(1) as f64),
             ("server_cores", server.as_secs_f64() / seconds),
             ("other_cores", others.as_secs_f64() / seconds),
-            ("load_waited", (now.own_wait - self.own_wait).as_secs_f64() / seconds),
+            (
+                "load_waited",
+                now.own_wait.checked_sub(self.own_wait).unwrap().as_secs_f64() / seconds,
+            ),
         ]
     }
 
     /// CPU time of the server since then.
     pub fn server_since(&self, pid: u32) -> Duration {
-        process(&pid.to_string()).0 - self.server
+        process(&pid.to_string()).0.checked_sub(self.server).unwrap()
     }
 }
 

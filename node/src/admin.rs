@@ -72,9 +72,10 @@ impl NodeBackend {
             }
             AdminRequest::TraceStop(id) => {
                 let stopped = plane.with(move |shard, _| shard.trace_stop(id)).await;
-                match stopped.map_err(unavailable)? {
-                    true => Ok(json!({ "stopped": true })),
-                    false => Err(AdminError::NotFound(format!("no trace {id} runs"))),
+                if stopped.map_err(unavailable)? {
+                    Ok(json!({ "stopped": true }))
+                } else {
+                    Err(AdminError::NotFound(format!("no trace {id} runs")))
                 }
             }
             AdminRequest::TraceRead(id, offset) => self.trace_read(id, offset).await,

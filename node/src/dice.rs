@@ -11,5 +11,6 @@ pub fn random_u64() -> u64 {
 pub fn nonce() -> String {
     let mut bytes = [0; 18];
     aws_lc_rs::rand::fill(&mut bytes).expect("the operating system has entropy");
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(|digit| char::from_digit(digit.into(), 16).expect("below 16")).collect()
 }

@@ -53,7 +53,7 @@ impl Pki {
             SanType::IpAddress([127, 0, 0, 1].into()),
         ];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.issue(params, "server");
+        self.issue(&params, "server");
     }
 
     /// `NAME.pem` and `NAME.key` of a client whose common name is `name`.
@@ -62,10 +62,10 @@ impl Pki {
         let uri = format!("spiffe://plant/device/{name}");
         params.subject_alt_names = vec![SanType::URI(uri.try_into().expect("a URI"))];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(params, name);
+        self.issue(&params, name);
     }
 
-    fn issue(&self, params: CertificateParams, file: &str) {
+    fn issue(&self, params: &CertificateParams, file: &str) {
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("signed");
         write(&self.path(&format!("{file}.pem")), &certificate.pem());

@@ -68,7 +68,7 @@ impl Shard {
         if counted {
             self.ledger.take_back(Drop::SessionEnded);
         }
-        self.enqueue_group(group, delivery.message, true);
+        self.enqueue_group(group, &delivery.message, true);
     }
 
     /// Takes the deliveries of an ended session from disk, some at a time, and gives away what others can have. The row

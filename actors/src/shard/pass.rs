@@ -124,7 +124,7 @@ impl Shard {
                     let retain = *retain_as_published && message.retain;
                     self.forward(*subscriber, *session, Parcel { message, qos, retain, ids });
                 }
-                Recipient::Group(group) => self.enqueue_group(*group, Arc::clone(message), false),
+                Recipient::Group(group) => self.enqueue_group(*group, message, false),
                 Recipient::Peer { peer, durable } => {
                     self.enqueue_peer(*peer, *durable, Arc::clone(message));
                 }

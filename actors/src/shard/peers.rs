@@ -259,14 +259,14 @@ impl Shard {
         // What need not be kept still may not overtake what is.
         let behind_kept = peer.up && !peer.outbox.is_empty();
         if message.qos == QoS::AtMostOnce || !(durable || behind_kept) {
-            if !peer.up {
-                // Only subscribers that are connected there wanted it, and they cannot be reached.
-                self.ledger.drop_unqueued(Drop::Offline, 1);
-            } else {
+            if peer.up {
                 peer.events_out += 1;
                 (self.ledger.owed, self.ledger.delivered) =
                     (self.ledger.owed + 1, self.ledger.delivered + 1);
                 self.events.push_back(Event::Peer(id, PeerFrame::Event { seq: 0, message }));
+            } else {
+                // Only subscribers that are connected there wanted it, and they cannot be reached.
+                self.ledger.drop_unqueued(Drop::Offline, 1);
             }
             return;
         }

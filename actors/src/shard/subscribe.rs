@@ -343,7 +343,7 @@ impl Shard {
     }
 
     /// A message for one member of a group. `again` when the session it had been given to ended.
-    pub(super) fn enqueue_group(&mut self, id: u32, message: Arc<Message>, again: bool) {
+    pub(super) fn enqueue_group(&mut self, id: u32, message: &Arc<Message>, again: bool) {
         let group = self.groups.get(&id);
         let chosen = group.and_then(|group| self.next_member(group, message.qos, again));
         let (Some(index), Some(group)) = (chosen, self.groups.get_mut(&id)) else {
@@ -354,7 +354,7 @@ impl Shard {
         let (qos, retain) =
             (member.qos.min(message.qos), member.retain_as_published && message.retain);
         let share = format!("$share/{}/{}", group.name.0, group.name.1);
-        let parcel = Parcel { message: &message, qos, retain, ids: member.id.as_slice() };
+        let parcel = Parcel { message, qos, retain, ids: member.id.as_slice() };
         self.enqueue(member.session, parcel, Some(share.into()));
     }
 }

@@ -200,7 +200,7 @@ impl Shard {
                         self.enqueue(session, Parcel { message, qos, retain, ids: &ids }, None);
                     }
                 }
-                Recipient::Group(group) => self.enqueue_group(group, Arc::clone(message), false),
+                Recipient::Group(group) => self.enqueue_group(group, message, false),
                 Recipient::Peer { .. } | Recipient::Local(_) => {}
             }
         }

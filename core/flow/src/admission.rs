@@ -60,9 +60,10 @@ impl Admission {
         if self.addresses.len() >= ADDRESSES_MAX && !self.addresses.contains_key(&address) {
             self.addresses.retain(|_, bucket| !bucket.is_full(now_ms));
         }
-        let bucket = match self.addresses.len() < ADDRESSES_MAX {
-            true => self.addresses.entry(address).or_default(),
-            false => self.addresses.get_mut(&address).unwrap_or(&mut self.others),
+        let bucket = if self.addresses.len() < ADDRESSES_MAX {
+            self.addresses.entry(address).or_default()
+        } else {
+            self.addresses.get_mut(&address).unwrap_or(&mut self.others)
         };
         bucket.take(rate, 1, now_ms).is_ok()
     }

@@ -23,8 +23,8 @@ pub fn share_permille(lag_ms: i64) -> u64 {
 
 /// Bytes a client's buffer may take of at most so many.
 pub fn buffer_bytes(most: usize, lag_ms: i64) -> usize {
-    let share = share_permille(lag_ms) as u128;
-    (most as u128 * share / SHARE_PERMILLE.1.cast_unsigned() as u128) as usize
+    let share = u128::from(share_permille(lag_ms));
+    (most as u128 * share / u128::from(SHARE_PERMILLE.1.cast_unsigned())) as usize
 }
 
 /// What is done with a QoS 0 message when the client's buffer is full.

@@ -139,13 +139,9 @@ impl Pace {
 
     /// A window ended with this rate.
     fn judge(&mut self, rate: u64, agreed: u64, now_ms: u64) {
-        let counts = match self.low {
-            false => rate * 100 > agreed * AGREED_PERCENT,
-            true => rate <= agreed,
-        };
+        let counts = if self.low { rate <= agreed } else { rate * 100 > agreed * AGREED_PERCENT };
         if !counts {
-            self.since_ms = None;
-            return;
+            return self.since_ms = None;
         }
         let since_ms = *self.since_ms.get_or_insert(now_ms.saturating_sub(WINDOW_MS));
         if now_ms - since_ms >= DEMOTE_MS {

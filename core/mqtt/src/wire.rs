@@ -243,7 +243,6 @@ impl<'a> Reader<'a> {
 }
 
 /// Whether UTF-8 text holds one of U+0000 to U+001F and U+007F to U+009F.
-#[expect(clippy::needless_bitwise_bool, reason = "branching on each byte is what is to be avoided")]
 fn has_control(text: &str) -> bool {
     let bytes = text.as_bytes();
     // Most names are ASCII: one pass that never branches on a byte.

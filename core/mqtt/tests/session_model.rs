@@ -359,12 +359,11 @@ impl World {
         if self.model.qos_1.contains(&id) {
             return Ok(());
         }
-        match self.model.qos_2.get(&id) {
-            Some(Taken::Passed) => self.model.fails = Some(ReasonCode::ProtocolError),
-            _ => {
-                self.model.qos_2.remove(&id);
-                self.model.due.push_back(Packet::Pubcomp(ack(id)));
-            }
+        if let Some(Taken::Passed) = self.model.qos_2.get(&id) {
+            self.model.fails = Some(ReasonCode::ProtocolError)
+        } else {
+            self.model.qos_2.remove(&id);
+            self.model.due.push_back(Packet::Pubcomp(ack(id)));
         }
         self.packet(Packet::Pubrel(ack(id)))
     }
@@ -582,7 +581,7 @@ impl Model {
         match effect {
             Effect::Deliver { delivery, id, dup } => self.see_delivery(&delivery, id, dup),
             Effect::Send(Packet::Pubrel(a)) if self.released_again(a.packet_id) => Ok(()),
-            Effect::Send(packet) | Effect::SendDurable(packet) => self.see_answer(packet),
+            Effect::Send(packet) | Effect::SendDurable(packet) => self.see_answer(&packet),
             Effect::Publish(publish) => {
                 if self.passed_on == 0 {
                     return Err(format!("passed on twice: {publish:?}"));
@@ -668,8 +667,8 @@ impl Model {
     }
 
     /// Answers to one input come in its order; deliveries may stand between them.
-    fn see_answer(&mut self, packet: Packet) -> Result<(), String> {
-        if self.due.front() == Some(&packet) {
+    fn see_answer(&mut self, packet: &Packet) -> Result<(), String> {
+        if self.due.front() == Some(packet) {
             self.due.pop_front();
             return Ok(());
         }

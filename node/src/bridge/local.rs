@@ -65,7 +65,7 @@ pub(super) async fn prepare(
         put(&mut local, &Packet::Subscribe(request));
         answer(&mut local, |packet| matches!(packet, Packet::Suback(_))).await?;
     }
-    put(&mut local, &Packet::Disconnect(Box::new(Disconnect::default())));
+    put(&mut local, &Packet::Disconnect(Box::default()));
     local.close().await?;
     Ok(Prepared {
         is_new: !connack.session_present,

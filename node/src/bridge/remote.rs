@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 
 use super::link::{LinkError, Wire};
 use super::local::REQUEST_ID;
-use super::settings::Settings;
+use super::settings::{Settings, state_topic};
 use crate::config;
 
 /// How long each step of coming up may take: resolving, TCP, TLS, CONNACK. Shorter: slow links never come up; longer:
@@ -123,7 +123,7 @@ fn request(settings: &Settings, wish: Wish) -> Result<Connect, LinkError> {
     }
     if settings.notifications && !settings.notifications_local_only {
         connect.will = Some(Box::new(Will {
-            topic: settings.state_topic(&settings.remote_client_id),
+            topic: state_topic(&settings.remote_client_id),
             payload: Bytes::from_static(b"0"),
             qos: QoS::AtLeastOnce,
             retain: true,
@@ -167,7 +167,7 @@ pub(super) fn up(settings: &Settings) -> Option<Packet> {
             dup: false,
             qos: QoS::AtMostOnce,
             retain: true,
-            topic: settings.state_topic(&settings.remote_client_id),
+            topic: state_topic(&settings.remote_client_id),
             packet_id: None,
             payload: Bytes::from_static(b"1"),
             topic_alias: None,

@@ -197,7 +197,7 @@ impl Link<'_> {
                 self.alive_ms = now_ms;
             }
             while let Some(packet) = self.far.take()? {
-                self.from_far(packet, now_ms);
+                self.heard(packet, now_ms);
             }
             if near.read {
                 while let Some(packet) = self.near.take()? {
@@ -211,7 +211,7 @@ impl Link<'_> {
         }
     }
 
-    fn from_far(&mut self, packet: Packet, now_ms: u64) {
+    fn heard(&mut self, packet: Packet, now_ms: u64) {
         if matches!(packet, Packet::Pingresp)
             && let Some(sent_ms) = self.ping_ms.take()
         {

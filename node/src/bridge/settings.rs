@@ -168,11 +168,11 @@ impl Settings {
     pub fn address(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
+}
 
-    /// The topic that says whether the link is up.
-    pub(crate) fn state_topic(&self, of: &str) -> ByteString {
-        format!("$SYS/broker/connection/{of}/state").into()
-    }
+/// The topic that says whether a link is up.
+pub(crate) fn state_topic(of: &str) -> ByteString {
+    format!("$SYS/broker/connection/{of}/state").into()
 }
 
 fn rule(topic: &config::BridgeTopic) -> Rule {

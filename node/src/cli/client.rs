@@ -139,7 +139,7 @@ impl Ls {
             ("prefix", Some(self.prefix.as_str()).filter(|prefix| !prefix.is_empty())),
         ];
         for (key, value) in options.iter().filter_map(|(key, value)| Some((key, (*value)?))) {
-            path.push_str(&format!("&{key}={}", encoded(value)));
+            path.extend(["&", key, "=", &encoded(value)]);
         }
         path
     }

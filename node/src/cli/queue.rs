@@ -117,9 +117,9 @@ impl Dump {
                 format!("/api/v1/client/queue/messages?id={}&after={after}", encoded(&self.id));
             let page = self.api.get(&path)?;
             let messages = page["messages"].as_array().cloned().unwrap_or_default();
-            let lines: String =
-                messages.iter().take(left).map(|message| format!("{message}\n")).collect();
-            output::print(&lines)?;
+            for message in messages.iter().take(left) {
+                output::print(&format!("{message}\n"))?;
+            }
             left = left.saturating_sub(messages.len());
             match page["next"].as_u64() {
                 Some(next) if next > after => after = next,

@@ -80,7 +80,7 @@ fn list(api: &Api, filter: &str, limit: usize) -> Result<(Vec<Value>, bool), Fai
         ))?;
         found.extend(page["retained"].as_array().cloned().unwrap_or_default());
         match page["next"].as_str() {
-            Some(next) if next > after.as_str() => after = next.to_owned(),
+            Some(next) if next > after.as_str() => next.clone_into(&mut after),
             _ => return Ok((found, false)),
         }
     }

@@ -162,6 +162,10 @@ fn print(api: &Api, id: u64, follow: bool) -> Result<(), Failure> {
                 return Ok(());
             }
             over = page["running"] != true;
+            #[allow(
+                clippy::disallowed_methods,
+                reason = "a command of one thread, which has nothing else to do"
+            )]
             std::thread::sleep(FOLLOW_PAUSE);
         }
     }

@@ -36,7 +36,7 @@ impl Why {
     pub fn run(self) -> Result<(), Failure> {
         let mut path = format!("/api/v1/why?name={}", encoded(&self.name));
         if let Some(topic) = &self.topic {
-            path.push_str(&format!("&topic={}", encoded(topic)));
+            path.extend(["&topic=", &encoded(topic)]);
         }
         let body = self.api.get(&path)?;
         if self.json {

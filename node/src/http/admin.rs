@@ -139,7 +139,7 @@ pub(super) async fn retained(
     query: Query<RetainedQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let RetainedQuery { filter, after, limit } = query.into_inner();
-    let parsed = checked_filter(filter)?;
+    let parsed = checked_filter(&filter)?;
     let limit = checked_limit(limit, RETAINED_PAGE_MAX)?;
     answer(&backend, AdminRequest::Retained(parsed, after, limit)).await
 }
@@ -205,7 +205,7 @@ pub(super) async fn trace_start(
     let TraceQuery { client, topic, for_s, payload } = query.into_inner();
     let target = match (client, topic) {
         (Some(id), None) => TraceTarget::Client(id),
-        (None, Some(filter)) => TraceTarget::Topic(checked_filter(filter)?),
+        (None, Some(filter)) => TraceTarget::Topic(checked_filter(&filter)?),
         _ => return Err(ApiError::bad_request("one of client and topic says what to trace")),
     };
     let for_s_max = TRACE_MS_MAX / 1000;
@@ -239,8 +239,8 @@ pub(super) async fn trace_stop(
     answer(&backend, AdminRequest::TraceStop(query.id)).await
 }
 
-fn checked_filter(filter: String) -> Result<TopicFilter, ApiError> {
-    TopicFilter::new(filter.clone())
+fn checked_filter(filter: &str) -> Result<TopicFilter, ApiError> {
+    TopicFilter::new(filter.to_owned())
         .map_err(|why| ApiError::bad_request(format!("the filter {filter:?} {why}")))
 }
 

@@ -154,7 +154,7 @@ fn check(
 /// WebSocket frames as a stream of bytes.
 #[derive(Debug)]
 pub struct Frames<S> {
-    frames: WebSocketStream<S>,
+    socket: WebSocketStream<S>,
     /// What of the last frame nobody has read yet.
     rest: Bytes,
     packets: Packets,
@@ -162,14 +162,14 @@ pub struct Frames<S> {
 
 impl<S> Frames<S> {
     /// After the handshake.
-    pub fn new(frames: WebSocketStream<S>) -> Self {
-        Self { frames, rest: Bytes::new(), packets: Packets::default() }
+    pub fn new(socket: WebSocketStream<S>) -> Self {
+        Self { socket, rest: Bytes::new(), packets: Packets::default() }
     }
 }
 
 impl<S: ByteStream> ByteStream for Frames<S> {
     fn opened(&mut self) {
-        self.frames.get_mut().opened();
+        self.socket.get_mut().opened();
     }
 }
 
@@ -180,7 +180,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Frames<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         while self.rest.is_empty() {
-            match ready!(Pin::new(&mut self.frames).poll_next(cx)) {
+            match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
                 Some(Ok(Message::Binary(bytes))) => self.rest = bytes,
                 // MQTT 5, §6.0.0-1: anything but binary ends the connection.
                 Some(Ok(Message::Text(_))) => {
@@ -295,14 +295,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Frames<S> {
         let mut written = 0;
         while rest.length() > 0 {
             // Not ready while an earlier frame waits for room in the socket.
-            match Pin::new(&mut self.frames).poll_ready(cx) {
+            match Pin::new(&mut self.socket).poll_ready(cx) {
                 Poll::Ready(ready) => ready.map_err(broken)?,
                 Poll::Pending if written == 0 => return Poll::Pending,
                 Poll::Pending => break,
             }
             let frame = rest.take(self.packets.next(&rest.peek(), rest.length()));
             written += frame.len();
-            Pin::new(&mut self.frames).start_send(Message::Binary(frame)).map_err(broken)?;
+            Pin::new(&mut self.socket).start_send(Message::Binary(frame)).map_err(broken)?;
         }
         Poll::Ready(Ok(written))
     }
@@ -312,11 +312,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Frames<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.frames).poll_flush(cx).map_err(broken)
+        Pin::new(&mut self.socket).poll_flush(cx).map_err(broken)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.frames).poll_close(cx).map_err(broken)
+        Pin::new(&mut self.socket).poll_close(cx).map_err(broken)
     }
 }
 
@@ -324,8 +324,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
     /// Tells the other side which rule it broke (RFC 6455, §7.4.1), if it still listens.
     fn say_why(&mut self, cx: &mut Context<'_>, code: CloseCode) {
         let why = CloseFrame { code, reason: "".into() };
-        if Pin::new(&mut self.frames).start_send(Message::Close(Some(why))).is_ok() {
-            let _ = Pin::new(&mut self.frames).poll_flush(cx);
+        if Pin::new(&mut self.socket).start_send(Message::Close(Some(why))).is_ok() {
+            let _ = Pin::new(&mut self.socket).poll_flush(cx);
         }
     }
 }

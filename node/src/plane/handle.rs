@@ -65,6 +65,7 @@ pub enum Command {
 }
 
 /// Work for the shard; it gets the number of the job, 0 when nobody waits for the disk.
+#[allow(clippy::type_complexity, reason = "it is the one thing here")]
 pub struct ShardWork(pub(super) Box<dyn FnOnce(&mut Shard, Now, u64) + Send>);
 
 impl std::fmt::Debug for ShardWork {
