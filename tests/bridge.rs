@@ -231,7 +231,7 @@ async fn process(data: &Path, mqtt: SocketAddr, bridge: &str) -> Process {
     let file = data.join("outpost.toml");
     let text = format!(
         "[node]\ndata_dir = {:?}\n[listen.mqtt]\nbind = \"{mqtt}\"\n[listen.http]\nbind = \"{http}\"\n{bridge}",
-        data.join("store")
+        data.join("store").to_string_lossy()
     );
     std::fs::write(&file, text).expect("writable");
     let mut command = command();

@@ -197,11 +197,11 @@ async fn large_packets_pass_a_websocket_both_ways_plain_and_over_tls() {
     .await;
     let plain = TcpStream::connect(node.listener("ws")).await.expect("it listens");
     let secret = tls(node.listener("wss"), pki.client(None)).await.expect("a handshake");
-    let (mut a, mut b) = (web(plain).await, web(secret).await);
+    let (mut a, mut b) = (Box::pin(web(plain)).await, Box::pin(web(secret)).await);
     assert_eq!(a.enter(&connect(4, "a")).await, Some(0));
     assert_eq!(b.enter(&connect(4, "b")).await, Some(0));
-    Box::pin(pass(&mut a, &mut b)).await;
-    Box::pin(pass(&mut b, &mut a)).await;
+    pass(&mut a, &mut b).await;
+    pass(&mut b, &mut a).await;
     node.stop().await;
 }
 

@@ -55,14 +55,14 @@ impl Shard {
         }
         for (delivery, sent) in left {
             if !(sent && delivery.qos == QoS::ExactlyOnce) {
-                self.reroute(delivery, true);
+                self.reroute(&delivery, true);
             }
         }
     }
 
     /// A delivery whose session ended goes to another member of its share group, when it came through one (MQTT-4.8.2-6).
     /// `counted`: it stands in the ledger as dropped with its session.
-    pub(super) fn reroute(&mut self, delivery: Delivery, counted: bool) {
+    pub(super) fn reroute(&mut self, delivery: &Delivery, counted: bool) {
         let Some(share) = delivery.share.clone() else { return };
         let Some(group) = self.group_of(&share) else { return };
         if counted {
@@ -105,7 +105,7 @@ impl Shard {
         if record.share.is_some() && may_move {
             match self.read_delivery(place, row) {
                 // Before the body's count goes down: it must not reach zero in between.
-                Ok((delivery, _)) => self.reroute(delivery, remains.counted),
+                Ok((delivery, _)) => self.reroute(&delivery, remains.counted),
                 Err(Unread::Later) => return false,
                 Err(Unread::Damaged(_)) => {}
             }

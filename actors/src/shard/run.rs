@@ -100,7 +100,7 @@ impl Shard {
             Turn::Unavailable => self.lost(id, is_from_client),
             Turn::Gone => match message {
                 Some(CellMsg::Deliver(delivery, false)) if delivery.share.is_some() => {
-                    self.reroute(delivery, true);
+                    self.reroute(&delivery, true);
                 }
                 _ => self.lost(id, is_from_client),
             },
