@@ -28,6 +28,8 @@ pub struct Mortal {
     pid: AtomicU32,
     /// Nothing new is published, what is under way is brought to its end.
     pub enough: AtomicBool,
+    /// The next start dies at this of its system calls, the `when`th in one thread: `strace` kills it there.
+    pub dies_at: Mutex<Option<(&'static str, usize)>>,
     /// From the start of the process to its first CONNACK, the slowest.
     pub slowest_start: Mutex<Duration>,
 }
@@ -36,7 +38,14 @@ impl Mortal {
     /// Starts the node on its data and waits for a first CONNACK.
     pub fn start(&self, data: &Path, settings: &[&str]) -> Child {
         let began = Instant::now();
-        let mut command = Command::new(binary());
+        let dies_at = *self.dies_at.lock().expect("nobody panics with it");
+        let mut command = Command::new(dies_at.map_or(binary(), |_| Path::new("strace")));
+        if let Some((call, when)) = dies_at {
+            // As a grandchild: the process that is started here is the node itself.
+            command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e"]);
+            command.arg(format!("trace={call}")).arg("-e");
+            command.arg(format!("inject={call}:signal=KILL:when={when}")).arg(binary());
+        }
         command.args(["dev", "--mqtt-port", "0", "--http-port", "0", "--data-dir"]).arg(data);
         command.args(settings).env("RUST_LOG", "error");
         let mut child = command
@@ -46,9 +55,12 @@ impl Mortal {
             .spawn()
             .expect("the command runs");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let line = lines
-            .find_map(|line| line.ok().filter(|line| line.contains("MQTT 3.1.1 and 5")))
-            .expect("it says where it listens");
+        let line =
+            lines.find_map(|line| line.ok().filter(|line| line.contains("MQTT 3.1.1 and 5")));
+        let Some(line) = line else {
+            assert!(dies_at.is_some(), "it says where it listens");
+            return child; // it was killed before
+        };
         let mqtt = address(&line);
         self.pid.store(child.id(), Ordering::SeqCst);
         self.port.store(mqtt.port(), Ordering::SeqCst);
