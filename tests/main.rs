@@ -21,6 +21,7 @@ mod publish;
 mod qos;
 mod retained;
 mod shadow;
+mod share_groups;
 mod shared;
 mod sys_topics;
 mod takeover;

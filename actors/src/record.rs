@@ -132,6 +132,18 @@ pub struct PeerRecord {
     pub retained_seen: u64,
 }
 
+/// The share groups a message owed to a peer is for (`Space::Outbox`, key: peer id, number of the message). A row without
+/// groups is the bare message id.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct OutboxRecord {
+    /// Their filters, `$share/<group>/<filter>`.
+    #[n(0)]
+    pub groups: Vec<String>,
+    /// How many nodes have passed it on.
+    #[n(1)]
+    pub hops: u8,
+}
+
 /// Encodes any record.
 pub fn encode<T: Encode<()>>(record: &T) -> Bytes {
     minicbor::to_vec(record).expect("writing to memory cannot fail").into()

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use outpost_membership::{Hello, Interest, PeerFrame, RetainedEntry};
+use outpost_membership::{EVENT_SHARES_MAX, Hello, Interest, PeerFrame, RetainedEntry, Shares};
 use outpost_model::{Hlc, Message, MessageId, MessageProperties, NodeId, QoS, TopicFilter, topic};
 use wincode::config::Configuration;
 use wincode::{SchemaRead, SchemaWrite};
@@ -26,6 +26,8 @@ pub const BODY_BYTES_MAX: usize = 4 << 20;
 pub const USER_PROPERTIES_MAX: usize = 1024;
 
 const VERSION: u16 = 1;
+/// Of interest and events that name share groups; nodes that do not know of it skip them.
+const VERSION_SHARED: u16 = 2;
 const CONFIG: WireConfig = Configuration::default().with_varint_encoding();
 type WireConfig = Configuration<
     true,
@@ -97,9 +99,23 @@ struct InterestBody<'a> {
 }
 
 #[derive(SchemaWrite, SchemaRead)]
+struct SharedInterestBody<'a> {
+    pattern: &'a str,
+    durable: bool,
+    live: bool,
+}
+
+#[derive(SchemaWrite, SchemaRead)]
 struct EventBody<'a> {
     seq: u64,
     message: MessageBody<'a>,
+}
+
+#[derive(SchemaWrite, SchemaRead)]
+struct SharedEventBody<'a> {
+    event: EventBody<'a>,
+    groups: Vec<&'a str>,
+    hops: u8,
 }
 
 #[derive(SchemaWrite, SchemaRead)]
@@ -143,13 +159,17 @@ pub fn encode(frame: &PeerFrame) -> Result<Bytes, FrameError> {
             let &Hello { store_id, your_store_id, events_seen, retained_seen } = hello;
             written(HELLO, &HelloBody { store_id, your_store_id, events_seen, retained_seen })
         }
-        PeerFrame::InterestAll(all) => written(INTEREST_ALL, &interest_bodies(all)),
-        PeerFrame::InterestAdd(more) => written(INTEREST_ADD, &interest_bodies(more)),
+        PeerFrame::InterestAll(all) => written_interest(INTEREST_ALL, all),
+        PeerFrame::InterestAdd(more) => written_interest(INTEREST_ADD, more),
         PeerFrame::InterestRemove(gone) => {
             written(INTEREST_REMOVE, &gone.iter().map(String::as_str).collect::<Vec<&str>>())
         }
-        PeerFrame::Event { seq, message } => {
-            written(EVENT, &EventBody { seq: *seq, message: message_body(message) })
+        PeerFrame::Event { seq, message, shares } => {
+            let event = EventBody { seq: *seq, message: message_body(message) };
+            let Some(shares) = shares else { return written(EVENT, &event) };
+            let groups = shares.groups.iter().map(String::as_str).collect();
+            let body = SharedEventBody { event, groups, hops: shares.hops };
+            written_as(EVENT, VERSION_SHARED, &body)
         }
         PeerFrame::EventAck { seq } => written(EVENT_ACK, seq),
         PeerFrame::Retained { feed_seq, entry } => {
@@ -186,6 +206,9 @@ pub fn decode_header(bytes: [u8; HEADER_BYTES]) -> Result<Header, FrameError> {
 /// [`FrameError`] when the body is not what the envelope says, or holds a topic, filter or value that cannot be.
 pub fn decode_body(header: Header, body: &Bytes) -> Result<Option<PeerFrame>, FrameError> {
     let kind = header.kind;
+    if header.version == VERSION_SHARED {
+        return shared_body(kind, body);
+    }
     if header.version != VERSION {
         return Ok(None);
     }
@@ -203,7 +226,8 @@ pub fn decode_body(header: Header, body: &Bytes) -> Result<Option<PeerFrame>, Fr
         }
         EVENT => {
             let EventBody { seq, message: written } = read(kind, body)?;
-            PeerFrame::Event { seq, message: Arc::new(message(kind, body, written)?) }
+            let message = Arc::new(message(kind, body, written)?);
+            PeerFrame::Event { seq, message, shares: None }
         }
         EVENT_ACK => PeerFrame::EventAck { seq: read(kind, body)? },
         RETAINED => retained(kind, body)?,
@@ -228,34 +252,53 @@ pub(crate) fn read_plain<'a, T: SchemaRead<'a, WireConfig, Dst = T>>(
 }
 
 fn written<T: SchemaWrite<WireConfig, Src = T>>(kind: u8, body: &T) -> Result<Bytes, FrameError> {
+    written_as(kind, VERSION, body)
+}
+
+fn written_as<T: SchemaWrite<WireConfig, Src = T>>(
+    kind: u8,
+    version: u16,
+    body: &T,
+) -> Result<Bytes, FrameError> {
     let failed = |error: wincode::WriteError| FrameError::Body { kind, why: error.to_string() };
     let size = wincode::config::serialized_size(body, CONFIG).map_err(failed)? as usize;
-    let mut bytes = header_bytes(kind, size)?;
+    let mut bytes = header_bytes(kind, version, size)?;
     wincode::config::serialize_into(&mut bytes, body, CONFIG).map_err(failed)?;
     Ok(bytes.into())
 }
 
 fn raw(kind: u8, body: &[u8]) -> Result<Bytes, FrameError> {
-    let mut bytes = header_bytes(kind, body.len())?;
+    let mut bytes = header_bytes(kind, VERSION, body.len())?;
     bytes.extend_from_slice(body);
     Ok(bytes.into())
 }
 
-fn header_bytes(kind: u8, length: usize) -> Result<Vec<u8>, FrameError> {
+fn header_bytes(kind: u8, version: u16, length: usize) -> Result<Vec<u8>, FrameError> {
     if length > BODY_BYTES_MAX {
         return Err(FrameError::TooLarge(length));
     }
     let mut bytes = Vec::with_capacity(HEADER_BYTES + length);
     bytes.extend_from_slice(&[MAJOR, kind]);
-    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&version.to_le_bytes());
     bytes.extend_from_slice(&(length as u32).to_le_bytes());
     Ok(bytes)
 }
 
-fn interest_bodies(all: &[Interest]) -> Vec<InterestBody<'_>> {
-    all.iter()
-        .map(|interest| InterestBody { pattern: &interest.pattern, durable: interest.durable })
-        .collect()
+fn written_interest(kind: u8, all: &[Interest]) -> Result<Bytes, FrameError> {
+    if all.iter().any(|interest| is_shared(&interest.pattern)) {
+        let mut bodies = Vec::with_capacity(all.len());
+        for &Interest { ref pattern, durable, live } in all {
+            bodies.push(SharedInterestBody { pattern, durable, live });
+        }
+        return written_as(kind, VERSION_SHARED, &bodies);
+    }
+    let bodies: Vec<_> =
+        all.iter().map(|i| InterestBody { pattern: &i.pattern, durable: i.durable }).collect();
+    written(kind, &bodies)
+}
+
+fn is_shared(pattern: &str) -> bool {
+    pattern.starts_with("$share/")
 }
 
 fn message_body(message: &Message) -> MessageBody<'_> {
@@ -288,13 +331,49 @@ fn read<'a, T: SchemaRead<'a, WireConfig, Dst = T>>(
 }
 
 fn interests(kind: u8, bodies: Vec<InterestBody<'_>>) -> Result<Vec<Interest>, FrameError> {
-    let one = |body: InterestBody<'_>| match TopicFilter::new(body.pattern) {
+    let one = |InterestBody { pattern, durable }| match TopicFilter::new(pattern) {
         Ok(filter) if filter.share_group().is_none() => {
-            Ok(Interest { pattern: body.pattern.to_owned(), durable: body.durable })
+            Ok(Interest { pattern: pattern.to_owned(), durable, live: false })
         }
         _ => Err(FrameError::Invalid { kind, field: "filter" }),
     };
     bodies.into_iter().map(one).collect()
+}
+
+/// A body of the version that names share groups.
+fn shared_body(kind: u8, body: &Bytes) -> Result<Option<PeerFrame>, FrameError> {
+    let invalid = |field| FrameError::Invalid { kind, field };
+    let interest = |body: SharedInterestBody<'_>| match TopicFilter::new(body.pattern) {
+        Ok(filter) if filter.share_group().is_some() || !body.live => Ok(Interest {
+            pattern: body.pattern.to_owned(),
+            durable: body.durable,
+            live: body.live,
+        }),
+        _ => Err(invalid("filter")),
+    };
+    let interests = || -> Result<Vec<Interest>, FrameError> {
+        read::<Vec<SharedInterestBody<'_>>>(kind, body)?.into_iter().map(interest).collect()
+    };
+    Ok(Some(match kind {
+        INTEREST_ALL => PeerFrame::InterestAll(interests()?),
+        INTEREST_ADD => PeerFrame::InterestAdd(interests()?),
+        EVENT => {
+            let SharedEventBody { event, groups, hops } = read(kind, body)?;
+            let is_group = |name: &&str| {
+                TopicFilter::new(*name).is_ok_and(|filter| filter.share_group().is_some())
+            };
+            if groups.len() > EVENT_SHARES_MAX || !groups.iter().all(is_group) {
+                return Err(invalid("share group"));
+            }
+            let groups = groups.into_iter().map(str::to_owned).collect();
+            PeerFrame::Event {
+                seq: event.seq,
+                message: Arc::new(message(kind, body, event.message)?),
+                shares: Some(Arc::new(Shares { groups, hops })),
+            }
+        }
+        _ => return Ok(None),
+    }))
 }
 
 fn retained(kind: u8, body: &Bytes) -> Result<PeerFrame, FrameError> {
@@ -409,7 +488,11 @@ mod tests {
             message: Some(Arc::new(message(b"x"))),
         };
         let tombstone = RetainedEntry { message: None, ..entry.clone() };
-        let interest = vec![Interest { pattern: "plant/+/temp".into(), durable: true }];
+        let interest =
+            vec![Interest { pattern: "plant/+/temp".into(), durable: true, live: false }];
+        let group =
+            Interest { pattern: "$share/g/plant/+/temp".into(), durable: false, live: true };
+        let shares = Shares { groups: vec!["$share/g/plant/+/temp".into()], hops: 1 };
         vec![
             PeerFrame::Hello(Hello {
                 store_id: u64::MAX,
@@ -419,10 +502,16 @@ mod tests {
             }),
             PeerFrame::InterestAll(interest.clone()),
             PeerFrame::InterestAll(Vec::new()),
-            PeerFrame::InterestAdd(interest),
+            PeerFrame::InterestAdd(interest.clone()),
+            PeerFrame::InterestAdd(vec![interest[0].clone(), group]),
+            PeerFrame::Event {
+                seq: 5,
+                message: Arc::new(message(b"21.5")),
+                shares: Some(Arc::new(shares)),
+            },
             PeerFrame::InterestRemove(vec!["a".into(), "b/#".into()]),
-            PeerFrame::Event { seq: 5, message: Arc::new(message(b"21.5")) },
-            PeerFrame::Event { seq: 0, message: Arc::new(with_properties()) },
+            PeerFrame::Event { seq: 5, message: Arc::new(message(b"21.5")), shares: None },
+            PeerFrame::Event { seq: 0, message: Arc::new(with_properties()), shares: None },
             PeerFrame::EventAck { seq: 1 << 40 },
             PeerFrame::Retained { feed_seq: 3, entry },
             PeerFrame::Retained { feed_seq: 4, entry: tombstone },
@@ -456,7 +545,11 @@ mod tests {
         assert_eq!(&encode(&hello).expect("small")[..], hello_bytes);
         let ack = PeerFrame::EventAck { seq: 300 };
         assert_eq!(&encode(&ack).expect("small")[..], [1, 6, 1, 0, 3, 0, 0, 0, 251, 44, 1]);
-        let add = PeerFrame::InterestAdd(vec![Interest { pattern: "a/#".into(), durable: true }]);
+        let add = PeerFrame::InterestAdd(vec![Interest {
+            pattern: "a/#".into(),
+            durable: true,
+            live: false,
+        }]);
         assert_eq!(
             &encode(&add).expect("small")[..],
             [1, 3, 1, 0, 6, 0, 0, 0, 1, 3, b'a', b'/', b'#', 1]
@@ -464,6 +557,7 @@ mod tests {
         let event = PeerFrame::Event {
             seq: 5,
             message: Arc::new(Message { topic: "t".into(), ..message(b"21") }),
+            shares: None,
         };
         let mut expected = vec![
             1, 5, 1, 0, 33, 0, 0, 0, 5, 253, 8, 7, 6, 5, 4, 3, 2, 1, 251, 44, 1, 1, b't', 2, b'2',
@@ -476,8 +570,8 @@ mod tests {
 
     #[test]
     fn the_payload_shares_the_bytes_of_the_frame() {
-        let bytes = encode(&PeerFrame::Event { seq: 1, message: Arc::new(message(b"payload")) })
-            .expect("small");
+        let message = Arc::new(message(b"payload"));
+        let bytes = encode(&PeerFrame::Event { seq: 1, message, shares: None }).expect("small");
         let header = decode_header(bytes[..HEADER_BYTES].try_into().expect("eight")).expect("ours");
         let body = bytes.slice(HEADER_BYTES..);
         let Ok(Some(PeerFrame::Event { message, .. })) = decode_body(header, &body) else {
@@ -504,9 +598,8 @@ mod tests {
         let bad = |change: &dyn Fn(&mut Message)| {
             let mut changed = message(b"x");
             change(&mut changed);
-            decode(
-                &encode(&PeerFrame::Event { seq: 1, message: Arc::new(changed) }).expect("small"),
-            )
+            let message = Arc::new(changed);
+            decode(&encode(&PeerFrame::Event { seq: 1, message, shares: None }).expect("small"))
         };
         let invalid = |field| Err(FrameError::Invalid { kind: EVENT, field });
         assert_eq!(bad(&|m| m.topic = "a/+".into()), invalid("topic"));
@@ -519,9 +612,16 @@ mod tests {
             bad(&|m| m.properties = Some(Box::new(properties.clone()))),
             invalid("response topic")
         );
-        let share =
-            PeerFrame::InterestAll(vec![Interest { pattern: "$share/g/a".into(), durable: false }]);
-        assert!(decode(&encode(&share).expect("small")).is_err());
+        let share = vec![InterestBody { pattern: "$share/g/a", durable: false }];
+        assert!(decode(&written(INTEREST_ALL, &share).expect("small")).is_err(), "another version");
+        let groups = |groups: &[&str]| {
+            let groups = groups.iter().map(|g| (*g).to_owned()).collect();
+            let shares = Some(Arc::new(Shares { groups, hops: 0 }));
+            let event = PeerFrame::Event { seq: 1, message: Arc::new(message(b"x")), shares };
+            decode(&encode(&event).expect("small"))
+        };
+        assert_eq!(groups(&["plant/#"]), invalid("share group"));
+        assert_eq!(groups(&["$share/g/#"; EVENT_SHARES_MAX + 1]), invalid("share group"));
         let huge = PeerFrame::Shadow(vec![0; BODY_BYTES_MAX + 1].into());
         assert_eq!(encode(&huge), Err(FrameError::TooLarge(BODY_BYTES_MAX + 1)));
     }

@@ -23,7 +23,7 @@ fn event(seq: u64, bytes: usize) -> PeerFrame {
         accepted_wall_ms: 1,
         expiry_s: None,
     };
-    PeerFrame::Event { seq, message: Arc::new(message) }
+    PeerFrame::Event { seq, message: Arc::new(message), shares: None }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,8 +33,11 @@ async fn two_nodes_find_each_other_and_frames_of_all_lanes_arrive_in_order() {
     let (b, on_b) = start(plant.config("edge-b", &[a.local_addr()])).await;
     until("both are linked", || on_a.linked("edge-b") && on_b.linked("edge-a")).await;
     let link = on_b.link("edge-a").expect("linked");
-    let interest =
-        PeerFrame::InterestAll(vec![Interest { pattern: "plant/#".into(), durable: true }]);
+    let interest = PeerFrame::InterestAll(vec![Interest {
+        pattern: "plant/#".into(),
+        durable: true,
+        live: false,
+    }]);
     link.try_send(interest.clone()).expect("room");
     for seq in 1..=500 {
         link.try_send(event(seq, 200)).expect("room");

@@ -34,6 +34,8 @@ pub struct Profile {
     pub keep_alive_s: u16,
     /// It leaves a will.
     pub has_will: bool,
+    /// It subscribes as a member of this share group only.
+    pub group: Option<&'static str>,
 }
 
 /// What a client wants to do next.
@@ -552,7 +554,8 @@ impl Client {
         }
     }
 
-    fn number_of(&self, id: PacketId) -> Option<usize> {
+    /// The number of the message it has under way with this packet id.
+    pub(crate) fn number_of(&self, id: PacketId) -> Option<usize> {
         self.outgoing.iter().find(|out| out.id == id).and_then(|out| match out.wish {
             Wish::Publish { number, .. } => Some(number),
             _ => None,

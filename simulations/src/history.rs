@@ -26,6 +26,8 @@ pub struct Published {
     pub acked: Option<Micros>,
     /// Refused with a reason, or given up with its session: nobody knows whether it was accepted.
     pub uncertain: bool,
+    /// The server refused it at least once, whether its publisher heard of that or sends it again.
+    pub refused: bool,
     /// A will: the server publishes it.
     pub is_will: bool,
     /// It clears a retained message.

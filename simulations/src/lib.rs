@@ -51,11 +51,15 @@ pub enum Mutant {
     LanesReorder,
     /// A retained slot gets the receiver's wall clock as its stamp.
     RetainedByWallClock,
+    /// An event arrives without the names of the share groups it is for.
+    ShareNamesLost,
+    /// Each node that gets an event serves all share groups with it.
+    SharesEverywhere,
 }
 
 impl Mutant {
     /// All of them, with the name the command line uses.
-    pub const ALL: [(&'static str, Self); 11] = [
+    pub const ALL: [(&'static str, Self); 13] = [
         ("acks-before-sync", Self::AcksBeforeSync),
         ("shadow-before-sync", Self::ShadowBeforeSync),
         ("disk-keeps-nothing", Self::DiskKeepsNothing),
@@ -67,6 +71,8 @@ impl Mutant {
         ("shadow-frames-vanish", Self::ShadowFramesVanish),
         ("lanes-reorder", Self::LanesReorder),
         ("retained-by-wall-clock", Self::RetainedByWallClock),
+        ("share-names-lost", Self::ShareNamesLost),
+        ("shares-everywhere", Self::SharesEverywhere),
     ];
 }
 

@@ -1,12 +1,13 @@
 //! What happens on the ways: between nodes, and between a client and its node.
 
-use outpost_membership::PeerFrame;
+use outpost_membership::{PeerFrame, Shares};
 use outpost_model::NodeId;
 
 use crate::Mutant;
 use crate::clock::{MS, Micros, SECOND};
 use crate::network::{End, Network};
 use crate::node::Link;
+use crate::workload::shared_filters_of;
 use crate::world::{Happening, Stage, Wire, World};
 
 /// A link over which nothing passes in one direction for this long breaks.
@@ -160,6 +161,15 @@ impl World {
             (self.mutant(Mutant::RetainedByWallClock), &mut frame)
         {
             entry.stamp = outpost_model::Hlc::from_ms(now.wall_ms);
+        }
+        if let PeerFrame::Event { message, shares, .. } = &mut frame {
+            if self.mutant(Mutant::ShareNamesLost) {
+                *shares = None;
+            }
+            if self.mutant(Mutant::SharesEverywhere) {
+                let groups = shared_filters_of(&message.topic);
+                *shares = Some(std::sync::Arc::new(Shares { groups, hops: 0 }));
+            }
         }
         self.nodes[to].frame(id, frame, now);
         self.plan_turn(to);

@@ -1,7 +1,8 @@
 //! What devices and applications do: subscribe, publish numbered messages, set and clear retained ones, write shadows.
 
 use bytes::Bytes;
-use outpost_model::QoS;
+use outpost_model::topic::pattern_matches;
+use outpost_model::{QoS, TopicFilter};
 use outpost_mqtt::packet::Version;
 
 use crate::client::{Client, Profile, Wish, payload_of};
@@ -25,6 +26,11 @@ const FILTERS: [&str; 9] = [
     "+/+/temp",
     "will/#",
 ];
+/// Filters of share groups. Within a group they have no topic in common, so a message is due once to each.
+pub const SHARED: [&str; 4] =
+    ["$share/w/plant/#", "$share/w/alarm", "$share/v/plant/1/+", "$share/v/yard/gate"];
+/// The groups.
+const GROUPS: [&str; 2] = ["w", "v"];
 /// Topics of retained messages.
 const RETAINED: [&str; 4] = ["keep/a", "keep/b", "keep/c/d", "plant/1/config"];
 /// Things with a shadow.
@@ -40,6 +46,8 @@ pub struct Workload {
     pause: Micros,
     shadow_writes: usize,
     burst_max: u64,
+    /// What the members of each group ask for.
+    share_qos: [QoS; GROUPS.len()],
 }
 
 impl Workload {
@@ -48,7 +56,11 @@ impl Workload {
         let mut dice = Dice::new(seed, 4);
         let (actions, pause) = (dice.range(20, 90), dice.range(10, 400) * MS);
         let burst_max = if dice.permille(100) { 400 } else { dice.range(2, 40) };
-        Self { dice, actions, pause, shadow_writes: 0, burst_max }
+        let share_qos = [(); GROUPS.len()].map(|()| match dice.permille(500) {
+            true => QoS::AtLeastOnce,
+            false => QoS::ExactlyOnce,
+        });
+        Self { dice, actions, pause, shadow_writes: 0, burst_max, share_qos }
     }
 
     /// Nothing more will be wanted.
@@ -69,14 +81,40 @@ impl World {
                 durable: dice.permille(750),
                 keep_alive_s: if dice.permille(500) { 2 } else { 0 },
                 has_will: dice.permille(300),
+                group: None,
             };
-            self.clients.push(Client::new(profile));
-            for _ in 0..self.workload.dice.range(0, 4) {
-                self.wish_subscription(index);
-            }
-            let delay = self.workload.dice.range(0, 200 * MS);
-            self.plan_connect(index, delay);
+            self.add_client(profile);
         }
+        self.prepare_members();
+    }
+
+    /// Members of share groups: in most runs all of them keep their sessions.
+    fn prepare_members(&mut self) {
+        let count = self.workload.dice.range(0, 6) as usize;
+        let all_durable = self.workload.dice.permille(700);
+        for _ in 0..count {
+            let dice = &mut self.workload.dice;
+            let profile = Profile {
+                index: self.clients.len(),
+                node: dice.index(NODES),
+                version: Version::V5,
+                durable: dice.permille(750) || all_durable,
+                keep_alive_s: if dice.permille(500) { 2 } else { 0 },
+                has_will: false,
+                group: Some(GROUPS[dice.index(GROUPS.len())]),
+            };
+            self.add_client(profile);
+        }
+    }
+
+    fn add_client(&mut self, profile: Profile) {
+        let index = profile.index;
+        self.clients.push(Client::new(profile));
+        for _ in 0..self.workload.dice.range(0, 4) {
+            self.wish_subscription(index);
+        }
+        let delay = self.workload.dice.range(0, 200 * MS);
+        self.plan_connect(index, delay);
     }
 
     /// The will of a client's next connection.
@@ -133,6 +171,7 @@ impl World {
             sent: None,
             acked: None,
             uncertain: false,
+            refused: false,
             is_will: false,
             clears: false,
             probe: self.stage > Stage::Break,
@@ -190,12 +229,18 @@ impl World {
 
     fn wish_subscription(&mut self, client: usize) {
         let dice = &mut self.workload.dice;
-        let filter = if dice.permille(100) {
+        let group = self.clients[client].profile.group;
+        let filter = if let Some(group) = group {
+            let own: Vec<_> = SHARED.into_iter().filter(|f| is_of_group(f, group)).collect();
+            own[dice.index(own.len())]
+        } else if dice.permille(100) {
             "$aws/things/+/shadow/update/accepted"
         } else {
             FILTERS[dice.index(FILTERS.len())]
         };
-        let qos = QoS::from_bits(dice.range(0, 3) as u8).unwrap_or_default();
+        let drawn = QoS::from_bits(dice.range(0, 3) as u8).unwrap_or_default();
+        let place = GROUPS.iter().position(|name| Some(*name) == group);
+        let qos = place.map_or(drawn, |place| self.workload.share_qos[place]);
         let is_there =
             |s: &Subscribed| s.client == client && s.ended.is_none() && s.filter == filter;
         if self.history.subscriptions.iter().any(is_there) {
@@ -221,4 +266,15 @@ impl World {
         self.history.subscriptions[index].ended = Some(self.clock.now());
         self.clients[client].wish(Wish::Unsubscribe(index));
     }
+}
+
+/// Whether a shared filter is one of this group's.
+pub fn is_of_group(filter: &str, group: &str) -> bool {
+    TopicFilter::new(filter).is_ok_and(|filter| filter.share_group() == Some(group))
+}
+
+/// The shared filters that match a topic.
+pub fn shared_filters_of(topic: &str) -> Vec<String> {
+    let matches = |filter: &&str| pattern_matches(TopicFilter::pattern_of(filter), topic);
+    SHARED.into_iter().filter(matches).map(str::to_owned).collect()
 }

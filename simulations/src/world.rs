@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use outpost_model::Now;
+use outpost_mqtt::packet::{PacketId, Version};
 use outpost_store::Lsn;
 
 use crate::client::Client;
@@ -258,13 +259,32 @@ impl World {
         let wanted = self.nodes[node].end_turn(now);
         let mut acked = false;
         for one in wanted {
-            acked |= matches!(&one, Wanted::Bytes(_, bytes) if has_ack(bytes));
+            if let Wanted::Bytes(link, bytes) = &one {
+                acked |= has_ack(bytes);
+                self.note_refusals(link.0, bytes);
+            }
             self.carry_out(node, one);
         }
         self.plan_sync(node);
         self.promote_interest(node);
         if acked && self.faults.crash_at_ack.remove(&node) {
             self.crash(node, "crash at an ack");
+        }
+    }
+
+    /// Which messages the server refuses, whether the client will read it or not.
+    fn note_refusals(&mut self, client: usize, bytes: &[u8]) {
+        let client = &self.clients[client];
+        if client.profile.version != Version::V5 {
+            return;
+        }
+        for (kind, body) in packets(bytes) {
+            if let (4 | 5, [high, low, 0x80..=0xff, ..]) = (kind, body)
+                && let Some(id) = PacketId::new(u16::from_be_bytes([*high, *low]))
+                && let Some(number) = client.number_of(id)
+            {
+                self.history.publishes[number].refused = true;
+            }
         }
     }
 
@@ -414,21 +434,26 @@ impl World {
 
 /// Whether PUBACK or PUBREC is among the packets of a flush.
 fn has_ack(bytes: &[u8]) -> bool {
+    packets(bytes).any(|(kind, _)| matches!(kind, 4 | 5))
+}
+
+/// The packets of a flush: their types and what follows the length.
+fn packets(bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     let mut rest = bytes;
-    while rest.len() >= 2 {
-        if matches!(rest[0] >> 4, 4 | 5) {
-            return true;
+    std::iter::from_fn(move || {
+        if rest.len() < 2 {
+            return None;
         }
-        let (mut length, mut shift, mut used) = (0usize, 0, 1);
-        for byte in &rest[1..rest.len().min(5)] {
-            length |= usize::from(byte & 0x7f) << shift;
-            shift += 7;
+        let (kind, mut length, mut used) = (rest[0] >> 4, 0usize, 1);
+        for (place, byte) in rest[1..rest.len().min(5)].iter().enumerate() {
+            length |= usize::from(byte & 0x7f) << (7 * place);
             used += 1;
             if byte & 0x80 == 0 {
                 break;
             }
         }
+        let body = rest.get(used..used + length).unwrap_or(&[]);
         rest = rest.get(used + length..).unwrap_or(&[]);
-    }
-    false
+        Some((kind, body))
+    })
 }

@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use hashbrown::HashMap;
+use outpost_membership::Shares;
 use outpost_model::{NodeId, QoS};
 use outpost_mqtt::packet::SubscribeOptions;
 
+use super::shares::Shared;
 use super::{Cell, Route, Shard};
 use crate::cell::CellId;
 
@@ -32,8 +34,10 @@ pub(super) enum Recipient {
     },
     /// One member of a share group.
     Group(u32),
-    /// Another node.
-    Peer { peer: NodeId, durable: bool },
+    /// A share group that has members on other nodes: one node is chosen for each message.
+    Shared(Shared),
+    /// Another node, for its ordinary subscribers and the share groups it was chosen for.
+    Peer { peer: NodeId, durable: bool, shares: Option<Arc<Shares>> },
     /// A subscription of the node itself.
     Local(u32),
 }
@@ -74,23 +78,19 @@ pub(super) enum Owner {
 }
 
 impl Shard {
-    /// The channel of a topic and who receives there, both made if need be.
-    pub(super) fn channel(
-        &mut self,
-        topic: &ByteString,
-        from_peer: bool,
-    ) -> (CellId, Arc<[Recipient]>) {
+    /// The channel of a topic and who receives there, on all nodes, both made if need be.
+    pub(super) fn channel(&mut self, topic: &ByteString) -> (CellId, Arc<[Recipient]>) {
         let now_ms = self.now.mono_ms;
         if let Some(entry) = self.channels.get_mut(&**topic) {
             entry.used_ms = now_ms;
             if entry.epoch == self.table_epoch {
-                return (entry.cell, Self::without_peers(&entry.recipients, from_peer));
+                return (entry.cell, Arc::clone(&entry.recipients));
             }
         }
         let recipients: Arc<[Recipient]> = self.find_recipients(topic).into();
         if let Some(entry) = self.channels.get_mut(&**topic) {
             (entry.epoch, entry.recipients) = (self.table_epoch, Arc::clone(&recipients));
-            return (entry.cell, Self::without_peers(&recipients, from_peer));
+            return (entry.cell, recipients);
         }
         if self.channels.len() >= self.config.channels_max {
             self.retire_channels();
@@ -107,16 +107,7 @@ impl Shard {
             used_ms: now_ms,
         };
         self.channels.insert(topic, entry);
-        (cell, Self::without_peers(&recipients, from_peer))
-    }
-
-    /// What came from a peer is never forwarded to a peer.
-    fn without_peers(recipients: &Arc<[Recipient]>, from_peer: bool) -> Arc<[Recipient]> {
-        let is_peer = |r: &Recipient| matches!(r, Recipient::Peer { .. });
-        if from_peer && recipients.iter().any(is_peer) {
-            return recipients.iter().filter(|r| !is_peer(r)).cloned().collect();
-        }
-        Arc::clone(recipients)
+        (cell, recipients)
     }
 
     pub(super) fn find_recipients(&self, topic: &str) -> Vec<Recipient> {
@@ -129,9 +120,10 @@ impl Shard {
         });
         for (peer, state) in &self.peers {
             if let Some(durable) = state.interest.wants(topic) {
-                found.push(Recipient::Peer { peer: *peer, durable });
+                found.push(Recipient::Peer { peer: *peer, durable, shares: None });
             }
         }
+        self.join_shares(topic, &mut found);
         found
     }
 

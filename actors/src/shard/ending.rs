@@ -5,6 +5,7 @@ use outpost_mqtt::window::{Delivery, HOT_MAX};
 use outpost_store::Space;
 
 use super::sessions::{Unread, place_of};
+use super::shares::Place;
 use super::{Cell, Hold, LogLevel, Remains, Shard};
 use crate::ledger::Drop;
 use crate::record::{self, DeliveryRecord};
@@ -60,15 +61,24 @@ impl Shard {
         }
     }
 
-    /// A delivery whose session ended goes to another member of its share group, when it came through one (MQTT-4.8.2-6).
+    /// A delivery whose session ended goes to another member of its share group, when it came through one (MQTT-4.8.2-6),
+    /// here or on another node.
     /// `counted`: it stands in the ledger as dropped with its session.
     pub(super) fn reroute(&mut self, delivery: &Delivery, counted: bool) {
         let Some(share) = delivery.share.clone() else { return };
-        let Some(group) = self.group_of(&share) else { return };
+        let shared = self.shared(share);
+        let place = self.choose(&shared, delivery.message.qos, delivery.message.id.seq);
+        let Some(place) = place.or(shared.here.map(Place::Here)) else { return };
         if counted {
             self.ledger.take_back(Drop::SessionEnded);
         }
-        self.enqueue_group(group, &delivery.message, true);
+        match place {
+            Place::Here(group) => self.enqueue_group(group, &delivery.message, true),
+            Place::Peer(peer) => {
+                let groups = vec![shared.name.to_string()];
+                self.pass_on(peer, groups, 1, &delivery.message);
+            }
+        }
     }
 
     /// Takes the deliveries of an ended session from disk, some at a time, and gives away what others can have. The row

@@ -134,7 +134,7 @@ impl Shard {
                 *qos > outpost_model::QoS::AtMostOnce && self.is_behind(*session)
             }
             Recipient::Group(group) => self.is_group_behind(*group),
-            Recipient::Peer { .. } | Recipient::Local(_) => false,
+            Recipient::Shared(_) | Recipient::Peer { .. } | Recipient::Local(_) => false,
         }
     }
 

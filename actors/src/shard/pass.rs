@@ -125,8 +125,9 @@ impl Shard {
                     self.forward(*subscriber, *session, Parcel { message, qos, retain, ids });
                 }
                 Recipient::Group(group) => self.enqueue_group(*group, message, false),
-                Recipient::Peer { peer, durable } => {
-                    self.enqueue_peer(*peer, *durable, Arc::clone(message));
+                Recipient::Shared(_) => {} // chosen before it came here
+                Recipient::Peer { peer, durable, shares } => {
+                    self.enqueue_peer(*peer, *durable, shares.clone(), Arc::clone(message));
                 }
                 Recipient::Local(subscription) => {
                     self.ledger.owed += 1;

@@ -3,46 +3,40 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use outpost_flow::Class;
 use outpost_membership::interest::{LocalInterest, PeerInterest};
-use outpost_membership::{Hello, Interest, PeerFrame, RetainedEntry};
+use outpost_membership::{Hello, Interest, PeerFrame, RetainedEntry, Shares};
 use outpost_model::{Message, NodeId, Now, QoS, TopicFilter, topic};
 use outpost_store::Space;
 
+use super::outbox::Owed;
 use super::{Event, Hold, LogLevel, Shard};
-use crate::ledger::Drop;
 use crate::record::{self, PeerRecord};
 
 /// Events sent to a peer and not yet acknowledged. Lower: a long round trip starves the link; higher: more is sent
 /// twice after a cut, and the peer must be ready to hold as many.
-const PEER_WINDOW: usize = 1_024;
+pub(super) const PEER_WINDOW: usize = 1_024;
 
 /// Bytes of them.
-const PEER_WINDOW_BYTES: usize = 2 * 1024 * 1024;
-
-/// Messages of an outbox kept in memory; the others are read from disk when their turn comes.
-const OUTBOX_HOT_MAX: usize = 4_096;
+pub(super) const PEER_WINDOW_BYTES: usize = 2 * 1024 * 1024;
 
 /// A retained slot from the future of more than this is refused.
 const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
 
-/// A message owed to a peer.
-#[derive(Debug)]
-struct Owed {
+/// An event of a peer.
+#[derive(Debug, Clone)]
+struct Arrived {
     seq: u64,
-    /// Absent: on disk only.
-    message: Option<Arc<Message>>,
-    /// Its row is synced; it may travel.
-    durable: bool,
+    message: Arc<Message>,
+    shares: Option<Arc<Shares>>,
 }
 
 /// One peer.
 #[derive(Debug, Default)]
 pub(super) struct Peer {
     /// The link is up.
-    up: bool,
+    pub(super) up: bool,
     /// Its hello came on this link.
-    greeted: bool,
+    pub(super) greeted: bool,
     /// Which link this is; frames held for an earlier one are not for this one.
     link: u64,
     /// Our hello was said on this link.
@@ -52,15 +46,15 @@ pub(super) struct Peer {
     pub(super) interest: PeerInterest,
     /// What is durable here of what it sent.
     record: PeerRecord,
-    outbox: VecDeque<Owed>,
+    pub(super) outbox: VecDeque<Owed>,
     /// How many of `outbox` are sent on this link.
-    sent: usize,
-    sent_bytes: usize,
+    pub(super) sent: usize,
+    pub(super) sent_bytes: usize,
     pub(super) full: bool,
     retained_sent: u64,
     retained_durable: u64,
     /// Events that wait for room in a local queue; at most [`PEER_WINDOW`], the peer sends no more unacknowledged.
-    stalled: VecDeque<(u64, Arc<Message>)>,
+    stalled: VecDeque<Arrived>,
     pub(super) events_in: u64,
     pub(super) events_out: u64,
     pub(super) duplicates_in: u64,
@@ -80,15 +74,21 @@ impl Peer {
 }
 
 /// One hop only: a peer speaks for itself, and of topics a client could have named.
-fn check_event(from: NodeId, message: &Message) -> Result<(), String> {
+fn check_event(from: NodeId, message: &Message, shares: Option<&Shares>) -> Result<(), String> {
     if message.id.node != from {
         return Err(format!("an event of node {} that came from {from}", message.id.node));
     }
-    topic::check_name(&message.topic).map_err(|error| format!("an event whose topic {error}"))
-}
-
-fn outbox_key(peer: NodeId, seq: u64) -> Vec<u8> {
-    [peer.0.to_be_bytes(), seq.to_be_bytes()].concat()
+    topic::check_name(&message.topic).map_err(|error| format!("an event whose topic {error}"))?;
+    let wants = |group: &String| {
+        TopicFilter::new(group.as_str())
+            .is_ok_and(|f| f.share_group().is_some() && f.matches(&message.topic))
+    };
+    match shares {
+        Some(shares) if !shares.groups.iter().all(wants) => {
+            Err("an event for a share group that does not want its topic".to_owned())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn record_key(peer: NodeId) -> Vec<u8> {
@@ -145,7 +145,10 @@ impl Shard {
             for (filter, cell) in slot.subscriptions.iter() {
                 let Some((options, _)) = self.subscription_of(*cell) else { continue };
                 let durable = slot.durable && options.qos > QoS::AtMostOnce;
-                interest.add(TopicFilter::pattern_of(filter), durable);
+                interest.add(filter, durable);
+                if slot.conn.is_some() && filter.starts_with("$share/") {
+                    interest.set_live(filter, true);
+                }
             }
         }
         self.interest = Some(interest);
@@ -188,9 +191,9 @@ impl Shard {
             | PeerFrame::InterestRemove(_)) => {
                 self.peer_interest(id, &frame)?;
             }
-            PeerFrame::Event { seq, message } => {
-                check_event(id, &message)?;
-                self.peer_event(id, seq, message);
+            PeerFrame::Event { seq, message, shares } => {
+                check_event(id, &message, shares.as_deref())?;
+                self.peer_event(id, Arrived { seq, message, shares });
             }
             PeerFrame::EventAck { seq } => self.event_acked(id, seq),
             PeerFrame::Retained { feed_seq, entry } => self.peer_retained(id, feed_seq, entry)?,
@@ -252,192 +255,33 @@ impl Shard {
         Ok(())
     }
 
-    /// A message for a peer.
-    pub(super) fn enqueue_peer(&mut self, id: NodeId, durable: bool, message: Arc<Message>) {
-        let limit = self.config.outbox_messages_max;
+    fn peer_event(&mut self, id: NodeId, event: Arrived) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        // What need not be kept still may not overtake what is.
-        let behind_kept = peer.up && !peer.outbox.is_empty();
-        if message.qos == QoS::AtMostOnce || !(durable || behind_kept) {
-            if peer.up {
-                peer.events_out += 1;
-                (self.ledger.owed, self.ledger.delivered) =
-                    (self.ledger.owed + 1, self.ledger.delivered + 1);
-                self.events.push_back(Event::Peer(id, PeerFrame::Event { seq: 0, message }));
-            } else {
-                // Only subscribers that are connected there wanted it, and they cannot be reached.
-                self.ledger.drop_unqueued(Drop::Offline, 1);
-            }
-            return;
-        }
-        self.ledger.owed += 1;
-        let seq = message.id.seq;
-        let hot = peer.outbox.len() < OUTBOX_HOT_MAX;
-        if hot {
-            self.budget.recharge(Class::Peers, 0, message.cost_bytes() as u64);
-        }
-        peer.outbox.push_back(Owed {
-            seq,
-            message: hot.then(|| Arc::clone(&message)),
-            durable: false,
-        });
-        if !peer.full && peer.outbox.len() >= limit {
-            peer.full = true;
-            self.full_peers += 1;
-            self.log(
-                LogLevel::Warn,
-                format!(
-                    "the outbox for peer {id} is full ({limit} messages); publishers are held back"
-                ),
-            );
-        }
-        self.journal.put(Space::Outbox, outbox_key(id, seq), message.id.to_bytes().to_vec().into());
-        self.journal.need_body(&message);
-        self.journal.hold(Hold::Outbox { peer: id, seq });
-    }
-
-    pub(super) fn outbox_durable(&mut self, id: NodeId, seq: u64) {
-        if let Some(peer) = self.peers.get_mut(&id) {
-            if let Ok(index) = peer.outbox.binary_search_by_key(&seq, |owed| owed.seq) {
-                peer.outbox[index].durable = true;
-            }
-            self.pump(id);
-        }
-    }
-
-    /// Sends what the windows of all peers allow.
-    pub(super) fn pump_all(&mut self) {
-        let all: Vec<NodeId> = self.peers.keys().copied().collect();
-        all.into_iter().for_each(|id| self.pump(id));
-    }
-
-    /// Sends what the window allows.
-    fn pump(&mut self, id: NodeId) {
-        while let Some(peer) = self.peers.get_mut(&id) {
-            let ready = peer.up
-                && peer.greeted
-                && peer.sent < PEER_WINDOW
-                && peer.sent_bytes < PEER_WINDOW_BYTES;
-            let Some(owed) = peer.outbox.get(peer.sent).filter(|owed| ready && owed.durable) else {
-                return;
-            };
-            let (seq, message) = (owed.seq, owed.message.clone());
-            let message = match message {
-                Some(message) => message,
-                None => match self.read_owed(id, seq) {
-                    Ok(Some(message)) => message,
-                    Ok(None) => {
-                        self.lose_owed(id, seq);
-                        continue;
-                    }
-                    // The disk did not answer: it is still owed, and tried again with the next event or link.
-                    Err(error) => {
-                        return self.log(
-                            LogLevel::Warn,
-                            format!("events for peer {id} stay on disk: {error}"),
-                        );
-                    }
-                },
-            };
-            let Some(peer) = self.peers.get_mut(&id) else { return };
-            peer.sent += 1;
-            peer.sent_bytes += message.cost_bytes();
-            peer.events_out += 1;
-            self.events.push_back(Event::Peer(id, PeerFrame::Event { seq, message }));
-        }
-    }
-
-    /// What cannot be read will never be: it is not owed any more.
-    fn lose_owed(&mut self, id: NodeId, seq: u64) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        if let Ok(index) = peer.outbox.binary_search_by_key(&seq, |owed| owed.seq) {
-            let owed = peer.outbox.remove(index);
-            let cost = owed.and_then(|owed| owed.message).map_or(0, |m| m.cost_bytes());
-            self.budget.recharge(Class::Peers, cost as u64, 0);
-        }
-        self.ledger.drop(Drop::Damaged, 1);
-        self.journal.delete(Space::Outbox, outbox_key(id, seq));
-        self.journal.release_body(outpost_model::MessageId { node: self.config.node, seq });
-    }
-
-    fn read_owed(
-        &mut self,
-        id: NodeId,
-        seq: u64,
-    ) -> Result<Option<Arc<Message>>, outpost_store::ReadError> {
-        let key = outpost_model::MessageId { node: self.config.node, seq }.to_bytes();
-        let body = self.journal.store().get(Space::Messages, &key)?;
-        let message = body.ok_or_else(|| "it is not there".to_owned());
-        Ok(
-            match message.and_then(|body| record::decode_message(&body).map_err(|e| e.to_string()))
-            {
-                Ok(message) => Some(Arc::new(message)),
-                Err(error) => {
-                    self.log(
-                        LogLevel::Warn,
-                        format!("message {seq} for peer {id} cannot be read: {error}"),
-                    );
-                    None
-                }
-            },
-        )
-    }
-
-    fn event_acked(&mut self, id: NodeId, seq: u64) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let mut done = Vec::new();
-        // Never what is not yet durable here: the peer cannot have seen it.
-        while let Some(owed) = peer.outbox.pop_front_if(|owed| owed.seq <= seq && owed.durable) {
-            let cost = owed.message.as_ref().map_or(0, |m| m.cost_bytes());
-            self.budget.recharge(Class::Peers, cost as u64, 0);
-            if peer.sent > 0 {
-                peer.sent -= 1;
-                peer.sent_bytes = peer.sent_bytes.saturating_sub(cost);
-            }
-            done.push(owed.seq);
-        }
-        if peer.sent == 0 {
-            peer.sent_bytes = 0;
-        }
-        if peer.full && peer.outbox.len() <= self.config.outbox_messages_max / 8 * 7 {
-            peer.full = false;
-            self.full_peers -= 1;
-            self.retry_blocked = true;
-        }
-        for seq in done {
-            self.ledger.delivered += 1;
-            self.journal.delete(Space::Outbox, outbox_key(id, seq));
-            self.journal.release_body(outpost_model::MessageId { node: self.config.node, seq });
-        }
-        self.pump(id);
-    }
-
-    fn peer_event(&mut self, id: NodeId, seq: u64, message: Arc<Message>) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        if seq == 0 {
+        if event.seq == 0 {
             peer.events_in += 1;
-            return self.route_from_peer(&message);
+            return self.route_from_peer(&event.message, event.shares.as_deref());
         }
-        let newest = peer.stalled.back().map_or(peer.record.events_seen, |(seq, _)| *seq);
-        if peer.greeted && seq <= newest {
+        let newest = peer.stalled.back().map_or(peer.record.events_seen, |event| event.seq);
+        if peer.greeted && event.seq <= newest {
             peer.duplicates_in += 1;
             let seen = peer.record.events_seen;
             return self.journal.hold(Hold::Peer(id, PeerFrame::EventAck { seq: seen }));
         }
         peer.events_in += 1;
         // Before its hello it is not known which store its numbers belong to.
-        if !peer.greeted || !peer.stalled.is_empty() || !self.has_room_for(&message) {
+        if !peer.greeted || !peer.stalled.is_empty() || !self.has_room_for(&event) {
             let Some(peer) = self.peers.get_mut(&id) else { return };
             if peer.stalled.len() < PEER_WINDOW {
-                peer.stalled.push_back((seq, message));
+                peer.stalled.push_back(event);
             }
             return;
         }
-        self.take_event(id, seq, &message);
+        self.take_event(id, &event);
     }
 
-    fn take_event(&mut self, id: NodeId, seq: u64, message: &Arc<Message>) {
-        self.route_from_peer(message);
+    fn take_event(&mut self, id: NodeId, event: &Arrived) {
+        let seq = event.seq;
+        self.route_from_peer(&event.message, event.shares.as_deref());
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.record.events_seen = seq;
         }
@@ -451,49 +295,36 @@ impl Shard {
         let ids: Vec<NodeId> =
             self.peers.iter().filter(|(_, p)| !p.stalled.is_empty()).map(|(id, _)| *id).collect();
         for id in ids {
-            while let Some((seq, message)) =
-                self.peers.get(&id).and_then(|p| p.stalled.front().cloned())
-            {
+            while let Some(event) = self.peers.get(&id).and_then(|p| p.stalled.front().cloned()) {
                 let Some(peer) = self.peers.get_mut(&id).filter(|p| p.greeted) else { break };
-                if seq <= peer.record.events_seen {
+                if event.seq <= peer.record.events_seen {
                     peer.stalled.pop_front();
                     peer.duplicates_in += 1;
                     continue;
                 }
-                if !self.has_room_for(&message) {
+                if !self.has_room_for(&event) {
                     break;
                 }
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.stalled.pop_front();
                 }
-                self.take_event(id, seq, &message);
+                self.take_event(id, &event);
                 self.settle();
             }
         }
     }
 
-    fn has_room_for(&mut self, message: &Message) -> bool {
+    fn has_room_for(&mut self, event: &Arrived) -> bool {
+        let message = &event.message;
         if message.qos > QoS::AtMostOnce && self.journal.stalled().is_some() {
             return false; // the peer keeps it: it is not acknowledged
         }
-        if self.full_sessions == 0 || message.qos == QoS::AtMostOnce {
+        if (self.full_sessions == 0 && self.full_peers == 0) || message.qos == QoS::AtMostOnce {
             return true;
         }
-        let (_, recipients) = self.channel(&message.topic, true);
+        let (_, recipients, away) = self.receivers_of_event(message, event.shares.as_deref());
         !recipients.iter().any(|r| self.is_full(r))
-    }
-
-    /// One hop only: local receivers, never another peer.
-    fn route_from_peer(&mut self, message: &Arc<Message>) {
-        if self.traces.is_on() {
-            self.trace_accepted(None, message);
-        }
-        let (cell, recipients) = self.channel(&message.topic, true);
-        self.ledger.accept(!recipients.is_empty(), false, false);
-        if recipients.is_empty() {
-            return;
-        }
-        self.publish_on(cell, message, None, &recipients);
+            && !away.iter().any(|share| self.is_shared_full(share))
     }
 
     fn peer_retained(
@@ -571,22 +402,11 @@ impl Shard {
             0 => peer.record = record::decode("peer", value).ok()?,
             1 => {
                 let pattern = String::from_utf8(key.get(9..)?.to_vec()).ok()?;
-                let interest = Interest { pattern, durable: true };
+                let interest = Interest { pattern, durable: true, live: false };
                 peer.interest.apply(&PeerFrame::InterestAdd(vec![interest])).ok()?;
             }
             _ => return None,
         }
-        Some(())
-    }
-
-    /// At start: a row of `Space::Outbox`.
-    pub(super) fn recover_outbox_row(&mut self, key: &[u8]) -> Option<()> {
-        let id = NodeId(u64::from_be_bytes(key.get(..8)?.try_into().ok()?));
-        let seq = u64::from_be_bytes(key.get(8..16)?.try_into().ok()?);
-        let peer = self.peers.entry(id).or_default();
-        peer.outbox.push_back(Owed { seq, message: None, durable: true });
-        self.ledger.owed += 1;
-        self.journal.count_body(outpost_model::MessageId { node: self.config.node, seq });
         Some(())
     }
 }

@@ -108,7 +108,8 @@ impl Shard {
         ticket: Ticket,
         here_only: bool,
     ) -> Result<(), (Box<Publish>, ReasonCode)> {
-        let (cell, recipients) = self.channel(&publish.topic, here_only);
+        let (cell, all) = self.channel(&publish.topic);
+        let recipients = if here_only { Self::here(&all) } else { all };
         if let Some(reason) = self.cannot_take(&publish, ticket, &recipients) {
             return Err((Box::new(publish), reason));
         }
@@ -144,6 +145,7 @@ impl Shard {
             }
         }
         if !recipients.is_empty() {
+            let recipients = self.choose_shares(recipients, &message);
             self.publish_on(cell, &message, from, &recipients);
         }
         Ok(())
@@ -200,14 +202,19 @@ impl Shard {
             .then_some(ReasonCode::QuotaExceeded)
     }
 
+    fn is_peer_full(&self, peer: outpost_model::NodeId) -> bool {
+        self.peers.get(&peer).is_some_and(|p| p.full)
+    }
+
     pub(super) fn is_full(&self, recipient: &Recipient) -> bool {
         match recipient {
             Recipient::Session { session, qos, .. } => {
                 *qos > QoS::AtMostOnce
                     && self.sessions.get(*session as usize).is_some_and(|s| s.full)
             }
-            Recipient::Peer { peer, durable: true } => self.peers.get(peer).is_some_and(|p| p.full),
+            Recipient::Peer { peer, durable: true, .. } => self.is_peer_full(*peer),
             Recipient::Group(group) => self.is_group_full(*group),
+            Recipient::Shared(shared) => self.is_shared_full(shared),
             Recipient::Peer { durable: false, .. } | Recipient::Local(_) => false,
         }
     }

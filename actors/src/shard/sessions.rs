@@ -432,6 +432,7 @@ impl Shard {
             return;
         }
         slot.conn = None;
+        self.tell_live(session, false);
         self.totals.connected -= 1;
         self.bridge_left(session);
         let slot = &mut self.sessions[session as usize];

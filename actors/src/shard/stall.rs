@@ -90,8 +90,11 @@ impl Shard {
         };
         let recipient = |recipient: &Recipient| match recipient {
             Recipient::Session { session, qos, .. } => *qos > QoS::AtMostOnce && keeps(*session),
-            Recipient::Group(_) | Recipient::Peer { durable: true, .. } => true,
-            Recipient::Peer { durable: false, .. } | Recipient::Local(_) => false,
+            Recipient::Group(_)
+            | Recipient::Shared(_)
+            | Recipient::Peer { durable: true, .. }
+            | Recipient::Peer { shares: Some(_), .. } => true,
+            Recipient::Peer { .. } | Recipient::Local(_) => false,
         };
         is_written || publish.retain || recipients.iter().any(recipient)
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use outpost_flow::Pressure;
+use outpost_membership::PeerFrame;
 use outpost_model::{Message, QoS, TopicFilter};
 use outpost_mqtt::packet::{ReasonCode, RetainHandling, Subscribe, SubscribeOptions, Unsubscribe};
 use outpost_store::Space;
@@ -134,6 +135,9 @@ impl Shard {
         self.table_epoch += 1;
         self.retry_blocked |= self.full_sessions > 0; // a new member of a group may have room
         self.tell_interest(&name, options.qos, durable, true);
+        if self.sessions[session as usize].conn.is_some() {
+            self.tell_live_filter(&name, true);
+        }
     }
 
     /// A filter subscribed to again: nothing in between may be missed (MQTT-3.8.4-3), here or at a peer.
@@ -201,6 +205,9 @@ impl Shard {
         self.table_epoch += 1;
         self.retry_blocked |= self.full_sessions > 0; // it may be its full queue that others waited for
         self.tell_interest(filter, qos, durable, false);
+        if self.sessions[session as usize].conn.is_some() {
+            self.tell_live_filter(filter, false);
+        }
         if durable {
             let key = subscription_key(self.sessions[session as usize].number, filter);
             self.journal.delete(Space::Subscriptions, key);
@@ -240,15 +247,37 @@ impl Shard {
         more: bool,
     ) {
         let Some(interest) = &mut self.interest else { return };
-        let pattern = TopicFilter::pattern_of(filter);
         let durable = durable_session && qos > QoS::AtMostOnce;
         let change =
-            if more { interest.add(pattern, durable) } else { interest.remove(pattern, durable) };
-        if let Some(frame) = change {
-            let peers: Vec<_> = self.peers.keys().copied().collect();
-            for peer in peers {
-                self.tell_peer(peer, frame.clone());
-            }
+            if more { interest.add(filter, durable) } else { interest.remove(filter, durable) };
+        self.tell_peers(change);
+    }
+
+    /// Tells peers that a session's share groups have one member more, or less, that is connected.
+    pub(super) fn tell_live(&mut self, session: u32, more: bool) {
+        if self.interest.is_none() {
+            return;
+        }
+        let filters = self.sessions[session as usize].subscriptions.iter();
+        let shared: Vec<_> =
+            filters.filter(|(f, _)| f.starts_with("$share/")).map(|(f, _)| Arc::clone(f)).collect();
+        shared.iter().for_each(|filter| self.tell_live_filter(filter, more));
+    }
+
+    fn tell_live_filter(&mut self, filter: &str, more: bool) {
+        if let Some(interest) = &mut self.interest
+            && filter.starts_with("$share/")
+        {
+            let change = interest.set_live(filter, more);
+            self.tell_peers(change);
+        }
+    }
+
+    fn tell_peers(&mut self, change: Option<PeerFrame>) {
+        let Some(frame) = change else { return };
+        let peers: Vec<_> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.tell_peer(peer, frame.clone());
         }
     }
 
@@ -301,20 +330,28 @@ impl Shard {
     /// no room is better than none.
     fn next_member(&self, group: &Group, qos: QoS, must: bool) -> Option<usize> {
         let count = group.members.len();
-        let fits = |index: usize, connected: bool, room: bool| {
-            let member = &group.members[index];
-            let waits = qos.min(member.qos) > QoS::AtMostOnce;
-            self.sessions.get(member.session as usize).is_some_and(|s| {
-                let here = s.conn.is_some() || (!connected && s.durable && waits);
-                here && (!s.full || !room)
-            })
-        };
         let find = |connected: bool, room: bool| {
             let mut turns = (0..count).map(|i| (group.next + i) % count);
-            turns.find(|index| fits(*index, connected, room))
+            turns.find(|index| self.fits_member(group, *index, qos, connected, room))
         };
         let found = find(true, true).or_else(|| find(false, true));
         if must { found.or_else(|| find(false, false)) } else { found }
+    }
+
+    fn fits_member(
+        &self,
+        group: &Group,
+        index: usize,
+        qos: QoS,
+        connected: bool,
+        room: bool,
+    ) -> bool {
+        let member = &group.members[index];
+        let waits = qos.min(member.qos) > QoS::AtMostOnce;
+        self.sessions.get(member.session as usize).is_some_and(|s| {
+            let here = s.conn.is_some() || (!connected && s.durable && waits);
+            here && (!s.full || !room)
+        })
     }
 
     /// A group as its members wrote it.
@@ -330,10 +367,18 @@ impl Shard {
         self.groups.values().map(|group| group.members.len() as u64).sum()
     }
 
+    /// Whether all who could take a QoS 1 or 2 message are full.
     pub(super) fn is_group_full(&self, id: u32) -> bool {
         let Some(group) = self.groups.get(&id) else { return false };
-        let full = |m: &Member| self.sessions.get(m.session as usize).is_none_or(|s| s.full);
-        !group.members.is_empty() && group.members.iter().all(full)
+        self.next_member(group, QoS::AtLeastOnce, false).is_none()
+            && self.next_member(group, QoS::AtLeastOnce, true).is_some()
+    }
+
+    /// Whether a group has somebody here for a message: a member that is connected, or one that is away and waits for
+    /// it; with `room` only those that have some.
+    pub(super) fn has_member(&self, id: u32, qos: QoS, connected: bool, room: bool) -> bool {
+        let Some(group) = self.groups.get(&id) else { return false };
+        (0..group.members.len()).any(|index| self.fits_member(group, index, qos, connected, room))
     }
 
     /// Whether what comes for the group would wait in memory, whoever gets it.

@@ -201,6 +201,11 @@ impl Shard {
                     }
                 }
                 Recipient::Group(group) => self.enqueue_group(group, message, false),
+                Recipient::Shared(shared) => {
+                    if let Some(group) = shared.here {
+                        self.enqueue_group(group, message, false);
+                    }
+                }
                 Recipient::Peer { .. } | Recipient::Local(_) => {}
             }
         }

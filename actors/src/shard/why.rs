@@ -83,7 +83,17 @@ impl Shard {
                     "one member gets it"
                 },
             },
-            Recipient::Peer { peer, durable } => Receiver {
+            Recipient::Shared(shared) => Receiver {
+                kind: "group",
+                name: shared.name.to_string(),
+                qos: None,
+                fate: if self.is_full(recipient) {
+                    "no member has room, here or on another node"
+                } else {
+                    "one member gets it, here or on another node"
+                },
+            },
+            Recipient::Peer { peer, durable, .. } => Receiver {
                 kind: "peer",
                 name: peer.to_string(),
                 qos: None,

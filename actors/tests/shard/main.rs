@@ -6,6 +6,7 @@ mod authenticate;
 mod bridges;
 mod clients;
 mod failures;
+mod groups;
 mod memory;
 mod overflow;
 mod peers;

@@ -161,7 +161,7 @@ fn a_peer_cannot_stop_the_store_with_a_key_it_does_not_take() {
     let frames = [
         PeerFrame::Retained { feed_seq: 1, entry: entry("") },
         PeerFrame::Retained { feed_seq: 1, entry: entry(&long) },
-        PeerFrame::InterestAdd(vec![Interest { pattern: long, durable: true }]),
+        PeerFrame::InterestAdd(vec![Interest { pattern: long, durable: true, live: false }]),
     ];
     for frame in frames {
         assert!(world.shard_mut(0).peer_frame(peer, frame, now).is_err());

@@ -23,6 +23,8 @@ pub enum PeerFrame {
         seq: u64,
         /// The message as accepted.
         message: Arc<Message>,
+        /// The share groups the receiver is to serve with it; no other group there gets it.
+        shares: Option<Arc<Shares>>,
     },
     /// Every event up to this number is durable at the sender of this frame, or was not wanted there.
     EventAck {
@@ -79,13 +81,29 @@ pub struct Hello {
     pub retained_seen: u64,
 }
 
+/// Groups named in one event. Lower: a topic with many groups costs more events; higher: the names may not fit a frame.
+pub const EVENT_SHARES_MAX: usize = 256;
+
+/// The share groups a node serves with a message, because the node that sent it chose it among all that have members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shares {
+    /// Their filters, `$share/<group>/<filter>`; at most [`EVENT_SHARES_MAX`].
+    pub groups: Vec<String>,
+    /// How many nodes have passed it on because their members were gone. Not 0: the message is for the groups only,
+    /// ordinary subscribers got theirs from where it was published.
+    pub hops: u8,
+}
+
 /// A topic filter a node wants messages for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Interest {
-    /// The filter without share prefix.
+    /// The filter. With its `$share/<group>/` it names a group that has members there: one of the nodes that told of it
+    /// gets each message.
     pub pattern: String,
     /// A persistent session wants it with QoS 1 or 2: the message must reach it even if the link is down now.
     pub durable: bool,
+    /// A member of the group is connected; never set for a filter that is not shared.
+    pub live: bool,
 }
 
 /// A retained slot: last writer wins by (stamp, node). A slot without a message is a tombstone.

@@ -27,12 +27,21 @@ pub struct LocalInterest {
 struct Count {
     fleeting: u64,
     durable: u64,
+    /// Members that are connected, for a shared filter.
+    live: u64,
+}
+
+/// What a peer is told of a filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Flags {
+    durable: bool,
+    live: bool,
 }
 
 impl LocalInterest {
     /// Counts one more subscriber. What peers must hear, if anything changed for them.
     pub fn add(&mut self, pattern: &str, durable: bool) -> Option<PeerFrame> {
-        let before = self.flag(pattern);
+        let before = self.flags(pattern);
         let count = self.wanted.entry(pattern.to_owned()).or_default();
         *(if durable { &mut count.durable } else { &mut count.fleeting }) += 1;
         self.told(pattern, before)
@@ -40,13 +49,21 @@ impl LocalInterest {
 
     /// Counts one subscriber less; nothing happens when there was none of the kind.
     pub fn remove(&mut self, pattern: &str, durable: bool) -> Option<PeerFrame> {
-        let before = self.flag(pattern);
+        let before = self.flags(pattern);
         let count = self.wanted.get_mut(pattern)?;
         let place = if durable { &mut count.durable } else { &mut count.fleeting };
         *place = place.saturating_sub(1);
         if count.durable + count.fleeting == 0 {
             self.wanted.remove(pattern);
         }
+        self.told(pattern, before)
+    }
+
+    /// A member of a share group has connected, or is gone; its subscription is counted apart from this.
+    pub fn set_live(&mut self, pattern: &str, more: bool) -> Option<PeerFrame> {
+        let before = self.flags(pattern);
+        let count = self.wanted.get_mut(pattern)?;
+        count.live = if more { count.live + 1 } else { count.live.saturating_sub(1) };
         self.told(pattern, before)
     }
 
@@ -65,6 +82,7 @@ impl LocalInterest {
         let one = |(pattern, count): (&String, &Count)| Interest {
             pattern: pattern.clone(),
             durable: count.durable > 0,
+            live: count.live > 0,
         };
         self.wanted.iter().map(one).collect()
     }
@@ -87,17 +105,18 @@ impl LocalInterest {
         std::iter::once(first).chain(parts.map(PeerFrame::InterestAdd)).collect()
     }
 
-    fn flag(&self, pattern: &str) -> Option<bool> {
-        self.wanted.get(pattern).map(|count| count.durable > 0)
+    fn flags(&self, pattern: &str) -> Option<Flags> {
+        let count = self.wanted.get(pattern)?;
+        Some(Flags { durable: count.durable > 0, live: count.live > 0 })
     }
 
-    fn told(&self, pattern: &str, before: Option<bool>) -> Option<PeerFrame> {
-        match self.flag(pattern) {
+    fn told(&self, pattern: &str, before: Option<Flags>) -> Option<PeerFrame> {
+        match self.flags(pattern) {
             after if after == before => None,
-            Some(durable) => Some(PeerFrame::InterestAdd(vec![Interest {
-                pattern: pattern.to_owned(),
-                durable,
-            }])),
+            Some(Flags { durable, live }) => {
+                let pattern = pattern.to_owned();
+                Some(PeerFrame::InterestAdd(vec![Interest { pattern, durable, live }]))
+            }
             None => Some(PeerFrame::InterestRemove(vec![pattern.to_owned()])),
         }
     }
@@ -106,10 +125,28 @@ impl LocalInterest {
 /// What one peer wants, as it told us.
 #[derive(Debug)]
 pub struct PeerInterest {
-    wanted: BTreeMap<Arc<str>, bool>,
-    /// The key is the durable flag.
-    table: TopicTable<bool>,
+    /// By filter, `$share/<group>/` included.
+    wanted: BTreeMap<Arc<str>, Flags>,
+    table: TopicTable<Want>,
     filters_max: usize,
+}
+
+/// Who wants what stands under a filter.
+#[derive(Debug, PartialEq, Eq)]
+enum Want {
+    /// The peer's ordinary subscribers; whether durably.
+    Plain(bool),
+    /// A share group, by its whole filter.
+    Share(Arc<str>),
+}
+
+/// A share group at a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShareInterest {
+    /// A persistent member takes QoS 1 or 2 while it is away.
+    pub durable: bool,
+    /// A member is connected, as far as the peer said.
+    pub live: bool,
 }
 
 /// Why a peer's frame was refused. What had been applied of it stays.
@@ -121,7 +158,7 @@ pub enum InterestError {
         /// The limit in force.
         limit: usize,
     },
-    /// Not a topic filter, or one with a share group.
+    /// Not a topic filter.
     #[error("the peer wants {0:?}, which is not a topic filter")]
     BadFilter(String),
 }
@@ -162,15 +199,38 @@ impl PeerInterest {
     /// Whether the peer wants this topic: `Some(true)` when it must arrive even if the link is down.
     pub fn wants(&self, topic: &str) -> Option<bool> {
         let mut found = None;
-        self.table.matches(topic, |durable| found = Some(found.unwrap_or(false) | *durable));
+        self.table.matches(topic, |want| {
+            if let Want::Plain(durable) = want {
+                found = Some(found.unwrap_or(false) | *durable);
+            }
+        });
         found
+    }
+
+    /// Calls `found` for each share group of the peer that wants this topic.
+    pub fn shares<'a>(&'a self, topic: &str, mut found: impl FnMut(&'a Arc<str>, ShareInterest)) {
+        self.table.matches(topic, |want| {
+            if let Want::Share(name) = want
+                && let Some(share) = self.share(name)
+            {
+                found(name, share);
+            }
+        });
+    }
+
+    /// What a share group has at the peer, if there are members; by its filter as members wrote it.
+    pub fn share(&self, name: &str) -> Option<ShareInterest> {
+        self.wanted.get(name).map(|f| ShareInterest { durable: f.durable, live: f.live })
     }
 
     /// Everything the peer wants, in order of the filters; what to keep on disk for the time it is away.
     pub fn all(&self) -> Vec<Interest> {
         self.wanted
             .iter()
-            .map(|(pattern, durable)| Interest { pattern: pattern.to_string(), durable: *durable })
+            .map(|(pattern, &Flags { durable, live })| {
+                let pattern = pattern.to_string();
+                Interest { pattern, durable, live }
+            })
             .collect()
     }
 
@@ -185,24 +245,31 @@ impl PeerInterest {
     }
 
     fn want(&mut self, interest: &Interest) -> Result<(), InterestError> {
-        let pattern = &interest.pattern;
-        match TopicFilter::new(pattern.as_str()) {
-            Ok(filter) if filter.share_group().is_none() => {}
-            _ => return Err(InterestError::BadFilter(pattern.chars().take(200).collect())),
-        }
-        if !self.wanted.contains_key(&**pattern) && self.wanted.len() >= self.filters_max {
+        let name = &interest.pattern;
+        let Ok(filter) = TopicFilter::new(name.as_str()) else {
+            return Err(InterestError::BadFilter(name.chars().take(200).collect()));
+        };
+        if !self.wanted.contains_key(&**name) && self.wanted.len() >= self.filters_max {
             return Err(InterestError::TooMany { limit: self.filters_max });
         }
-        self.forget(pattern);
-        let pattern: Arc<str> = pattern.as_str().into();
-        self.table.insert(&pattern, interest.durable);
-        self.wanted.insert(pattern, interest.durable);
+        self.forget(name);
+        let name: Arc<str> = name.as_str().into();
+        if filter.share_group().is_some() {
+            self.table.insert(&filter.pattern().into(), Want::Share(Arc::clone(&name)));
+        } else {
+            self.table.insert(&name, Want::Plain(interest.durable));
+        }
+        self.wanted.insert(name, Flags { durable: interest.durable, live: interest.live });
         Ok(())
     }
 
-    fn forget(&mut self, pattern: &str) {
-        if let Some(durable) = self.wanted.remove(pattern) {
-            self.table.remove(pattern, &durable);
+    fn forget(&mut self, name: &str) {
+        let Some((name, flags)) = self.wanted.remove_entry(name) else { return };
+        let pattern = TopicFilter::pattern_of(&name);
+        if pattern.len() < name.len() {
+            self.table.remove(pattern, &Want::Share(Arc::clone(&name)));
+        } else {
+            self.table.remove(pattern, &Want::Plain(flags.durable));
         }
     }
 }
@@ -212,7 +279,7 @@ mod tests {
     use super::*;
 
     fn interest(pattern: &str, durable: bool) -> Interest {
-        Interest { pattern: pattern.to_owned(), durable }
+        Interest { pattern: pattern.to_owned(), durable, live: false }
     }
 
     #[test]
@@ -278,7 +345,7 @@ mod tests {
         assert_eq!(peer.len(), 2);
         peer.apply(&PeerFrame::InterestAdd(vec![interest("a", true)]))
             .expect("a change needs no place");
-        for bad in ["a/#/b", "", "$share/g/a"] {
+        for bad in ["a/#/b", "", "$share/g"] {
             assert!(
                 peer.apply(&PeerFrame::InterestAdd(vec![interest(bad, true)])).is_err(),
                 "{bad:?}"
@@ -287,5 +354,27 @@ mod tests {
         peer.apply(&PeerFrame::InterestRemove(vec!["a".into(), "never".into()]))
             .expect("removing is always fine");
         assert_eq!(peer.all(), [interest("b", true)]);
+    }
+
+    #[test]
+    fn a_group_is_told_with_its_name_and_whether_somebody_is_there() {
+        let (mut local, mut peer) = (LocalInterest::default(), PeerInterest::default());
+        let mut tell = |frame: Option<PeerFrame>| {
+            peer.apply(&frame.expect("a change for peers")).expect("valid");
+            let mut found = Vec::new();
+            peer.shares("jobs/1", |name, share| found.push((name.to_string(), share)));
+            (found, peer.wants("jobs/1"))
+        };
+        let group = |durable, live| {
+            (vec![("$share/g/jobs/+".to_owned(), ShareInterest { durable, live })], None)
+        };
+        assert_eq!(tell(local.add("$share/g/jobs/+", true)), group(true, false));
+        assert_eq!(tell(local.set_live("$share/g/jobs/+", true)), group(true, true));
+        assert_eq!(local.set_live("$share/g/jobs/+", true), None, "two of them");
+        assert_eq!(local.set_live("$share/g/jobs/+", false), None);
+        assert_eq!(tell(local.set_live("$share/g/jobs/+", false)), group(true, false));
+        assert_eq!(tell(local.add("jobs/1", false)), (group(true, false).0, Some(false)));
+        assert_eq!(tell(local.remove("$share/g/jobs/+", true)), (Vec::new(), Some(false)));
+        assert_eq!(local.set_live("$share/g/jobs/+", false), None, "there is no such group");
     }
 }

@@ -5,6 +5,6 @@ pub mod frame;
 pub mod interest;
 pub mod swim;
 
-pub use frame::{Hello, Interest, Lane, PeerFrame, RetainedEntry};
-pub use interest::{InterestError, LocalInterest, PeerInterest};
+pub use frame::{EVENT_SHARES_MAX, Hello, Interest, Lane, PeerFrame, RetainedEntry, Shares};
+pub use interest::{InterestError, LocalInterest, PeerInterest, ShareInterest};
 pub use swim::{Member, MemberState, Output, Swim, SwimConfig, SwimError, Target};

@@ -1,5 +1,6 @@
 //! Nobody gets what he did not ask for.
 
+use outpost_model::TopicFilter;
 use outpost_model::topic::pattern_matches;
 
 use crate::history::{Delivered, Subscribed};
@@ -16,7 +17,7 @@ pub fn check(world: &World) -> Vec<String> {
             s.client == delivery.client
                 && s.asked <= delivery.at
                 && s.end_confirmed.is_none_or(|end| sent <= end)
-                && pattern_matches(&s.filter, &delivery.topic)
+                && pattern_matches(TopicFilter::pattern_of(&s.filter), &delivery.topic)
         };
         let most = history.subscriptions.iter().filter(is_good).map(|s| s.qos).max();
         if publish.topic != delivery.topic

@@ -8,6 +8,7 @@ mod matching;
 mod order;
 mod retained;
 mod shadows;
+mod shares;
 
 use crate::world::World;
 
@@ -16,13 +17,14 @@ const TOLD_MAX: usize = 3;
 
 /// Checks everything.
 pub fn check(world: &mut World) {
-    let checkers: [fn(&World) -> Vec<String>; 8] = [
+    let checkers: [fn(&World) -> Vec<String>; 9] = [
         delivery::check,
         exactly_once::check,
         order::check,
         matching::check,
         retained::check,
         shadows::check,
+        shares::check,
         leftovers::check,
         ledger::check,
     ];

@@ -11,14 +11,19 @@ use crate::world::World;
 /// Receiver and its session, publisher, topic, QoS as published.
 type Flow<'a> = (usize, u32, usize, &'a str, QoS);
 
-/// D4 (MQTT 5, §4.6), for QoS 1 and 2.
+/// D4 (MQTT 5, §4.6), for QoS 1 and 2. What was refused for want of room and is sent again, because the publisher never
+/// read the refusal, comes after what was accepted meanwhile.
 pub fn check(world: &World) -> Vec<String> {
     let history = &world.history;
     let mut flows: BTreeMap<Flow<'_>, (BTreeSet<usize>, usize)> = BTreeMap::new();
     let mut found = Vec::new();
     for delivery in history.deliveries.iter().filter(|d| !d.retain) {
         let publish = &history.publishes[delivery.number];
-        if publish.is_will || publish.qos == QoS::AtMostOnce || !was_there(world, delivery) {
+        if publish.is_will
+            || publish.refused
+            || publish.qos == QoS::AtMostOnce
+            || !was_there(world, delivery)
+        {
             continue;
         }
         let flow =

@@ -1,0 +1,131 @@
+//! Share groups with members on two nodes: each message to one member, wherever it is.
+
+use outpost_actors::ledger::Drop;
+
+use crate::world::{Client, World, fleeting, publish, v5};
+
+const SHARED: &str = "$share/g/jobs";
+
+fn member(world: &mut World, node: usize, name: &str) -> Client {
+    let client = world.connect_to(node, v5(name));
+    world.subscribe(client, SHARED, 1);
+    client
+}
+
+fn send(world: &mut World, node: usize, from: u16, to: u16) {
+    let sender = world.connect_to(node, fleeting("sender"));
+    for number in from..=to {
+        world.publish(sender, publish("jobs", &number.to_string(), 1, number));
+    }
+    world.drain(sender);
+    world.disconnect(sender);
+}
+
+fn sorted(got: impl IntoIterator<Item = String>) -> Vec<u16> {
+    let mut got: Vec<u16> = got.into_iter().map(|text| text.parse().expect("a number")).collect();
+    got.sort_unstable();
+    got
+}
+
+fn offline(world: &World) -> u64 {
+    (0..2).map(|node| world.shard(node).ledger().dropped[Drop::Offline as usize]).sum()
+}
+
+#[test]
+fn each_message_goes_to_one_member_in_the_cluster_and_every_node_gets_its_part() {
+    let mut world = World::with(2, |_| {});
+    world.join();
+    let (a, b) = (member(&mut world, 0, "a"), member(&mut world, 1, "b"));
+    let (ordinary, other) = (world.connect_to(1, v5("o")), world.connect_to(1, v5("x")));
+    world.subscribe(ordinary, "jobs", 1);
+    world.subscribe(other, "$share/h/jobs", 1);
+    send(&mut world, 0, 1, 100);
+    let (got_a, got_b) = (world.drain(a), world.drain(b));
+    assert!(got_a.len() > 20 && got_b.len() > 20, "{} and {}", got_a.len(), got_b.len());
+    let all: Vec<u16> = (1..=100).collect();
+    assert_eq!(sorted([got_a, got_b].concat()), all);
+    assert_eq!(sorted(world.drain(ordinary)), all, "a subscriber of its own gets all");
+    assert_eq!(sorted(world.drain(other)), all, "another group gets its own copy");
+    assert_eq!((world.shard(0).stats().outbox, world.shard(1).stats().outbox), (0, 0));
+}
+
+#[test]
+fn a_member_that_is_there_comes_before_one_that_is_away() {
+    let mut world = World::with(2, |_| {});
+    world.join();
+    let (a, b) = (member(&mut world, 0, "a"), member(&mut world, 1, "b"));
+    world.cut(b);
+    send(&mut world, 0, 1, 20);
+    assert_eq!(world.drain(a).len(), 20);
+    let b = world.connect_to(1, v5("b"));
+    world.cut(a);
+    send(&mut world, 0, 21, 40);
+    assert_eq!(world.drain(b).len(), 20);
+    world.cut(b);
+    world.cut_link();
+    send(&mut world, 0, 41, 60); // nobody is there: those at hand before those behind the cut
+    let a = world.connect_to(0, v5("a"));
+    assert_eq!(sorted(world.drain(a)), (41..=60).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_for_members_behind_a_cut_waits_on_disk_and_comes_once() {
+    let mut world = World::with(2, |_| {});
+    world.join();
+    let b = member(&mut world, 1, "b");
+    world.sync();
+    world.cut_link();
+    send(&mut world, 0, 1, 20);
+    assert_eq!(world.shard(0).stats().outbox, 20);
+    world.crash(0);
+    world.join();
+    assert_eq!(sorted(world.drain(b)), (1..=20).collect::<Vec<_>>());
+    assert_eq!(world.shard(0).stats().outbox, 0);
+}
+
+#[test]
+fn a_group_that_has_emptied_meanwhile_gets_its_messages_elsewhere_or_they_are_counted() {
+    for elsewhere in [true, false] {
+        let mut world = World::with(2, |_| {});
+        world.join();
+        let b = member(&mut world, 1, "b");
+        world.sync();
+        world.cut_link();
+        send(&mut world, 0, 1, 20);
+        world.unsubscribe(b, SHARED);
+        let a = world.connect_to(0, v5("a"));
+        if elsewhere {
+            world.subscribe(a, SHARED, 1);
+        }
+        world.join();
+        world.sync();
+        let expected: Vec<u16> = if elsewhere { (1..=20).collect() } else { Vec::new() };
+        assert_eq!(sorted(world.drain(a)), expected);
+        assert_eq!(world.drain(b), [""; 0]);
+        assert_eq!(offline(&world), if elsewhere { 0 } else { 20 });
+        for node in [0, 1] {
+            let stats = world.shard(node).stats();
+            assert_eq!((stats.outbox, stats.bodies), (0, 0), "node {node}");
+        }
+    }
+}
+
+#[test]
+fn what_waited_for_a_member_whose_session_ended_goes_to_another_node() {
+    let mut world = World::with(2, |_| {});
+    let mut connect = v5("a");
+    connect.session_expiry_s = Some(60);
+    let a = world.connect_to(0, connect);
+    world.subscribe(a, SHARED, 1);
+    world.cut(a);
+    world.join();
+    send(&mut world, 0, 1, 200);
+    let b = member(&mut world, 1, "b");
+    world.pass(62_000);
+    world.sync();
+    assert_eq!(sorted(world.drain(b)), (1..=200).collect::<Vec<_>>());
+    for node in [0, 1] {
+        let stats = world.shard(node).stats();
+        assert_eq!((stats.queued, stats.outbox, stats.bodies), (0, 0, 0), "node {node}");
+    }
+}
