@@ -27,6 +27,9 @@ pub(super) struct Owed {
     pub(super) durable: bool,
 }
 
+/// A message owed to a peer, and the share groups it is to serve there.
+type OwedBody = (Arc<Message>, Option<Arc<Shares>>);
+
 impl Shard {
     /// A message for a peer.
     pub(super) fn enqueue_peer(
@@ -153,7 +156,7 @@ impl Shard {
         &mut self,
         id: NodeId,
         seq: u64,
-    ) -> Result<Option<(Arc<Message>, Option<Arc<Shares>>)>, outpost_store::ReadError> {
+    ) -> Result<Option<OwedBody>, outpost_store::ReadError> {
         let row = self.journal.store().get(Space::Outbox, &outbox_key(id, seq))?;
         let key = MessageId { node: self.config.node, seq }.to_bytes();
         let body = self.journal.store().get(Space::Messages, &key)?;
