@@ -56,10 +56,8 @@ impl Workload {
         let mut dice = Dice::new(seed, 4);
         let (actions, pause) = (dice.range(20, 90), dice.range(10, 400) * MS);
         let burst_max = if dice.permille(100) { 400 } else { dice.range(2, 40) };
-        let share_qos = [(); GROUPS.len()].map(|()| match dice.permille(500) {
-            true => QoS::AtLeastOnce,
-            false => QoS::ExactlyOnce,
-        });
+        let share_qos = [(); GROUPS.len()]
+            .map(|()| if dice.permille(500) { QoS::AtLeastOnce } else { QoS::ExactlyOnce });
         Self { dice, actions, pause, shadow_writes: 0, burst_max, share_qos }
     }
 
