@@ -254,7 +254,9 @@ async fn five_thousand_while_the_other_is_down_are_five_thousand_after_a_kill_9_
     let node = process(data.path(), near, &config).await;
     let second = burst(node.mqtt, "two", "job", 2_500).await;
     assert_eq!(first.len() + second.len(), 5_000, "each has its PUBACK");
-    assert_eq!(shown(node.http, "cloud").await["queued"], 5_000);
+    // What is shown is counted now and then.
+    until("all of them are queued", async || shown(node.http, "cloud").await["queued"] == 5_000)
+        .await;
     // It is there only now, and its subscriber before the bridge comes again.
     let mosquitto = Mosquitto::start_at(far, OPEN).await;
     let mut device = Client::connect(mosquitto.addr, Options::v5("device")).await;

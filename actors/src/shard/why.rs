@@ -28,7 +28,7 @@ pub struct Receiver {
 /// What there is to say about a topic.
 #[derive(Debug, Clone, Serialize)]
 pub struct TopicWhy {
-    /// Who would get it, the first [`RECEIVERS_SHOWN_MAX`].
+    /// Who would get it, the first `RECEIVERS_SHOWN_MAX`.
     pub receivers: Vec<Receiver>,
     /// How many there are.
     pub receivers_count: usize,
