@@ -209,7 +209,8 @@ impl Node {
         Ok(node)
     }
 
-    /// Waits for the shard and the hub, then starts what stands around them: links to peers, devices, HTTP.
+    /// Waits for the shard and the hub, then starts what stands around them: bridges, links to peers, devices,
+    /// and last clients and HTTP.
     async fn start_rim(
         &mut self,
         config: &Config,
@@ -220,6 +221,8 @@ impl Node {
         config_sha256: String,
     ) -> Result<(), StartError> {
         all_running(&self.tree).await?;
+        bridges.forget_removed(&self.plane).await;
+        bridges.prepared().await;
         if let Some(cluster_config) = cluster_config(config) {
             let sink = NodeSink::start(links.clone(), self.plane.clone(), self.shadows.clone());
             let incarnation = crate::clock::now().wall_ms;
@@ -227,7 +230,7 @@ impl Node {
             *self.cluster.lock() = Some(Arc::new(cluster));
         }
         self.hardware = start_hardware(config, &hooks.boards, &self.plane).await?;
-        bridges.forget_removed(&self.plane).await;
+        self.listeners.let_in();
         let backend = NodeBackend {
             bridges,
             name: config.node.name.clone(),

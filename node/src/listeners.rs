@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::config::{Config, Listener, Transport};
@@ -20,8 +21,11 @@ pub const CERTIFICATES_EVERY: Duration = Duration::from_secs(10);
 const MESSAGE_HEADROOM_BYTES: usize = 64 << 10;
 
 /// The listeners of a node.
-#[derive(Debug, Clone, Default)]
-pub struct Listeners(Arc<[Arc<Listening>]>);
+#[derive(Debug, Clone)]
+pub struct Listeners {
+    all: Arc<[Arc<Listening>]>,
+    is_open: watch::Sender<bool>,
+}
 
 /// Why a listener was not opened. None is open then.
 #[derive(Debug, thiserror::Error)]
@@ -60,24 +64,33 @@ pub struct Reloaded {
 }
 
 impl Listeners {
-    /// Opens all listeners of a checked configuration.
+    /// Opens the sockets of all listeners of a checked configuration. Nobody is let in before [`Self::let_in`].
     ///
     /// # Errors
     /// [`OpenError`] for the first that cannot be opened.
     pub fn open(config: &Config) -> Result<Self, OpenError> {
         let sockets = Sockets::new(descriptors::sockets_max());
-        let opened = config.listeners().into_iter().map(|one| open_one(one, config, &sockets));
-        Ok(Self(opened.collect::<Result<_, _>>()?))
+        let is_open = watch::Sender::new(false);
+        let opened = config
+            .listeners()
+            .into_iter()
+            .map(|one| open_one(one, config, &sockets, is_open.subscribe()));
+        Ok(Self { all: opened.collect::<Result<_, _>>()?, is_open })
+    }
+
+    /// Lets clients in: those that have come already, and all that come, for ever.
+    pub fn let_in(&self) {
+        self.is_open.send_replace(true);
     }
 
     /// All of them.
     pub fn all(&self) -> &[Arc<Listening>] {
-        &self.0
+        &self.all
     }
 
     /// By its name in the configuration.
     pub fn named(&self, name: &str) -> Option<&Arc<Listening>> {
-        self.0.iter().find(|listening| listening.config.name == name)
+        self.all.iter().find(|listening| listening.config.name == name)
     }
 
     /// Loads the certificates of all listeners again.
@@ -92,7 +105,7 @@ impl Listeners {
 
     /// Looks at the files now and then, for ever.
     pub async fn watch(self) {
-        if self.0.iter().all(|listening| listening.tls.is_none()) {
+        if self.all.iter().all(|listening| listening.tls.is_none()) {
             return;
         }
         loop {
@@ -105,7 +118,7 @@ impl Listeners {
 
     fn each_tls(&self, load: impl Fn(&Tls) -> Option<Result<(), FilesError>>) -> Vec<Reloaded> {
         let mut all = Vec::new();
-        for listening in self.0.iter() {
+        for listening in self.all.iter() {
             let Some(outcome) = listening.tls.as_ref().and_then(|tls| load(tls)) else { continue };
             let name = &listening.config.name;
             match &outcome {
@@ -126,14 +139,14 @@ impl Listeners {
 
     /// Connections refused at all doors since the node started.
     pub fn refused(&self) -> u64 {
-        let doors = self.0.iter().map(|listening| &listening.door);
+        let doors = self.all.iter().map(|listening| &listening.door);
         doors.flat_map(|door| Refusal::ALL.map(|why| door.refusals(why))).sum()
     }
 
     /// For `/metrics` and `/api/v1/stats`.
     pub fn stats(&self) -> Value {
         let by_listener = |value: &dyn Fn(&Listening) -> Option<Value>| {
-            let entries = self.0.iter();
+            let entries = self.all.iter();
             let entries: Map<_, _> =
                 entries.filter_map(|one| Some((one.config.name.clone(), value(one)?))).collect();
             json!({ "by_listener": entries })
@@ -160,6 +173,7 @@ fn open_one(
     listener: Listener,
     config: &Config,
     sockets: &Arc<Sockets>,
+    is_open: watch::Receiver<bool>,
 ) -> Result<Arc<Listening>, OpenError> {
     let (name, address) = (listener.name.clone(), listener.address());
     let limits = StrangerLimits {
@@ -183,7 +197,7 @@ fn open_one(
         "its bind"
     };
     let message_bytes_max = config.listen.mqtt.packet_max_bytes as usize + MESSAGE_HEADROOM_BYTES;
-    Listening::open(listener, door, tls, message_bytes_max)
+    Listening::open(listener, door, tls, message_bytes_max, is_open)
         .map(Arc::new)
         .map_err(|source| OpenError::Address { name, address, key, source })
 }

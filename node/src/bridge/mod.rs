@@ -17,6 +17,7 @@ mod tls;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outpost_actors::ports::BRIDGE_CLIENTS;
 use outpost_actors::shard::{Probe, SessionView};
@@ -30,6 +31,10 @@ pub use status::{Shown, Status, stats};
 
 /// Bridges of one node. More are refused with the configuration: each is a task, two buffers and 20 metrics.
 pub const BRIDGES_MAX: usize = 32;
+
+/// How long clients wait for the sessions of bridges. Shorter: on a slow disk their queues begin late; longer: a bridge
+/// that cannot start keeps clients out.
+const PREPARED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a bridge is started with, again and again.
 #[derive(Clone)]
@@ -72,6 +77,19 @@ impl Bridges {
             ChildSpec { role: "bridge", name, start: Arc::new(start) }
         };
         self.specs.iter().map(child).collect()
+    }
+
+    /// Waits until each has its session on this node, so that nothing a client publishes is missing in its queue. A bridge
+    /// that gets none tries again by itself, and holds nobody up: clients come first.
+    pub async fn prepared(&self) {
+        let all = async {
+            for spec in &self.specs {
+                spec.status.wait_prepared().await;
+            }
+        };
+        if tokio::time::timeout(PREPARED_WITHIN, all).await.is_err() {
+            warn!("a bridge has no session on this node yet; what is published now may pass it by");
+        }
     }
 
     /// How they are.

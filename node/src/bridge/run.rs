@@ -95,7 +95,11 @@ async fn attempt(
     let settings = &*spec.settings;
     let memory = match memory {
         Some(memory) => memory,
-        None => memory.insert(prepare(spec).await?),
+        None => {
+            let prepared = prepare(spec).await;
+            spec.status.prepared();
+            memory.insert(prepared?)
+        }
     };
     let private = settings.version != outpost_mqtt::packet::Version::V5
         && settings.try_private

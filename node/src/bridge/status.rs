@@ -4,6 +4,7 @@ use outpost_actors::shard::SessionView;
 use outpost_bridge::Counts;
 use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::sync::watch;
 
 use super::settings::Settings;
 use crate::clock::now;
@@ -14,6 +15,8 @@ pub struct Status {
     name: String,
     address: String,
     inner: Mutex<Inner>,
+    /// Its session on this node was there once, or why not is known.
+    is_prepared: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -84,7 +87,18 @@ impl Status {
     /// Of a bridge that has not begun.
     pub fn new(settings: &Settings) -> Self {
         let (name, address) = (settings.name.clone(), settings.address());
-        Self { name, address, inner: Mutex::default() }
+        Self { name, address, inner: Mutex::default(), is_prepared: watch::Sender::new(false) }
+    }
+
+    /// The first attempt to have a session on this node is over.
+    pub(super) fn prepared(&self) {
+        self.is_prepared.send_replace(true);
+    }
+
+    /// Waits for [`Self::prepared`].
+    pub(super) async fn wait_prepared(&self) {
+        let mut is_prepared = self.is_prepared.subscribe();
+        is_prepared.wait_for(|is| *is).await.expect("its sender is ours");
     }
 
     pub(super) fn connecting(&self) {

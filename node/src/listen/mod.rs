@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use door::Door;
 use tls::Tls;
+use tokio::sync::watch;
 
 use crate::config::{Listener, Transport};
 use crate::plane::Plane;
@@ -40,6 +41,8 @@ pub struct Listening {
     pub tls: Option<Arc<Tls>>,
     /// Longest WebSocket message a client may send.
     pub message_bytes_max: usize,
+    /// Whether clients are let in yet.
+    is_open: watch::Receiver<bool>,
     socket: Socket,
 }
 
@@ -50,7 +53,7 @@ enum Socket {
 }
 
 impl Listening {
-    /// Opens the socket of a listener.
+    /// Opens the socket of a listener. Clients wait before it until `is_open`.
     ///
     /// # Errors
     /// What the operating system says, for example that the port is in use.
@@ -59,6 +62,7 @@ impl Listening {
         door: Arc<Door>,
         tls: Option<Arc<Tls>>,
         message_bytes_max: usize,
+        is_open: watch::Receiver<bool>,
     ) -> io::Result<Self> {
         let address = config.address();
         let (socket, address) = if config.transport == Transport::Quic {
@@ -70,7 +74,7 @@ impl Listening {
             let address = socket.local_addr()?;
             (Socket::Tcp(socket), address)
         };
-        Ok(Self { config, address, door, tls, message_bytes_max, socket })
+        Ok(Self { config, address, door, tls, message_bytes_max, is_open, socket })
     }
 
     /// Serves it on this data thread, for ever.
@@ -88,6 +92,11 @@ impl Listening {
                 plane.spawn(quic::serve(endpoint, Arc::clone(&self), Rc::clone(plane)))
             }
         })
+    }
+
+    /// Waits until clients are let in. `false`: the node ends first.
+    async fn opened(&self) -> bool {
+        self.is_open.clone().wait_for(|is_open| *is_open).await.is_ok()
     }
 
     /// What it serves, for people: `MQTT over TLS on 127.0.0.1:8883`.

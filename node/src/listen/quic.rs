@@ -76,8 +76,11 @@ pub fn server_config(tls: rustls::ServerConfig) -> Arc<quinn::ServerConfig> {
     Arc::new(config)
 }
 
-/// Accepts connections for ever.
+/// Accepts connections for ever, from when the node is open.
 pub async fn serve(endpoint: Endpoint, listening: Arc<Listening>, plane: Rc<Plane>) {
+    if !listening.opened().await {
+        return;
+    }
     let tls = listening.tls.clone().expect("a checked QUIC listener has certificates");
     let now = tls.current().quic.expect("and they were loaded for QUIC");
     // Without one, an endpoint takes no connections at all; which one is used is said for each connection.

@@ -36,8 +36,11 @@ pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
     Ok(socket.into())
 }
 
-/// Accepts connections for ever.
+/// Accepts connections for ever, from when the node is open.
 pub async fn serve(socket: TcpListener, listening: Arc<Listening>, plane: Rc<Plane>) {
+    if !listening.opened().await {
+        return;
+    }
     let mut reserve = Reserve::take();
     let mut admission = plane.admission();
     loop {
