@@ -95,11 +95,7 @@ async fn attempt(
     let settings = &*spec.settings;
     let memory = match memory {
         Some(memory) => memory,
-        None => {
-            let prepared = prepare(spec).await;
-            spec.status.prepared();
-            memory.insert(prepared?)
-        }
+        None => memory.insert(prepare(spec).await?),
     };
     let private = settings.version != outpost_mqtt::packet::Version::V5
         && settings.try_private
@@ -144,7 +140,9 @@ async fn attempt(
 async fn prepare(spec: &Spec) -> Result<Memory, LinkError> {
     let known = sessions(&spec.plane).await.remove(&spec.settings.client_id);
     let filters = known.map(|session| session.filters).unwrap_or_default();
-    let prepared = local::prepare(&spec.plane, &spec.settings, &filters).await?;
+    let prepared = local::prepare(&spec.plane, &spec.settings, &filters).await;
+    spec.status.prepared();
+    let prepared = prepared?;
     Ok(Memory {
         is_new: prepared.is_new,
         receive_max: prepared.receive_max,
