@@ -39,7 +39,7 @@ impl Mosquitto {
             addr.port()
         );
         std::fs::write(&path, text).expect("writable");
-        let mut command = tool("mosquitto", "mosquitto");
+        let mut command = tool("mosquitto");
         command.arg("-c").arg(&path);
         let process = Running::start(command);
         until("mosquitto listens", async || tokio::net::TcpStream::connect(addr).await.is_ok())

@@ -72,7 +72,7 @@ async fn mosquitto_keeps_a_session_a_retained_message_and_a_will() {
 #[tokio::test(flavor = "multi_thread")]
 async fn paho_in_both_versions_and_all_qualities() {
     let node = TestNode::start().await;
-    let mut python = python_with_paho().await;
+    let mut python = python_with_paho();
     python.args(["-c", PAHO, &node.mqtt().port().to_string()]);
     let done = finish(python).await;
     assert_eq!(done.code, Some(0), "{}{}", done.stdout, done.stderr);

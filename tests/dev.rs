@@ -8,7 +8,7 @@ use tokio::process::Command;
 
 use crate::support::client::{Client, Options};
 use crate::support::outpost::{Dev, Finished, Running, binary, command, finish, outpost};
-use crate::support::tools::{mosquitto, tool};
+use crate::support::tools::{tool, with_path};
 use crate::support::{http, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -22,10 +22,6 @@ async fn every_line_it_prints_works_as_it_stands() {
         .filter_map(|line| line.strip_prefix("  ").map(str::to_owned))
         .collect();
     assert!(lines.len() >= 10, "{said:#?}");
-    for name in ["mosquitto_pub", "mosquitto_sub"] {
-        drop(mosquitto(name));
-    }
-    drop(tool("curl", "curl"));
     // Those that print what comes run all the time; each of them must have said something in the end.
     let (watching, doing): (Vec<_>, Vec<_>) = lines.into_iter().partition(|line| {
         line.contains("sub") && !line.contains("publish") || line.contains("watch")
@@ -58,11 +54,11 @@ async fn every_line_it_prints_works_as_it_stands() {
 
 /// A line as it is pasted into a shell, with the command on the path.
 fn shell(line: &str) -> Command {
-    let mut command = tool("bash", "bash");
+    let mut command = tool("bash");
     let folder = binary().parent().expect("it lies in a folder").display();
-    let path = std::env::var("PATH").expect("there is a path");
     // `exec`: the shell becomes the command, so that ending it ends the command.
-    command.args(["-c", &format!("exec {line}")]).env("PATH", format!("{folder}:{path}"));
+    command.args(["-c", &format!("PATH={folder}:$PATH; exec {line}")]);
+    with_path(&mut command, &["curl", "mosquitto_pub", "mosquitto_sub"]);
     command.env_remove("OUTPOST_URL");
     command
 }

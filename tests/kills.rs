@@ -142,12 +142,6 @@ fn qos_2_is_exactly_once_through_a_kill_at_each_step() {
 /// the node is killed at the entry of that call, one call later each time, so that it comes to each step of either side.
 #[test]
 fn qos_2_is_exactly_once_through_a_kill_at_each_call_to_disk_and_socket() {
-    let strace = std::process::Command::new("strace").arg("-V").output();
-    if !strace.is_ok_and(|output| output.status.success()) {
-        assert!(std::env::var_os("CI").is_none(), "CI has strace");
-        eprintln!("skipped: there is no strace");
-        return;
-    }
     let messages = number("OUTPOST_QOS2_MESSAGES", 125);
     for call in ["recvfrom", "fdatasync", "writev"] {
         let kills = one_call(call, messages);

@@ -388,7 +388,7 @@ async fn with_no_file_descriptors_left_new_clients_are_sent_away_and_the_others_
     let script = format!(
         "ulimit -n 256; exec {binary} dev --mqtt-port 0 --http-port 0 --data-dir {data} --set limits.connect_timeout_s=60"
     );
-    let mut command = crate::support::tools::tool("sh", "dash");
+    let mut command = crate::support::tools::tool("sh");
     command.args(["-c", &script]).env("NO_COLOR", "1");
     let mut node = Running::start(command);
     node.says("Ctrl-C stops it.").await;

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::outpost::{address, binary};
+use super::tools::program;
 use super::wire::{framed, kept_connect};
 
 /// No answer for so long: the connection is given up and made anew.
@@ -39,7 +40,7 @@ impl Mortal {
     pub fn start(&self, data: &Path, settings: &[&str]) -> Child {
         let began = Instant::now();
         let dies_at = *self.dies_at.lock().expect("nobody panics with it");
-        let mut command = Command::new(dies_at.map_or(binary(), |_| Path::new("strace")));
+        let mut command = dies_at.map_or_else(|| Command::new(binary()), |_| program("strace"));
         if let Some((call, when)) = dies_at {
             // As a grandchild: the process that is started here is the node itself.
             command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e"]);
