@@ -20,6 +20,7 @@ mod overload;
 mod publish;
 mod qos;
 mod retained;
+mod rights;
 mod shadow;
 mod share_groups;
 mod shared;

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use outpost_node::Hooks;
+
 use crate::support::client::{BOTH, Client, Options, Will};
 use crate::support::node::TestNode;
+use crate::support::outpost::user;
 use crate::support::wire::{Wire, kept_connect};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,4 +101,23 @@ async fn read_and_acknowledge(wire: &mut Wire) -> Vec<u8> {
     assert_eq!((message[0] & 0xf6, &message[2..5]), (0x32, &[0, 1, b'a'][..]), "{message:x?}");
     wire.send(&[0x40, 2, message[5], message[6]]).await;
     message[7..].to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_leaves_alone_who_has_the_client_id() {
+    let ann = user("ann", "secret").await;
+    let node =
+        TestNode::start_with(|config| config.security.user = vec![ann], Hooks::default()).await;
+    for version in BOTH {
+        let options = || Options::new(version, "device");
+        let mut there = Client::connect(node.mqtt(), options().login("ann", "secret")).await;
+        there.subscribe("a", 1).await;
+        for password in ["guess", ""] {
+            let refused = Client::try_connect(node.mqtt(), options().login("ann", password)).await;
+            assert!(refused.is_err());
+        }
+        there.publish("a", "x", 1).await;
+        assert_eq!(there.next().await.payload, "x");
+    }
+    node.stop().await;
 }

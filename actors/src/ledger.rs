@@ -36,11 +36,13 @@ pub enum Drop {
     Drained,
     /// A will a full queue had no room for, of a client whose session was over: nobody could say it again later.
     WillRefused,
+    /// Its receiver may not read the topic any more: the access rules have changed.
+    Revoked,
 }
 
 impl Drop {
     /// All reasons, in the order of the counters.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Expired,
         Self::Refused,
         Self::SlowClient,
@@ -57,6 +59,7 @@ impl Drop {
         Self::Memory,
         Self::Drained,
         Self::WillRefused,
+        Self::Revoked,
     ];
 
     /// The value of the metric's `reason` label.
@@ -78,6 +81,7 @@ impl Drop {
             Self::Memory => "memory",
             Self::Drained => "drained",
             Self::WillRefused => "will_refused",
+            Self::Revoked => "revoked",
         }
     }
 }

@@ -109,6 +109,12 @@ pub trait Gate: Send + Sync + fmt::Debug {
     /// May this client do this?
     fn allows(&self, who: &Identity, action: Action, topic: &str) -> bool;
 
+    /// Names the rules behind [`Gate::allows`]: where the number is another, what was allowed once is asked again. 0: there
+    /// are none.
+    fn epoch(&self) -> u64 {
+        0
+    }
+
     /// Why [`Gate::allows`] answers so, in words.
     fn explain(&self, who: &Identity, action: Action, topic: &str) -> String {
         let yes = self.allows(who, action, topic);

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use outpost_actors::ports::{
     Action, Admission, BRIDGE_CLIENTS, BRIDGE_LISTENER, Credentials, Gate, Identity, Method, Origin,
 };
-use outpost_security::acl::{self, Acl, Subject};
+use outpost_security::acl::{self, Acl, AclConfig, Subject};
 use outpost_security::scram::{self, Verifier};
+use sha2::{Digest, Sha256};
 
 use crate::config::{Config, Listener};
 use crate::dice;
@@ -23,6 +24,8 @@ pub struct ConfigGate {
     scram: Option<Arc<ScramUsers>>,
     /// Absent: everything is allowed, which only a loopback node without rules does.
     acl: Option<Acl>,
+    /// Names the rules and who has which role; 0 without rules.
+    epoch: u64,
 }
 
 #[derive(Debug)]
@@ -52,14 +55,19 @@ impl ConfigGate {
             }
             users.insert(user.name.clone(), UserEntry { hash, roles: user.roles.clone() });
         }
-        let acl = config
-            .acl()
-            .map(|rules| Acl::compile(&rules))
-            .transpose()
-            .map_err(|error| error.to_string())?;
+        let rules = config.acl();
+        let epoch = rules.as_ref().map_or(0, |rules| epoch_of(rules, &users));
+        let acl = rules.map(|rules| Acl::compile(&rules)).transpose();
+        let acl = acl.map_err(|error| error.to_string())?;
         let scram = ScramUsers::new(verifiers);
         let open = config.listeners().into_iter().filter(Listener::is_anonymous);
-        Ok(Self { anonymous: open.map(|listener| listener.name).collect(), users, scram, acl })
+        Ok(Self {
+            anonymous: open.map(|listener| listener.name).collect(),
+            users,
+            scram,
+            acl,
+            epoch,
+        })
     }
 }
 
@@ -118,6 +126,10 @@ impl Gate for ConfigGate {
         acl.decide(&self.subject(who), acl_action(action), topic).allow
     }
 
+    fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     fn explain(&self, who: &Identity, action: Action, topic: &str) -> String {
         let Some(acl) = &self.acl else { return "allowed: there are no access rules".to_owned() };
         let decision = acl.decide(&self.subject(who), acl_action(action), topic);
@@ -148,6 +160,15 @@ impl ConfigGate {
     }
 }
 
+/// Another number for other rules, other roles, and another release, which may read the same rules in another way.
+fn epoch_of(rules: &AclConfig, users: &BTreeMap<String, UserEntry>) -> u64 {
+    let roles: Vec<_> = users.iter().map(|(name, user)| (name, &user.roles)).collect();
+    let text = format!("{} {rules:?} {roles:?}", env!("CARGO_PKG_VERSION"));
+    let digest = Sha256::digest(text.as_bytes());
+    let first = digest.first_chunk().copied().expect("it has 32 bytes");
+    u64::from_be_bytes(first).max(1)
+}
+
 fn acl_action(action: Action) -> acl::Action {
     match action {
         Action::Publish => acl::Action::Write,
@@ -166,7 +187,13 @@ mod tests {
             ((*name).to_owned(), UserEntry { hash, roles: Vec::new() })
         };
         let anonymous = anonymous.then(|| "mqtt".to_owned()).into_iter().collect();
-        ConfigGate { anonymous, users: users.iter().map(entry).collect(), scram: None, acl: None }
+        ConfigGate {
+            anonymous,
+            users: users.iter().map(entry).collect(),
+            scram: None,
+            acl: None,
+            epoch: 0,
+        }
     }
 
     fn asks(gate: &ConfigGate, username: Option<&str>, password: &str) -> Admission {

@@ -47,11 +47,12 @@ pub struct Options {
     id: String,
     kept_s: Option<u32>,
     will: Option<Will>,
+    login: Option<(String, String)>,
 }
 
 impl Options {
     pub fn new(version: Version, id: &str) -> Self {
-        Self { version, id: id.to_owned(), kept_s: None, will: None }
+        Self { version, id: id.to_owned(), kept_s: None, will: None, login: None }
     }
 
     pub fn v4(id: &str) -> Self {
@@ -70,6 +71,12 @@ impl Options {
 
     pub fn will(mut self, will: Will) -> Self {
         self.will = Some(will);
+        self
+    }
+
+    /// With a user name and a password.
+    pub fn login(mut self, user: &str, password: &str) -> Self {
+        self.login = Some((user.to_owned(), password.to_owned()));
         self
     }
 }
@@ -435,6 +442,9 @@ fn options4(server: SocketAddr, given: &Options) -> rumqttc_v4::MqttOptions {
     let mut options = rumqttc_v4::MqttOptions::new(given.id.clone(), address);
     options.set_clean_session(given.kept_s.is_none());
     options.set_max_packet_size(1 << 24, 1 << 24);
+    if let Some((user, password)) = &given.login {
+        options.set_credentials(user.clone(), password.clone());
+    }
     if let Some(will) = &given.will {
         let payload = will.payload.clone().into_bytes();
         let qos = rumqttc_v4::mqttbytes::QoS::AtLeastOnce;
@@ -453,6 +463,9 @@ fn options5(server: SocketAddr, given: &Options) -> rumqttc_v5::MqttOptions {
     connect.session_expiry_interval = given.kept_s;
     connect.max_packet_size = Some(1 << 24);
     options.set_connect_properties(connect);
+    if let Some((user, password)) = &given.login {
+        options.set_credentials(user.clone(), password.clone());
+    }
     if let Some(will) = &given.will {
         let properties = packets5::LastWillProperties {
             delay_interval: Some(will.delay_s),

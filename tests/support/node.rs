@@ -47,8 +47,14 @@ impl TestNode {
 
     /// Stops it and starts it again on the same data.
     pub async fn restart(self) -> Self {
+        self.restart_with(|_| {}).await
+    }
+
+    /// The same with another configuration.
+    pub async fn restart_with(self, change: impl FnOnce(&mut Config)) -> Self {
         self.node.shutdown().await;
-        let config = config(self.data.path());
+        let mut config = config(self.data.path());
+        change(&mut config);
         let node = Node::start(config).await.unwrap_or_else(|why| panic!("{why}"));
         Self { node, data: self.data }
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use outpost_node::config::User;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
@@ -97,6 +98,22 @@ pub async fn finish(mut command: Command) -> Finished {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// A user as `outpost passwd` writes it down: with the hash of a password, and with its SCRAM verifier.
+pub async fn user(name: &str, password: &str) -> User {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("password");
+    std::fs::write(&file, password).expect("writable");
+    let mut command = command();
+    command
+        .args(["passwd", name, "--hash-only"])
+        .stdin(std::fs::File::open(&file).expect("it is there"));
+    let done = finish(command).await;
+    let mut lines = done.stdout.lines().map(str::to_owned);
+    let (password, scram) = (lines.next(), lines.next());
+    assert!(password.is_some() && scram.is_some(), "{}", done.stderr);
+    User { name: name.into(), password, scram, ..User::default() }
 }
 
 /// What a process has said so far on one of its outputs.

@@ -31,6 +31,8 @@ pub enum DecisionKind {
     PublishRefused,
     /// A subscription was not granted.
     SubscribeRefused,
+    /// A subscription was taken away: the access rules have changed.
+    SubscriptionRevoked,
     /// A delivery was given up.
     Dropped,
 }
@@ -43,6 +45,7 @@ impl DecisionKind {
             Self::Disconnected => "disconnected",
             Self::PublishRefused => "publish_refused",
             Self::SubscribeRefused => "subscribe_refused",
+            Self::SubscriptionRevoked => "subscription_revoked",
             Self::Dropped => "dropped",
         }
     }
@@ -227,6 +230,12 @@ impl Shard {
     ) {
         let who = (self.client_id_of(session), filter);
         self.note(DecisionKind::SubscribeRefused, who, name(reason), "".into(), 1);
+    }
+
+    pub(super) fn note_revoked(&mut self, session: u32, filter: &str) {
+        let who = (self.client_id_of(session), filter);
+        let (why, detail) = (name(ReasonCode::NotAuthorized), "the access rules have changed");
+        self.note(DecisionKind::SubscriptionRevoked, who, why, detail.into(), 1);
     }
 }
 

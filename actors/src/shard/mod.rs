@@ -52,6 +52,7 @@ mod recover;
 mod retained;
 mod retained_due;
 mod retained_list;
+mod rights;
 mod route;
 mod run;
 mod sessions;

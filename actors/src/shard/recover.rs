@@ -60,6 +60,8 @@ impl Shard {
         self.recover_subscriptions(&numbers)?;
         self.recover_queues(&numbers)?;
         self.begin_body_sweep()?;
+        // Before any will finds a receiver that may not have it.
+        self.check_rights()?;
         self.recover_wills()
     }
 

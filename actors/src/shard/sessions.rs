@@ -337,7 +337,7 @@ impl Shard {
             // What was written since is not yet durable.
             let Some(place) = place_of(&key).filter(|place| *place < upto) else { continue };
             match self.read_delivery(place, &value) {
-                Ok(row) => loaded.push(row),
+                Ok(row) => loaded.extend(self.still_allowed(session, row, dup)),
                 Err(Unread::Damaged(message)) => {
                     self.ledger.drop(Drop::Damaged, 1);
                     self.forget_delivery(session, place, message, 0);

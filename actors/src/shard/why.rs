@@ -48,7 +48,10 @@ impl Shard {
             receivers_count: found.len(),
             retained: self.retained_info(topic, now),
             recent: self.decisions.find(DECISIONS_SHOWN_MAX, |decision| {
-                let filter = decision.kind == DecisionKind::SubscribeRefused;
+                let filter = matches!(
+                    decision.kind,
+                    DecisionKind::SubscribeRefused | DecisionKind::SubscriptionRevoked
+                );
                 decision.topic == topic || (filter && pattern_matches(&decision.topic, topic))
             }),
         }

@@ -14,6 +14,7 @@ mod protocol;
 mod queues;
 mod random;
 mod retained;
+mod rights;
 mod sessions;
 mod shared;
 mod stall;
