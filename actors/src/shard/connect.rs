@@ -109,12 +109,19 @@ impl Shard {
             return self.refuse_client(conn, who.client_id, ReasonCode::NotAuthorized);
         }
         let mut existing = self.clients.get(&*who.client_id).copied();
+        let is_new = existing.is_none();
         if self.journal.failed().is_some() {
             // Before anything is taken from who is there: what would have to be written never will be.
             let slot = existing.and_then(|session| self.sessions.get(session as usize));
             let is_kept = slot.is_some_and(|slot| slot.durable);
             if is_kept || asks_s(&connect) > 0 || connect.will.is_some() {
                 return self.refuse_client(conn, who.client_id, ReasonCode::ServerUnavailable);
+            }
+        }
+        if self.journal.stalled().is_some() {
+            let slot = existing.and_then(|session| self.sessions.get(session as usize));
+            if Self::cannot_keep(slot, connect.clean_start, asks_s(&connect)) {
+                return self.refuse(conn, ReasonCode::ServerUnavailable);
             }
         }
         if let Some(session) = existing {
@@ -125,6 +132,7 @@ impl Shard {
                 self.log(LogLevel::Warn, format!("{remote:?} asked for the session of client {client_id:?}, which belongs to another user; refused"));
                 return self.refuse_client(conn, who.client_id, ReasonCode::NotAuthorized);
             }
+            // It comes in: a CONNECT that is refused leaves alone who is there.
             if let Some(old) = slot.conn {
                 self.close(
                     old,
@@ -136,12 +144,6 @@ impl Shard {
             }
         }
         let mut wait = false;
-        if self.journal.stalled().is_some() {
-            let slot = existing.and_then(|session| self.sessions.get(session as usize));
-            if Self::cannot_keep(slot, connect.clean_start, asks_s(&connect)) {
-                return self.refuse(conn, ReasonCode::ServerUnavailable);
-            }
-        }
         if let (Some(session), true) = (existing, connect.clean_start) {
             wait = self.journal.failed().is_none(); // or a crash could bring it back
             self.end_session(session);
@@ -153,8 +155,9 @@ impl Shard {
             }
             Some(session) => session,
             // Who has a session here may return: it takes messages away.
-            None if self.budget.pressure() >= Pressure::Closed
-                || self.sessions.len() >= self.config.sessions_max =>
+            None if is_new
+                && (self.budget.pressure() >= Pressure::Closed
+                    || self.sessions.len() >= self.config.sessions_max) =>
             {
                 return self.refuse_client(conn, who.client_id, ReasonCode::QuotaExceeded);
             }
