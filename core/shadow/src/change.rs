@@ -10,9 +10,10 @@ use automerge::legacy::{Key, ObjectId, Op, OpId, OpType};
 use automerge::{ActorId, ChangeHash, ExpandedChange, ScalarValue};
 use outpost_model::Hlc;
 
-use crate::leaves::{PATH_BYTES_MAX, VALUE_BYTES_MAX, check_path, check_value};
+use crate::leaves::{VALUE_BYTES_MAX, check_value};
+use crate::pack::{Packer, Unpacker};
 use crate::stamp::Stamp;
-use crate::wire::{Reader, WireError, Writer};
+use crate::wire::{Reader, WireError};
 
 /// Bytes of an actor id: node and incarnation, or part of a hash.
 pub const ACTOR_BYTES: usize = 16;
@@ -32,7 +33,8 @@ pub struct WireChange {
     seq: u64,
     start: u64,
     time: i64,
-    deps: Vec<[u8; 32]>,
+    /// First bytes of the hashes it comes after.
+    deps: Vec<[u8; 8]>,
     puts: Vec<Put>,
     /// First bytes of the hash it must come out with.
     check: [u8; 8],
@@ -83,21 +85,27 @@ impl WireChange {
             let dead = !shown(path, read_register(bytes).ok()?.0);
             puts.push(Put { path: path.to_string(), bytes: bytes.clone(), replaces, dead });
         }
-        let mut check = [0; 8];
-        check.copy_from_slice(&change.hash().0[..8]);
         Some(Self {
             actor: actor_bytes(&plain.actor_id)?,
             seq: plain.seq,
             start: plain.start_op.get(),
             time: plain.time,
-            deps: plain.deps.iter().map(|hash| hash.0).collect(),
+            deps: plain.deps.iter().map(check_of).collect(),
             puts,
-            check,
+            check: check_of(&change.hash()),
         })
     }
 
-    /// Puts it together again. May panic inside automerge when a hostile peer made it up: call under `catch_unwind`.
-    pub fn to_change(&self) -> Option<automerge::Change> {
+    /// Puts it together again; `hash` knows the changes it may come after by their first bytes. May panic inside
+    /// automerge when a hostile peer made it up: call under `catch_unwind`.
+    ///
+    /// # Errors
+    /// [`NotBuilt`]: it comes after a change that is not here, or is not what it says it is.
+    pub fn to_change(
+        &self,
+        hash: impl Fn(&[u8; 8]) -> Option<ChangeHash>,
+    ) -> Result<automerge::Change, NotBuilt> {
+        let deps = self.deps.iter().map(hash).collect::<Option<_>>().ok_or(NotBuilt::Early)?;
         let operations = self.puts.iter().map(|put| Op {
             action: OpType::Put(ScalarValue::Bytes(put.bytes.clone())),
             obj: ObjectId::Root,
@@ -114,14 +122,14 @@ impl WireChange {
             actor_id: ActorId::from(&self.actor[..]),
             hash: None,
             seq: self.seq,
-            start_op: NonZeroU64::new(self.start)?,
+            start_op: NonZeroU64::new(self.start).ok_or(NotBuilt::Unsound)?,
             time: self.time,
             message: None,
-            deps: self.deps.iter().map(|hash| ChangeHash(*hash)).collect(),
+            deps,
             extra_bytes: Vec::new(),
             author: None,
         });
-        (change.hash().0[..8] == self.check).then_some(change)
+        if check_of(&change.hash()) == self.check { Ok(change) } else { Err(NotBuilt::Unsound) }
     }
 
     /// The first bytes of its hash.
@@ -138,74 +146,146 @@ impl WireChange {
         })
     }
 
-    pub fn encode(&self, out: &mut Writer, base: &[u8; 32]) {
-        out.fixed(&self.actor);
-        out.varint(self.seq);
-        out.varint(self.start);
-        out.varint(self.time.unsigned_abs());
-        out.varint(self.deps.len() as u64);
+    /// Roughly its bytes in a frame.
+    pub fn weight(&self) -> usize {
+        let put = |put: &Put| 16 + put.path.len() + put.bytes.len() + 24 * put.replaces.len();
+        48 + 9 * self.deps.len() + self.puts.iter().map(put).sum::<usize>()
+    }
+
+    /// Writes it for a peer. `base` is that of its epoch.
+    pub fn pack(&self, to: &mut Packer, base: &[u8; 32]) {
+        let first = self.writes().next().map(|(_, stamp, _)| stamp);
+        let first = first.unwrap_or_default();
+        to.actor(&self.actor);
+        to.out.varint(self.seq);
+        to.out.varint(self.start);
+        let usual = self.time == first.seconds() as i64;
+        to.out.varint(if usual { 0 } else { self.time.unsigned_abs() + 1 });
+        to.out.varint(self.deps.len() as u64);
         for dep in &self.deps {
-            out.byte(u8::from(dep == base));
-            if dep != base {
-                out.fixed(dep);
+            let is_base = dep[..] == base[..8];
+            to.out.byte(u8::from(is_base));
+            if !is_base {
+                to.out.fixed(dep);
             }
         }
-        out.fixed(&self.check);
-        out.varint(self.puts.len() as u64);
+        to.out.fixed(&self.check);
+        to.out.varint(self.puts.len() as u64);
+        if !self.puts.is_empty() {
+            to.stamp(&first, 0);
+        }
         for put in &self.puts {
-            out.bytes(put.path.as_bytes());
-            out.bytes(&put.bytes);
-            out.byte(u8::from(put.dead));
-            out.varint(put.replaces.len() as u64);
-            for (counter, actor) in &put.replaces {
-                out.varint(*counter);
-                out.byte(u8::from(*actor == self.actor));
-                if *actor != self.actor {
-                    out.fixed(actor);
-                }
-            }
+            put.pack(to, &first, &self.actor);
         }
     }
 
-    pub fn decode(from: &mut Reader<'_>, base: &[u8; 32]) -> Result<Self, WireError> {
-        let actor = from.array()?;
-        let seq = from.number(COUNTER_MAX, "change number")?;
-        let start = from.number(COUNTER_MAX, "operation counter")?;
-        let time = from.number(i64::MAX as u64, "time")? as i64;
+    /// Reads what [`WireChange::pack`] wrote.
+    pub fn unpack(from: &mut Unpacker<'_>, base: &[u8; 32]) -> Result<Self, WireError> {
+        let actor = from.actor()?;
+        let seq = from.from.number(COUNTER_MAX, "change number")?;
+        let start = from.from.number(COUNTER_MAX, "operation counter")?;
+        let time = from.from.number(i64::MAX as u64, "time")?;
         if seq == 0 || start == 0 {
             return Err(WireError::Range("counter"));
         }
-        let count = from.count(FAN_MAX, 32)?;
+        let count = from.from.count(FAN_MAX, 40)?;
         let mut deps = Vec::with_capacity(count);
         for _ in 0..count {
-            deps.push(if from.flag()? { *base } else { from.array()? });
+            let is_base = from.from.flag()?;
+            deps.push(if is_base { first_bytes(base) } else { from.from.array()? });
         }
-        let check = from.array()?;
-        let count = from.count(PUTS_MAX, size_of::<Put>())?;
+        let check = from.from.array()?;
+        let count = from.from.count(PUTS_MAX, size_of::<Put>())?;
+        let first = if count > 0 { from.stamp(0)? } else { Stamp::default() };
+        let time = if time == 0 { first.seconds() as i64 } else { (time - 1) as i64 };
         let mut puts = Vec::with_capacity(count);
         for _ in 0..count {
-            puts.push(Put::decode(from, &actor)?);
+            puts.push(Put::unpack(from, &first, &actor)?);
         }
         Ok(Self { actor, seq, start, time, deps, puts, check })
     }
 }
 
+/// Wiped out since, see [`Put::dead`].
+const DEAD: u8 = 1;
+/// With a stamp other than the first one of its change.
+const OWN_STAMP: u8 = 1 << 1;
+/// It replaces one write, by the same actor.
+const REPLACES_OWN: u8 = 1 << 2;
+/// It replaces nothing.
+const REPLACES_NONE: u8 = 1 << 3;
+
 impl Put {
-    fn decode(from: &mut Reader<'_>, own: &[u8; ACTOR_BYTES]) -> Result<Self, WireError> {
-        let path = check_path(from.bytes(PATH_BYTES_MAX)?, 'd')?;
-        let bytes = from.bytes(STAMP_BYTES + VALUE_BYTES_MAX)?;
+    fn pack(&self, to: &mut Packer, first: &Stamp, own: &[u8; ACTOR_BYTES]) {
+        let (stamp, value) =
+            read_register(&self.bytes).expect("checked when it was read, or our own");
+        let replaces_own = self.replaces.len() == 1 && self.replaces[0].1 == *own;
+        let flags = [
+            (DEAD, self.dead),
+            (OWN_STAMP, stamp != *first),
+            (REPLACES_OWN, replaces_own),
+            (REPLACES_NONE, self.replaces.is_empty()),
+        ];
+        to.out.byte(flags.into_iter().filter(|(_, on)| *on).map(|(bit, _)| bit).sum());
+        to.path(&self.path);
+        if stamp != *first {
+            to.stamp(&stamp, 0);
+        }
+        to.out.optional(value.map(str::as_bytes));
+        if !replaces_own && !self.replaces.is_empty() {
+            to.out.varint(self.replaces.len() as u64);
+        }
+        for (counter, actor) in &self.replaces {
+            to.out.varint(*counter);
+            if !replaces_own {
+                to.actor(actor);
+            }
+        }
+    }
+
+    fn unpack(
+        from: &mut Unpacker<'_>,
+        first: &Stamp,
+        own: &[u8; ACTOR_BYTES],
+    ) -> Result<Self, WireError> {
+        let flags = from.from.byte()?;
+        let has = |bit: u8| flags & bit != 0;
+        let path = from.path('d')?;
+        let stamp = if has(OWN_STAMP) { from.stamp(0)? } else { *first };
+        let value = from.from.optional(VALUE_BYTES_MAX)?.map(check_value).transpose()?;
         // Text is kept about three times over: here, in the change that is built from this, and in the leaf.
-        from.charge(3 * (path.len() + bytes.len()) + 96)?;
-        read_register(bytes)?;
-        let dead = from.flag()?;
-        let count = from.count(FAN_MAX, 96)?;
+        let text = path.len() + STAMP_BYTES + value.map_or(0, str::len);
+        from.from.charge(3 * text + 96)?;
+        let count = match (has(REPLACES_OWN), has(REPLACES_NONE)) {
+            (false, false) => from.from.count(FAN_MAX, 96)?,
+            (own, _) => usize::from(own),
+        };
         let mut replaces = Vec::with_capacity(count);
         for _ in 0..count {
-            let counter = from.number(COUNTER_MAX, "operation counter")?;
-            replaces.push((counter, if from.flag()? { *own } else { from.array()? }));
+            let counter = from.from.number(COUNTER_MAX, "operation counter")?;
+            replaces.push((counter, if has(REPLACES_OWN) { *own } else { from.actor()? }));
         }
-        Ok(Self { path: path.to_owned(), bytes: bytes.to_vec(), replaces, dead })
+        let bytes = register(&stamp, value);
+        Ok(Self { path: path.to_owned(), bytes, replaces, dead: has(DEAD) })
     }
+}
+
+/// Why a change could not be built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotBuilt {
+    /// What it comes after is not here.
+    Early,
+    /// It has another hash than it says.
+    Unsound,
+}
+
+/// The first bytes of a change's hash.
+pub fn check_of(hash: &ChangeHash) -> [u8; 8] {
+    first_bytes(&hash.0)
+}
+
+fn first_bytes(hash: &[u8; 32]) -> [u8; 8] {
+    hash[..8].try_into().expect("a hash has 32 bytes")
 }
 
 fn actor_bytes(actor: &ActorId) -> Option<[u8; ACTOR_BYTES]> {

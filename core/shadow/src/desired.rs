@@ -10,13 +10,14 @@
 //!
 //! The joined leaves are kept next to the document. They are what is read; the document is how they travel and merge.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use automerge::transaction::{CommitOptions, Transactable};
 use automerge::{ActorId, Automerge, Change, ChangeHash, ROOT, ReadDoc, ScalarValue};
 use sha2::{Digest, Sha256};
 
-use crate::change::{ACTOR_BYTES, WireChange, register};
+use crate::change::{ACTOR_BYTES, NotBuilt, WireChange, check_of, register};
 use crate::leaves::{Leaf, Leaves};
 use crate::stamp::Stamp;
 use crate::wire::{Reader, WireError, Writer};
@@ -130,6 +131,11 @@ impl Desired {
         &self.heads
     }
 
+    /// After a merge: the peer that sent this whole part has every change that is here.
+    pub fn is_all_of(&self, part: &Part) -> bool {
+        self.epoch.number == part.epoch.number && self.log.len() == part.changes.len()
+    }
+
     /// Bytes kept for the document.
     pub fn document_bytes(&self) -> usize {
         self.document.len()
@@ -151,7 +157,7 @@ impl Desired {
             let mut document = self.load().filter(|_| !full)?;
             document.set_actor(ActorId::from(&actor[..]));
             let change = commit(&mut document, puts(), stamp.seconds() as i64)?;
-            Some((check_of(&change), document.save(), heads_of(&document)))
+            Some((check_of(&change.hash()), document.save(), heads_of(&document)))
         });
         let Some((check, document, heads)) = written else {
             self.rebase(seq);
@@ -192,7 +198,7 @@ impl Desired {
         };
         let changes = document.get_changes(&[ChangeHash(self.epoch.base)]);
         let shown = |path: &str, stamp| self.leaves.shows(path, stamp);
-        let changes = changes.iter().filter(|c| wanted(check_of(c)));
+        let changes = changes.iter().filter(|c| wanted(check_of(&c.hash())));
         let changes = changes.map(|c| WireChange::from_change(c, shown)).collect::<Option<_>>()?;
         Some(Part { epoch: self.epoch, base, changes })
     }
@@ -288,8 +294,8 @@ impl Desired {
         let mut changes = Vec::with_capacity(leaves.len());
         for leaf in leaves {
             let Some(change) = replayed(self.epoch, base, leaf) else { continue };
-            if !self.has(check_of(&change)) {
-                self.log.push(Logged { check: check_of(&change), seq });
+            if !self.has(check_of(&change.hash())) {
+                self.log.push(Logged { check: check_of(&change.hash()), seq });
                 changes.push(change);
             }
         }
@@ -386,26 +392,10 @@ impl Desired {
 }
 
 impl Part {
-    pub fn encode(&self, out: &mut Writer) {
-        out.varint(self.epoch.number);
-        out.fixed(&self.epoch.base);
-        out.byte(u8::from(self.base.is_some()));
-        if let Some(base) = &self.base {
-            Leaves::encode(out, base.iter(), true);
-        }
-        out.varint(self.changes.len() as u64);
-        self.changes.iter().for_each(|change| change.encode(out, &self.epoch.base));
-    }
-
-    pub fn decode(from: &mut Reader<'_>) -> Result<Self, WireError> {
-        let epoch = Epoch { number: from.number(1 << 48, "epoch")?, base: from.array()? };
-        let base = if from.flag()? { Some(Leaves::decode(from, 'd', true)?) } else { None };
-        let count = from.count(2 * MERGED_CHANGES_MAX, size_of::<WireChange>())?;
-        let mut changes = Vec::with_capacity(count);
-        for _ in 0..count {
-            changes.push(WireChange::decode(from, &epoch.base)?);
-        }
-        Ok(Self { epoch, base, changes })
+    /// What is said when nothing changed.
+    pub fn nothing() -> Self {
+        let epoch = Epoch { number: 0, base: [0; 32] };
+        Self { epoch, base: None, changes: Vec::new() }
     }
 
     /// Every stamp in it.
@@ -475,11 +465,21 @@ fn commit<'a>(
 
 /// Applies changes; false when they depend on something that is not in the document.
 fn apply(document: &mut Automerge, changes: &[&WireChange]) -> Result<bool, Unsound> {
-    let built: Vec<Change> = changes
-        .iter()
-        .map(|c| c.to_change())
-        .collect::<Option<_>>()
-        .ok_or(Unsound("a change has another hash than it says"))?;
+    let hashes = document.get_changes(&[]).into_iter().map(|change| change.hash());
+    let mut known: BTreeMap<[u8; 8], ChangeHash> =
+        hashes.map(|hash| (check_of(&hash), hash)).collect();
+    let mut built = Vec::with_capacity(changes.len());
+    for change in changes {
+        let change = match change.to_change(|check| known.get(check).copied()) {
+            Ok(change) => change,
+            Err(NotBuilt::Early) => return Ok(false),
+            Err(NotBuilt::Unsound) => {
+                return Err(Unsound("a change has another hash than it says"));
+            }
+        };
+        known.insert(check_of(&change.hash()), change.hash());
+        built.push(change);
+    }
     let hashes: Vec<ChangeHash> = built.iter().map(Change::hash).collect();
     document.apply_changes(built).map_err(|_| Unsound("automerge refused a change"))?;
     Ok(hashes.iter().all(|hash| document.get_change_by_hash(hash).is_some()))
@@ -494,10 +494,6 @@ fn heads_of(document: &Automerge) -> Vec<[u8; 32]> {
 /// Work on stored bytes. automerge may panic on bytes it did not write; that counts as "cannot".
 fn guarded<T>(work: impl FnOnce() -> Option<T>) -> Option<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok().flatten()
-}
-
-fn check_of(change: &Change) -> [u8; 8] {
-    change.hash().0[..8].try_into().expect("a hash has 32 bytes")
 }
 
 fn derived_actor(parts: &[&[u8]]) -> ActorId {

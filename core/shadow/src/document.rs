@@ -4,11 +4,12 @@ use outpost_model::NodeId;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::change::WireChange;
 use crate::desired::{Desired, Merged, Part, Pen, Unsound};
 use crate::leaves::{Leaf, Leaves, timestamps};
 use crate::request::Update;
 use crate::stamp::Stamp;
-use crate::version::{self, Class, Known, VERSION_MAX};
+use crate::version::{self, Class, Known, Print, VERSION_MAX};
 use crate::wire::{Reader, WireError, Writer};
 
 /// The first byte of a row: raise it when the format changes.
@@ -41,7 +42,7 @@ pub struct Shadow {
     /// Its place in this node's feed.
     pub seq: u64,
     /// Print of the visible state; kept, as every merge asks for it.
-    print: [u8; 16],
+    print: Print,
 }
 
 /// What one node tells another about a shadow: everything above a place in its feed.
@@ -50,7 +51,7 @@ pub struct Item {
     /// The version at the sender.
     pub version: u64,
     /// Print of everything that is visible there.
-    pub print: [u8; 16],
+    pub print: Print,
     /// See [`Shadow::touched`].
     pub touched: Stamp,
     /// See [`Shadow::deleted`].
@@ -73,7 +74,7 @@ impl Default for Shadow {
             deleted: Stamp::default(),
             home: None,
             seq: 0,
-            print: [0; 16],
+            print: Print::default(),
         };
         shadow.renew_print();
         shadow
@@ -204,7 +205,7 @@ impl Shadow {
             hash.update(leaf.path.as_bytes());
             hash.update(value.as_bytes());
         }
-        self.print.copy_from_slice(&hash.finalize()[..16]);
+        self.print.copy_from_slice(&hash.finalize()[..8]);
     }
 
     /// Bytes of the state as compact JSON, which is what the size limit is about.
@@ -313,8 +314,16 @@ impl Shadow {
         let reported = Leaves::from_sorted(Leaves::decode(&mut from, 'r', true)?)?;
         let desired = Desired::decode(&mut from)?;
         from.end()?;
-        let mut shadow =
-            Self { desired, reported, version, touched, deleted, home, seq, print: [0; 16] };
+        let mut shadow = Self {
+            desired,
+            reported,
+            version,
+            touched,
+            deleted,
+            home,
+            seq,
+            print: Print::default(),
+        };
         shadow.renew_print();
         Ok(shadow)
     }
@@ -327,18 +336,12 @@ impl Shadow {
 }
 
 impl Item {
-    pub fn encode(&self, out: &mut Writer) {
-        out.fixed(&self.print);
-        encode_facts(out, self.version, &self.touched, &self.deleted, self.home);
-        Leaves::encode(out, self.reported.iter(), false);
-        self.desired.encode(out);
-    }
-
-    pub fn decode(from: &mut Reader<'_>) -> Result<Self, WireError> {
-        let print = from.array()?;
-        let (version, touched, deleted, home) = decode_facts(from)?;
-        let reported = Leaves::decode(from, 'r', false)?;
-        Ok(Self { version, print, touched, deleted, home, reported, desired: Part::decode(from)? })
+    /// Roughly its bytes in a frame, before they are packed.
+    pub fn weight(&self) -> usize {
+        let leaves = self.reported.iter().chain(self.desired.base.iter().flatten());
+        let text = |leaf: &Leaf| 24 + leaf.path.len() + leaf.value.as_deref().map_or(0, str::len);
+        let changes = self.desired.changes.iter().map(WireChange::weight);
+        96 + leaves.map(text).sum::<usize>() + changes.sum::<usize>()
     }
 
     /// The latest moment that is mentioned in it.

@@ -11,26 +11,34 @@ use crate::desired::Merged;
 use crate::document::{Item, Shadow};
 use crate::hub::{Event, Hub, Output, PeerError};
 use crate::key::ShadowKey;
-use crate::peer::PrintsTodo;
+use crate::peer::Greeting;
 use crate::sync::{FRAME_BYTES_AIM, Frame, Hello, PEERS_MAX};
 use crate::version::SLOTS;
-use crate::wire::Writer;
 
 /// Names in one frame that asks for shadows.
 const WANT_KEYS_MAX: usize = 4096;
+
+/// A shadow after a merge, what the merge did, and whether the sender, when it sent all it has, has exactly this.
+type Scratch = (Shadow, Merged, bool);
 
 /// Items made during one round of sending, so that two peers at the same place do not cost two documents loaded.
 type Made = BTreeMap<(u64, ShadowKey), Item>;
 
 impl Hub {
     /// A link to a peer is up. Frames of it may come from now on.
-    pub fn peer_up(&mut self, peer: NodeId, _now: Now) {
+    pub fn peer_up(&mut self, peer: NodeId, now: Now) {
+        self.mono_ms = now.mono_ms;
         if peer == self.config.node
             || (!self.peers.contains_key(&peer) && self.peers.len() >= PEERS_MAX - 1)
         {
             return;
         }
-        self.peers.entry(peer).or_default().reset(true);
+        self.links += 1;
+        let (feed, head, records) = (self.feed.id, self.feed.head, self.shadows.len() as u64);
+        let known = self.peers.entry(peer).or_default();
+        known.reset(true);
+        let (your_feed, read) = (known.feed, known.read);
+        known.said = Greeting { link: self.links, feed, head, records, your_feed, read };
         self.save_peer(peer);
         self.say_hello(peer);
         self.finish();
@@ -64,6 +72,7 @@ impl Hub {
         frame: &[u8],
         now: Now,
     ) -> Result<(), PeerError> {
+        self.mono_ms = now.mono_ms;
         let result = self.try_frame(peer, frame, now);
         match result {
             Ok(()) => self.stats.frames_received += 1,
@@ -83,14 +92,23 @@ impl Hub {
             };
         }
         match frame {
-            Frame::Hello(hello) => self.handle_hello(peer, &hello),
-            Frame::Items { number, stretch, items } => {
-                self.handle_items(peer, number, stretch, &items, now)?
+            Frame::Hello(hello) => self.handle_hello(peer, &hello, now),
+            Frame::Items { number, stretch, settles, items } => {
+                self.handle_items(peer, number, stretch, settles, &items, now)?
             }
             Frame::Ack { number, read, stretch } => self.handle_ack(peer, number, read, stretch),
-            Frame::Prints { number, part, read, prints } => {
-                self.handle_prints(peer, number, part, read, &prints)
+            Frame::Sketch { number, begin, first, symbols } => {
+                self.handle_sketch(peer, number, begin, first, &symbols)
             }
+            Frame::Begin { link, feed } => {
+                let known = self.peer_mut(peer);
+                known.begin_reading(known.said.link == link);
+                if known.begun && known.feed != feed {
+                    (known.feed, known.read) = (feed, 0);
+                }
+            }
+            Frame::More(upto) => self.handle_more(peer, upto),
+            Frame::WantMembers { members, last } => self.handle_want_members(peer, &members, last),
             Frame::Want(keys) => self.peer_mut(peer).sending.wanted.extend(keys),
             Frame::Forward { id, key, ask, payload } => {
                 self.handle_forward(peer, id, &key, ask, &payload, now)
@@ -103,35 +121,33 @@ impl Hub {
     // ---- greeting ---------------------------------------------------------------------------------------------
 
     fn say_hello(&mut self, peer: NodeId) {
-        let known = self.peer_mut(peer);
-        let (your_feed, read) = (known.feed, known.read);
+        let greeting = self.peer_mut(peer).said;
         let slots =
             self.slots.iter().map(|(node, slot)| (*node, *slot)).take(PEERS_MAX + 1).collect();
-        let hello = self
-            .frame_to(peer, &Frame::Hello(Hello { feed: self.feed.id, your_feed, read, slots }));
+        let hello = self.frame_to(peer, &Frame::Hello(Hello { greeting, slots }));
         self.then.push(hello);
     }
 
-    fn handle_hello(&mut self, peer: NodeId, hello: &Hello) {
+    fn handle_hello(&mut self, peer: NodeId, hello: &Hello, now: Now) {
         self.take_slots(peer, hello);
-        if std::mem::replace(&mut self.peer_mut(peer).greeted, true) {
+        let greeting = hello.greeting;
+        if self.peer_mut(peer).heard.is_some_and(|heard| heard.link == greeting.link) {
             return; // said again because its slot changed
         }
-        if hello.your_feed == self.feed.id && hello.read > self.feed.head {
+        if greeting.your_feed == self.feed.id && greeting.read > self.feed.head {
             self.restart_feed();
         }
-        let (own_feed, head) = (self.feed.id, self.feed.head);
         let known = self.peer_mut(peer);
-        if known.feed != hello.feed {
-            (known.feed, known.read) = (hello.feed, 0);
+        if known.feed != greeting.feed {
+            (known.feed, known.read) = (greeting.feed, 0);
         }
-        let place_is_good = hello.your_feed == own_feed;
-        known.seen = if place_is_good { hello.read } else { 0 };
-        known.sending.sent = if place_is_good { hello.read } else { head };
-        known.sending.told = known.sending.sent;
-        known.sending.prints =
-            (!place_is_good).then_some(PrintsTodo { after: None, part: 0, read: head });
+        (known.greeted, known.heard) = (true, Some(greeting));
+        known.restart_sending();
+        self.begin_reading(peer, now);
         self.save_peer(peer);
+        let begin = Frame::Begin { link: greeting.link, feed: self.feed.id };
+        let begin = self.frame_to(peer, &begin);
+        self.then.push(begin);
     }
 
     /// Two nodes never keep one slot: of two that meet, the one with the greater id takes a free one.
@@ -174,6 +190,7 @@ impl Hub {
         peer: NodeId,
         number: u64,
         stretch: Option<(u64, u64)>,
+        settles: bool,
         items: &[(ShadowKey, Item)],
         now: Now,
     ) -> Result<(), PeerError> {
@@ -205,7 +222,10 @@ impl Hub {
         if stretch.is_none() {
             known.missing.retain(|key| !items.iter().any(|(came, _)| came == key));
         }
-        known.missing.extend(missing.into_iter().chain(full));
+        if known.begun {
+            known.missing.extend(missing.into_iter().chain(full));
+        }
+        known.settling &= !settles;
         let moved = match stretch {
             Some((after, upto)) => known.read_stretch(after, upto),
             None => known.settle_read(),
@@ -220,11 +240,11 @@ impl Hub {
         peer: NodeId,
         key: &ShadowKey,
         item: &Item,
-        merged: &mut BTreeMap<ShadowKey, (Shadow, Merged)>,
+        merged: &mut BTreeMap<ShadowKey, Scratch>,
     ) -> Result<Merged, PeerError> {
         let (node, slot, seq) =
             (self.config.node, self.slot(), self.feed.head + 1 + merged.len() as u64);
-        let have = merged.get(key).map(|(shadow, _)| shadow).or_else(|| self.shadows.get(key));
+        let have = merged.get(key).map(|(shadow, _, _)| shadow).or_else(|| self.shadows.get(key));
         let scratch = have.cloned().unwrap_or_default();
         let work = AssertUnwindSafe(|| {
             let mut scratch = scratch;
@@ -239,7 +259,9 @@ impl Hub {
             .map_err(|e| unsound(e.0))?;
         if matches!(outcome, Merged::Taken | Merged::Extended) {
             let twice = merged.contains_key(key);
-            merged.insert(key.clone(), (shadow, if twice { Merged::Extended } else { outcome }));
+            let is_all = shadow.desired.is_all_of(&item.desired);
+            let outcome = if twice { Merged::Extended } else { outcome };
+            merged.insert(key.clone(), (shadow, outcome, is_all));
         }
         Ok(outcome)
     }
@@ -248,11 +270,11 @@ impl Hub {
     fn install_merged(
         &mut self,
         peer: NodeId,
-        merged: BTreeMap<ShadowKey, (Shadow, Merged)>,
+        merged: BTreeMap<ShadowKey, Scratch>,
         now: Now,
     ) -> Vec<ShadowKey> {
         let mut full = Vec::new();
-        for (key, (shadow, outcome)) in merged {
+        for (key, (shadow, outcome, is_all)) in merged {
             let previous = self.shadows.get(&key).cloned();
             if previous.is_none() && self.shadows.len() >= self.config.limits.shadows_max {
                 self.then.push(Output::Event(Event::Full { key: key.clone() }));
@@ -261,7 +283,10 @@ impl Hub {
             }
             let seq_before = previous.as_ref().map_or(0, |p| p.seq);
             let sending = &mut self.peer_mut(peer).sending;
-            if outcome == Merged::Taken && seq_before <= sending.sent {
+            let is_theirs = outcome == Merged::Taken
+                && (seq_before <= sending.sent
+                    || is_all && sending.only.as_mut().is_some_and(|o| o.keys.remove(&key)));
+            if is_theirs {
                 sending.known_there.insert(shadow.seq);
             }
             self.announce_merged(peer, &key, &shadow, previous.as_ref(), outcome, now);
@@ -295,38 +320,6 @@ impl Hub {
         }
     }
 
-    fn handle_prints(
-        &mut self,
-        peer: NodeId,
-        number: u64,
-        part: u64,
-        read: Option<u64>,
-        prints: &[(ShadowKey, [u8; 16])],
-    ) {
-        let mut moved = false;
-        if part == 0 || part == self.peer_mut(peer).part_next {
-            let differs = |key: &ShadowKey, print: &[u8; 16]| {
-                self.shadows.get(key).is_none_or(|s| s.whole_print() != *print)
-            };
-            let wanted: Vec<ShadowKey> = prints
-                .iter()
-                .filter(|(key, print)| differs(key, print))
-                .map(|(key, _)| key.clone())
-                .collect();
-            self.ask_for(peer, &wanted);
-            let known = self.peer_mut(peer);
-            if part == 0 {
-                known.missing.clear();
-                known.read_then = None;
-            }
-            known.part_next = part + 1;
-            known.missing.extend(wanted);
-            known.read_then = read.or(known.read_then);
-            moved = known.settle_read();
-        }
-        self.acknowledge(peer, number, moved);
-    }
-
     fn ask_for(&mut self, peer: NodeId, keys: &[ShadowKey]) {
         for keys in keys.chunks(WANT_KEYS_MAX) {
             let frame = self.frame_to(peer, &Frame::Want(keys.to_vec()));
@@ -335,7 +328,7 @@ impl Hub {
     }
 
     /// The acknowledgement leaves at the end of the call, when it is known how far the own feed was sent.
-    fn acknowledge(&mut self, peer: NodeId, number: u64, moved: bool) {
+    pub(crate) fn acknowledge(&mut self, peer: NodeId, number: u64, moved: bool) {
         if self.moved_peers.remove(&peer) || moved {
             self.save_peer(peer);
         }
@@ -346,7 +339,7 @@ impl Hub {
         for (peer, number) in std::mem::take(&mut self.acks) {
             let known = self.peer_mut(peer);
             let (read, sending) = (known.read, &mut known.sending);
-            let stretch = (sending.prints.is_none() && sending.told < sending.sent)
+            let stretch = (sending.sketch.is_none() && sending.told < sending.sent)
                 .then_some((sending.told, sending.sent));
             sending.told = stretch.map_or(sending.told, |(_, upto)| upto);
             let frame = self.frame_to(peer, &Frame::Ack { number, read, stretch });
@@ -369,6 +362,7 @@ impl Hub {
 
     /// Sends each peer what it lacks, as far as there is room on the way.
     pub(crate) fn pump(&mut self) {
+        self.compare();
         let mut made = Made::new();
         let ready: Vec<NodeId> =
             self.peers.iter().filter(|(_, p)| p.up && p.greeted).map(|(node, _)| *node).collect();
@@ -382,36 +376,16 @@ impl Hub {
     }
 
     fn next_frame(&mut self, peer: NodeId, made: &mut Made) -> Option<Output> {
-        let sending = &self.peer_mut(peer).sending;
-        if sending.prints.is_some() {
-            return self.next_prints(peer);
+        let known = self.peer_mut(peer);
+        if known.sending.sketch.is_some() {
+            return self.next_symbols(peer);
         }
-        if !sending.wanted.is_empty() {
+        if !known.sending.wanted.is_empty() || known.sending.settles {
             return Some(self.next_wanted(peer));
         }
-        self.next_stretch(peer, made)
-    }
-
-    fn next_prints(&mut self, peer: NodeId) -> Option<Output> {
-        let todo = self.peer_mut(peer).sending.prints.take()?;
-        let from = todo.after.as_ref().map_or(Unbounded, Excluded);
-        let mut prints = Vec::new();
-        let mut bytes = 0;
-        for (key, shadow) in self.shadows.range((from, Unbounded)) {
-            if bytes >= FRAME_BYTES_AIM {
-                break;
-            }
-            bytes += 20 + key.thing.len() + key.name.as_ref().map_or(0, String::len);
-            prints.push((key.clone(), shadow.whole_print()));
-        }
-        let is_last = bytes < FRAME_BYTES_AIM;
-        let read = is_last.then_some(todo.read);
-        let after = prints.last().map(|(key, _)| key.clone()).or(todo.after);
-        let sending = &mut self.peer_mut(peer).sending;
-        sending.prints =
-            (!is_last).then_some(PrintsTodo { after, part: todo.part + 1, read: todo.read });
-        let number = sending.next_number();
-        Some(self.windowed(peer, number, &Frame::Prints { number, part: todo.part, read, prints }))
+        // What only this node has is known when the peer's have come.
+        let waits = known.sending.only.is_some() && (known.settling || !known.missing.is_empty());
+        if waits { None } else { self.next_stretch(peer, made) }
     }
 
     fn next_wanted(&mut self, peer: NodeId) -> Output {
@@ -421,11 +395,13 @@ impl Hub {
             let Some(key) = self.peer_mut(peer).sending.wanted.pop_first() else { break };
             // One that is gone meanwhile is answered with nothing, so that the peer stops waiting for it.
             let item = self.shadows.get(&key).unwrap_or(&Shadow::default()).item_since(0);
-            bytes += size_of_item(&item) + key.thing.len();
+            bytes += item.weight() + key.thing.len();
             items.push((key, item));
         }
-        let number = self.peer_mut(peer).sending.next_number();
-        self.windowed(peer, number, &Frame::Items { number, stretch: None, items })
+        let sending = &mut self.peer_mut(peer).sending;
+        let number = sending.next_number();
+        let settles = sending.wanted.is_empty() && std::mem::take(&mut sending.settles);
+        self.windowed(peer, number, &Frame::Items { number, stretch: None, settles, items })
     }
 
     fn next_stretch(&mut self, peer: NodeId, made: &mut Made) -> Option<Output> {
@@ -436,27 +412,39 @@ impl Hub {
             return None;
         }
         let (mut items, mut bytes, mut upto) = (Vec::new(), 0, head);
+        let only = sending.only.as_ref();
         for (place, key) in self.feed.places.range((Excluded(since), Unbounded)) {
             if bytes >= FRAME_BYTES_AIM {
                 upto = place - 1;
                 break;
             }
+            let differs = only.is_some_and(|only| only.keys.contains(key));
+            let settled = only.is_some_and(|only| *place <= only.upto) && !differs;
             let Some(shadow) =
-                self.shadows.get(key).filter(|_| !sending.known_there.contains(place))
+                self.shadows.get(key).filter(|_| !settled && !sending.known_there.contains(place))
             else {
                 continue;
             };
+            // What differs is sent whole; the peer has the others as they were when that was found out.
+            let above = if differs { 0 } else { only.map_or(since, |only| only.upto.max(since)) };
             let item = made
-                .entry((since, key.clone()))
-                .or_insert_with(|| shadow.item_since(since))
+                .entry((above, key.clone()))
+                .or_insert_with(|| shadow.item_since(above))
                 .clone();
-            bytes += size_of_item(&item) + key.thing.len();
+            bytes += item.weight() + key.thing.len();
             items.push((key.clone(), item));
         }
+        items.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let sending = &mut self.peer_mut(peer).sending;
         let after = sending.told;
         sending.sent = upto;
         sending.known_there = sending.known_there.split_off(&(upto + 1));
+        if let Some(only) = &mut sending.only {
+            items.iter().for_each(|(key, _)| _ = only.keys.remove(key));
+            if upto >= only.upto {
+                sending.only = None; // behind its end all is sent, and above its end is where the peer is
+            }
+        }
         if items.is_empty() {
             return None;
         }
@@ -465,14 +453,14 @@ impl Hub {
         Some(self.windowed(
             peer,
             number,
-            &Frame::Items { number, stretch: Some((after, upto)), items },
+            &Frame::Items { number, stretch: Some((after, upto)), settles: false, items },
         ))
     }
 
     /// Peers are asked from time to time to confirm how far they are, also when they know all that is new in the feed.
     pub(crate) fn tell_places(&mut self) {
         let behind = |p: &crate::peer::Peer| {
-            p.up && p.greeted && p.sending.prints.is_none() && p.seen < p.sending.sent
+            p.up && p.greeted && p.sending.sketch.is_none() && p.seen < p.sending.sent
         };
         let behind: Vec<NodeId> =
             self.peers.iter().filter(|(_, p)| behind(p)).map(|(node, _)| *node).collect();
@@ -484,13 +472,13 @@ impl Hub {
             let stretch = Some((sending.told, sending.sent));
             sending.told = sending.sent;
             let number = sending.next_number();
-            let frame =
-                self.windowed(peer, number, &Frame::Items { number, stretch, items: Vec::new() });
+            let nothing = Frame::Items { number, stretch, settles: false, items: Vec::new() };
+            let frame = self.windowed(peer, number, &nothing);
             self.then.push(frame);
         }
     }
 
-    fn windowed(&mut self, peer: NodeId, number: u64, frame: &Frame) -> Output {
+    pub(crate) fn windowed(&mut self, peer: NodeId, number: u64, frame: &Frame) -> Output {
         let output = self.frame_to(peer, frame);
         if let Output::ToPeer { frame, .. } = &output {
             self.peer_mut(peer).sending.note_sent(number, frame.len());
@@ -505,13 +493,7 @@ impl Hub {
         Output::ToPeer { peer, frame }
     }
 
-    fn peer_mut(&mut self, peer: NodeId) -> &mut crate::peer::Peer {
+    pub(crate) fn peer_mut(&mut self, peer: NodeId) -> &mut crate::peer::Peer {
         self.peers.get_mut(&peer).expect("callers looked it up or put it there")
     }
-}
-
-fn size_of_item(item: &Item) -> usize {
-    let mut out = Writer::default();
-    item.encode(&mut out);
-    out.0.len()
 }

@@ -284,6 +284,10 @@ pub struct Hub {
     pub(crate) slots: BTreeMap<NodeId, u8>,
     pub(crate) pending: BTreeMap<u64, Pending>,
     pub(crate) pending_last: u64,
+    /// Links that came up.
+    pub(crate) links: u64,
+    /// Monotonic time of the last call that had one.
+    pub(crate) mono_ms: u64,
     pub(crate) sweep_after: Option<ShadowKey>,
     pub(crate) sweep_at_ms: Option<u64>,
     pub(crate) stats: HubStats,
@@ -329,6 +333,8 @@ impl Hub {
             slots,
             pending: BTreeMap::new(),
             pending_last: incarnation >> 8,
+            links: 0,
+            mono_ms: 0,
             sweep_after: None,
             sweep_at_ms: None,
             stats: HubStats::default(),

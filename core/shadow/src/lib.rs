@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  hub ─┬─ serve ──── request (what a client may ask), document (what it is answered)
-//!       ├─ exchange ─ sync (frames), peer (how far each has read)
+//!       ├─ exchange ─ sync (frames), pack (shadows in them), peer (how far each has read)
+//!       ├─ reconcile ─ sketch (what two sets differ in)
 //!       ├─ sweep
 //!       └─ document ─ desired (automerge in epochs), leaves (registers), version
 //! ```
@@ -18,9 +19,12 @@ mod desired;
 mod document;
 mod exchange;
 mod leaves;
+mod pack;
 mod peer;
+mod reconcile;
 mod request;
 mod serve;
+mod sketch;
 mod sweep;
 mod sync;
 mod version;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::key::ShadowKey;
+use crate::sketch::{Difference, Sketcher, Symbol};
 
 /// Bytes of shadows on their way to one peer and not acknowledged. Less and a long link stands idle; more and a slow
 /// peer occupies more memory here. While it is full, further changes of one shadow are sent as one.
@@ -27,8 +28,17 @@ pub struct Peer {
     pub missing: BTreeSet<ShadowKey>,
     /// Where [`Peer::read`] moves when nothing is missing any more.
     pub read_then: Option<u64>,
-    /// The next part of a list of prints that would follow on what came so far.
-    pub part_next: u64,
+    /// What this node said of itself in the greeting on this link.
+    pub said: Greeting,
+    /// What the peer said.
+    pub heard: Option<Greeting>,
+    /// It has begun to send what follows from this node's latest greeting. What came before, from an earlier link, is taken
+    /// in but moves no place.
+    pub begun: bool,
+    /// The sketch of its feed that is being read, or waits for that.
+    pub sketch: Option<SketchIn>,
+    /// What a sketch showed to be only there has not all come.
+    pub settling: bool,
 }
 
 /// What is being sent to a peer.
@@ -40,8 +50,14 @@ pub struct Sending {
     pub told: u64,
     /// Places whose shadows the peer knows exactly so, as it sent them.
     pub known_there: BTreeSet<u64>,
-    /// The list of prints still to be sent.
-    pub prints: Option<PrintsTodo>,
+    /// The sketch it is sent, as its place in this node's feed is void.
+    pub sketch: Option<SketchOut>,
+    /// It sends a sketch that tells both, since when that is awaited.
+    pub deferred_ms: Option<u64>,
+    /// Up to a place only these shadows are sent: a sketch showed that it has the others.
+    pub only: Option<Only>,
+    /// With the last of [`Sending::wanted`] it has all a sketch showed it to lack.
+    pub settles: bool,
     /// Shadows it asked for.
     pub wanted: BTreeSet<ShadowKey>,
     /// The last frame's number; never starts again, so that an old acknowledgement frees nothing new.
@@ -50,15 +66,109 @@ pub struct Sending {
     in_flight_bytes: usize,
 }
 
-/// Where the list of prints stands.
-#[derive(Debug, Clone)]
-pub struct PrintsTodo {
-    /// Everything up to this key was sent.
-    pub after: Option<ShadowKey>,
-    /// The next part.
-    pub part: u64,
-    /// The feed's head when the list was begun.
+/// What a node says of itself and the other's feed when a link comes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Greeting {
+    /// Grows with every link of the sender.
+    pub link: u64,
+    /// Names the sender's feed.
+    pub feed: u64,
+    /// Its last place.
+    pub head: u64,
+    /// How many shadows the sender knows.
+    pub records: u64,
+    /// The receiver's feed as the sender last knew it; 0 when it never did.
+    pub your_feed: u64,
+    /// How far the sender has read it.
     pub read: u64,
+}
+
+/// How one node goes on reading the other's feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// From the place it was at.
+    From(u64),
+    /// From the beginning: it knows so much less (or more) that it needs all of it.
+    Whole,
+    /// What differs has to be found out.
+    Sketch,
+}
+
+/// A sketch for a peer. Without a sketcher it waits for its turn.
+#[derive(Debug, Clone, Default)]
+pub struct SketchOut {
+    pub salt: [u8; 16],
+    /// The feed's head when it was begun.
+    pub read: u64,
+    pub sketcher: Option<Sketcher>,
+    /// Symbols that were asked for.
+    pub asked: usize,
+    /// Symbols that were sent.
+    pub sent: usize,
+    /// Members the peer asked for, as far as the list has come.
+    pub wanted: Vec<u64>,
+    pub since_ms: u64,
+}
+
+/// A sketch of a peer. Without a difference it waits for its turn.
+#[derive(Debug, Clone)]
+pub struct SketchIn {
+    pub salt: [u8; 16],
+    /// How many members the other set has.
+    pub members_there: u64,
+    pub difference: Option<Difference>,
+    /// Symbols that came and were not compared yet.
+    pub waiting: Vec<Symbol>,
+    pub came: usize,
+    pub asked: usize,
+    /// Head of the own feed when comparing began.
+    pub head: u64,
+}
+
+/// See [`Sending::only`].
+#[derive(Debug, Clone)]
+pub struct Only {
+    /// These, and each of them whole.
+    pub keys: BTreeSet<ShadowKey>,
+    /// Behind this place it is sent everything.
+    pub upto: u64,
+}
+
+impl Reading {
+    /// How `reader` reads the feed of `writer`; both sides come to the same answer.
+    pub fn of(writer: &Greeting, reader: &Greeting) -> Self {
+        let (few, many) = (reader.records.min(writer.records), reader.records.max(writer.records));
+        let is_known = reader.your_feed == writer.feed && reader.read <= writer.head;
+        if is_known && (reader.read > 0 || reader.records == 0) {
+            Self::From(reader.read)
+        } else if few * 2 <= many {
+            Self::Whole
+        } else {
+            Self::Sketch
+        }
+    }
+}
+
+impl SketchOut {
+    /// One that is begun now.
+    pub fn new(salt: [u8; 16], read: u64, members: Vec<u64>, asked: usize, since_ms: u64) -> Self {
+        let sketcher = Some(Sketcher::new(members.into_iter()));
+        Self { salt, read, sketcher, asked, since_ms, ..Self::default() }
+    }
+}
+
+impl SketchIn {
+    /// One of which `asked` symbols will come unasked.
+    pub fn new(salt: [u8; 16], members_there: u64, asked: usize) -> Self {
+        let (difference, waiting) = (None, Vec::new());
+        Self { salt, members_there, difference, waiting, came: 0, asked, head: 0 }
+    }
+
+    /// Comparing begins, with what this node knows now.
+    pub fn begin(&mut self, members: Vec<u64>, head: u64) {
+        self.difference = Some(Difference::new(members.into_iter()));
+        self.head = head;
+    }
 }
 
 impl Peer {
@@ -66,15 +176,26 @@ impl Peer {
     pub fn reset(&mut self, up: bool) {
         self.up = up;
         self.greeted = false;
+        self.heard = None;
+        self.begin_reading(false);
+        self.restart_sending();
+    }
+
+    /// What follows belongs to this node's latest greeting, or (false) to an earlier one.
+    pub fn begin_reading(&mut self, begun: bool) {
+        (self.begun, self.settling) = (begun, false);
+        (self.sketch, self.read_then) = (None, None);
         self.missing.clear();
-        self.read_then = None;
-        self.part_next = 0;
+    }
+
+    /// Nothing is on its way, and what is sent next depends on the peer's greeting.
+    pub fn restart_sending(&mut self) {
         self.sending = Sending { number: self.sending.number, ..Sending::default() };
     }
 
     /// A stretch of its feed came. True when [`Peer::read`] moved.
     pub fn read_stretch(&mut self, after: u64, upto: u64) -> bool {
-        if after > self.read_then.unwrap_or(self.read) {
+        if !self.begun || after > self.read_then.unwrap_or(self.read) {
             return false;
         }
         self.read_then = Some(upto.max(self.read_then.unwrap_or(self.read)));
@@ -83,7 +204,7 @@ impl Peer {
 
     /// Moves [`Peer::read`] when nothing is missing. True when it moved.
     pub fn settle_read(&mut self) -> bool {
-        if !self.missing.is_empty() {
+        if !self.missing.is_empty() || self.settling {
             return false;
         }
         let before = self.read;
@@ -101,6 +222,12 @@ impl Sending {
     /// Nothing is on its way.
     pub fn is_idle(&self) -> bool {
         self.in_flight.is_empty()
+    }
+
+    /// The feed is sent from its beginning.
+    pub fn start_over(&mut self) {
+        (self.sent, self.told, self.settles) = (0, 0, false);
+        (self.sketch, self.deferred_ms, self.only) = (None, None, None);
     }
 
     /// Takes the number of a frame that is about to be built.
@@ -132,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_stretch_that_does_not_follow_on_what_was_read_is_not_counted() {
-        let mut peer = Peer::default();
+        let mut peer = Peer { begun: true, ..Peer::default() };
         assert!(peer.read_stretch(0, 5));
         assert!(!peer.read_stretch(7, 9), "6 and 7 were lost with a link");
         assert_eq!(peer.read, 5);
@@ -142,7 +269,7 @@ mod tests {
 
     #[test]
     fn nothing_counts_as_read_while_something_is_missing() {
-        let mut peer = Peer::default();
+        let mut peer = Peer { begun: true, ..Peer::default() };
         peer.missing.insert(ShadowKey::classic("lamp"));
         assert!(!peer.read_stretch(0, 5));
         peer.missing.clear();

@@ -10,7 +10,9 @@ use crate::leaves::Leaf;
 impl Hub {
     /// Time has passed. See [`Hub::next_tick_ms`].
     pub fn handle_tick(&mut self, now: Now) {
+        self.mono_ms = now.mono_ms;
         self.settle_pending(None, now);
+        self.hurry_sketches(now);
         if self.sweep_at_ms.is_none_or(|at| at <= now.mono_ms) {
             self.sweep_at_ms = Some(now.mono_ms + self.config.limits.sweep_every_ms);
             self.sweep(now);

@@ -2,25 +2,27 @@
 //!
 //! ```text
 //!  Hello ──▶  who I am, which numbers are mine, how far I have read your feed
+//!  Begin ──▶  what follows answers your Hello of this link
 //!  Items ──▶  the next stretch of my feed: for each shadow what changed since       ◀── Ack
-//!  Prints ─▶  instead, when your place in my feed is void: a print of each shadow   ◀── Want, then Items
+//!  Sketch ─▶  instead, when your place in my feed is void: see reconcile   ◀── More, WantMembers, then Items
+//!  Want ───▶  send these whole: what you sent depends on what I lack                ◀── Items
 //!  Forward ▶  a request for the shadow's home node                                  ◀── Answer
 //! ```
-//! A void place costs 16 bytes and the name for every shadow; a set reconciliation (rateless IBLT) that costs only what
-//! differs can take the place of `Prints` later without touching the rest.
-//!
 //! Frames between two hubs arrive in the order they were sent, but any number may be lost when a link breaks, and
-//! frames from before the break may still come first after it. So a stretch of feed says where it begins, and prints
-//! are numbered: what does not follow on what is here is not counted as read.
+//! frames from before the break may still come first after it. So a stretch of feed says where it begins, and a run of
+//! symbols too: what does not follow on what is here is not counted.
 
 use outpost_model::NodeId;
 
 use crate::document::Item;
 use crate::key::ShadowKey;
+use crate::pack::{pack_items, unpack_items};
+use crate::peer::Greeting;
+use crate::sketch::{SYMBOLS_MAX, Symbol};
 use crate::wire::{Reader, WireError, Writer};
 
 /// The first byte of a frame: raise it when the format changes.
-const FRAME_FORMAT: u8 = 1;
+const FRAME_FORMAT: u8 = 2;
 /// The longest frame that is read. Shorter and a large shadow cannot be sent; longer and a peer may occupy more memory.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
 /// A frame is closed when it has reached this size; only a single large shadow makes a longer one.
@@ -48,12 +50,21 @@ pub enum Ask {
 pub enum Frame {
     /// First in each direction.
     Hello(Hello),
+    /// What follows belongs to the receiver's greeting of this link.
+    Begin {
+        /// That greeting.
+        link: u64,
+        /// Names the sender's feed now.
+        feed: u64,
+    },
     /// Shadows that changed.
     Items {
         /// For the acknowledgement.
         number: u64,
         /// The stretch of the feed this is: after the first place, up to the second. `None`: asked for, out of turn.
         stretch: Option<(u64, u64)>,
+        /// With these the receiver has all it asked for by [`Frame::WantMembers`].
+        settles: bool,
         /// What changed in each.
         items: Vec<(ShadowKey, Item)>,
     },
@@ -66,16 +77,25 @@ pub enum Frame {
         /// A stretch of the feed of whoever acknowledges, with nothing in it that the other did not say itself.
         stretch: Option<(u64, u64)>,
     },
-    /// Prints of all shadows, a part of the list.
-    Prints {
+    /// Symbols of the set of all shadows, see [`crate::sketch`].
+    Sketch {
         /// For the acknowledgement.
         number: u64,
-        /// 0 for the first part.
-        part: u64,
-        /// In the last part: with all these the receiver has read the feed up to here.
-        read: Option<u64>,
-        /// [`crate::document::Shadow::whole_print`] of each.
-        prints: Vec<(ShadowKey, [u8; 16])>,
+        /// In the first frame.
+        begin: Option<SketchBegin>,
+        /// The number of the first symbol.
+        first: usize,
+        /// The next ones.
+        symbols: Vec<Symbol>,
+    },
+    /// So many symbols are needed, all in all. 0: send the whole feed.
+    More(u64),
+    /// Send the shadows behind these members of the sketch; a part of the list.
+    WantMembers {
+        /// Hashes.
+        members: Vec<u64>,
+        /// There are no others.
+        last: bool,
     },
     /// Send these whole.
     Want(Vec<ShadowKey>),
@@ -104,14 +124,23 @@ pub enum Frame {
 /// Who speaks, and how far it has read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
-    /// Names the sender's feed.
-    pub feed: u64,
-    /// The receiver's feed as the sender last knew it; 0 when it never did.
-    pub your_feed: u64,
-    /// How far the sender has read it.
-    pub read: u64,
+    /// Of itself and the receiver's feed.
+    pub greeting: Greeting,
     /// The slots of version numbers the sender knows of, its own among them.
     pub slots: Vec<(NodeId, u8)>,
+}
+
+/// What a sketch is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SketchBegin {
+    /// Names the sender's feed.
+    pub feed: u64,
+    /// With what differs the receiver has read it up to here.
+    pub read: u64,
+    /// Of the keyed hash.
+    pub salt: [u8; 16],
+    /// How many shadows there are.
+    pub members: u64,
 }
 
 impl Frame {
@@ -121,8 +150,12 @@ impl Frame {
         out.byte(FRAME_FORMAT);
         match self {
             Self::Hello(hello) => hello.encode(&mut out),
-            Self::Items { number, stretch, items } => {
-                encode_items(&mut out, *number, *stretch, items)
+            Self::Items { number, stretch, settles, items } => {
+                out.byte(1);
+                out.varint(*number);
+                encode_stretch(&mut out, *stretch);
+                out.byte(u8::from(*settles));
+                pack_items(&mut out, items);
             }
             Self::Ack { number, read, stretch } => {
                 out.byte(2);
@@ -130,16 +163,23 @@ impl Frame {
                 out.varint(*read);
                 encode_stretch(&mut out, *stretch);
             }
-            Self::Prints { number, part, read, prints } => {
-                out.byte(3);
-                out.varint(*number);
-                out.varint(*part);
-                out.varint(read.map_or(0, |read| read + 1));
-                out.varint(prints.len() as u64);
-                for (key, print) in prints {
-                    out.key(key);
-                    out.fixed(print);
-                }
+            Self::Sketch { number, begin, first, symbols } => {
+                encode_sketch(&mut out, *number, *begin, *first, symbols);
+            }
+            Self::Begin { link, feed } => {
+                out.byte(9);
+                out.varint(*link);
+                out.u64(*feed);
+            }
+            Self::More(upto) => {
+                out.byte(7);
+                out.varint(*upto);
+            }
+            Self::WantMembers { members, last } => {
+                out.byte(8);
+                out.byte(u8::from(*last));
+                out.varint(members.len() as u64);
+                members.iter().for_each(|member| out.u64(*member));
             }
             Self::Want(keys) => {
                 out.byte(4);
@@ -189,7 +229,7 @@ impl Frame {
                 read: from.varint()?,
                 stretch: decode_stretch(&mut from)?,
             },
-            3 => decode_prints(&mut from)?,
+            3 => decode_sketch(&mut from)?,
             4 => {
                 let count = from.count(FRAME_BYTES_MAX, size_of::<ShadowKey>())?;
                 Self::Want((0..count).map(|_| from.key()).collect::<Result<_, _>>()?)
@@ -199,6 +239,14 @@ impl Frame {
                 let (id, status) = (from.varint()?, from.number(999, "status")? as u16);
                 Self::Answer { id, status, body: from.bytes(ANSWER_BYTES_MAX)?.to_vec() }
             }
+            7 => Self::More(from.varint()?),
+            8 => {
+                let last = from.flag()?;
+                let count = from.count(FRAME_BYTES_MAX, 8)?;
+                let members = (0..count).map(|_| from.u64()).collect::<Result<_, _>>()?;
+                Self::WantMembers { members, last }
+            }
+            9 => Self::Begin { link: from.varint()?, feed: from.u64()? },
             _ => return Err(WireError::Range("frame kind")),
         };
         from.end()?;
@@ -208,10 +256,11 @@ impl Frame {
 
 impl Hello {
     fn encode(&self, out: &mut Writer) {
+        let Greeting { link, feed, head, records, your_feed, read } = self.greeting;
         out.byte(0);
-        out.u64(self.feed);
-        out.u64(self.your_feed);
-        out.varint(self.read);
+        out.u64(feed);
+        out.u64(your_feed);
+        [link, head, records, read].into_iter().for_each(|number| out.varint(number));
         out.varint(self.slots.len() as u64);
         for (node, slot) in &self.slots {
             out.u64(node.0);
@@ -220,30 +269,68 @@ impl Hello {
     }
 
     fn decode(from: &mut Reader<'_>) -> Result<Self, WireError> {
-        let (feed, your_feed, read) = (from.u64()?, from.u64()?, from.varint()?);
+        let (feed, your_feed) = (from.u64()?, from.u64()?);
+        let (link, head) = (from.varint()?, from.varint()?);
+        let (records, read) = (from.varint()?, from.varint()?);
+        let records = records.min(u64::from(u32::MAX));
         let count = from.count(PEERS_MAX + 1, 16)?;
         let mut slots = Vec::with_capacity(count);
         for _ in 0..count {
             slots.push((from.node()?, from.byte()?));
         }
-        Ok(Self { feed, your_feed, read, slots })
+        Ok(Self { greeting: Greeting { link, feed, head, records, your_feed, read }, slots })
     }
 }
 
-fn encode_items(
+/// Counts are written as what they differ from the mean by.
+fn encode_sketch(
     out: &mut Writer,
     number: u64,
-    stretch: Option<(u64, u64)>,
-    items: &[(ShadowKey, Item)],
+    begin: Option<SketchBegin>,
+    first: usize,
+    symbols: &[Symbol],
 ) {
-    out.byte(1);
+    out.byte(3);
     out.varint(number);
-    encode_stretch(out, stretch);
-    out.varint(items.len() as u64);
-    for (key, item) in items {
-        out.key(key);
-        item.encode(out);
+    out.byte(u8::from(begin.is_some()));
+    if let Some(begin) = begin {
+        out.u64(begin.feed);
+        out.varint(begin.read);
+        out.fixed(&begin.salt);
+        out.varint(begin.members);
     }
+    out.varint(first as u64);
+    out.varint(symbols.len() as u64);
+    let mut before = 0;
+    for symbol in symbols {
+        out.u64(symbol.sum);
+        out.fixed(&symbol.check.to_be_bytes());
+        let more = symbol.count.wrapping_sub(before);
+        out.varint(u64::from(((more << 1) ^ (more >> 31)) as u32));
+        before = symbol.count;
+    }
+}
+
+fn decode_sketch(from: &mut Reader<'_>) -> Result<Frame, WireError> {
+    let number = from.varint()?;
+    let begin = if from.flag()? {
+        let (feed, read) = (from.u64()?, from.varint()?);
+        Some(SketchBegin { feed, read, salt: from.array()?, members: from.varint()? })
+    } else {
+        None
+    };
+    let first = from.number(SYMBOLS_MAX as u64, "symbol")? as usize;
+    let count = from.count(SYMBOLS_MAX, size_of::<Symbol>())?;
+    let mut symbols = Vec::with_capacity(count);
+    let mut before = 0i32;
+    for _ in 0..count {
+        let sum = from.u64()?;
+        let check = u32::from_be_bytes(from.array()?);
+        let folded = from.number(u64::from(u32::MAX), "symbol")? as u32;
+        before = before.wrapping_add((folded >> 1) as i32 ^ -((folded & 1) as i32));
+        symbols.push(Symbol { sum, check, count: before });
+    }
+    Ok(Frame::Sketch { number, begin, first, symbols })
 }
 
 fn encode_stretch(out: &mut Writer, stretch: Option<(u64, u64)>) {
@@ -264,24 +351,8 @@ fn decode_stretch(from: &mut Reader<'_>) -> Result<Option<(u64, u64)>, WireError
 
 fn decode_items(from: &mut Reader<'_>) -> Result<Frame, WireError> {
     let number = from.varint()?;
-    let stretch = decode_stretch(from)?;
-    let count = from.count(FRAME_BYTES_MAX, size_of::<(ShadowKey, Item)>())?;
-    let mut items = Vec::with_capacity(count);
-    for _ in 0..count {
-        items.push((from.key()?, Item::decode(from)?));
-    }
-    Ok(Frame::Items { number, stretch, items })
-}
-
-fn decode_prints(from: &mut Reader<'_>) -> Result<Frame, WireError> {
-    let (number, part) = (from.varint()?, from.varint()?);
-    let read = from.varint()?.checked_sub(1);
-    let count = from.count(FRAME_BYTES_MAX, size_of::<(ShadowKey, [u8; 16])>())?;
-    let mut prints = Vec::with_capacity(count);
-    for _ in 0..count {
-        prints.push((from.key()?, from.array()?));
-    }
-    Ok(Frame::Prints { number, part, read, prints })
+    let (stretch, settles) = (decode_stretch(from)?, from.flag()?);
+    Ok(Frame::Items { number, stretch, settles, items: unpack_items(from)? })
 }
 
 fn decode_forward(from: &mut Reader<'_>) -> Result<Frame, WireError> {

@@ -13,6 +13,10 @@ pub const SLOTS: u8 = 64;
 /// AWS SDKs read versions as signed 32-bit integers.
 pub const VERSION_MAX: u64 = i32::MAX as u64;
 
+/// Names a visible state. Eight bytes: it stands in front of every shadow on the wire, and what two states with one print
+/// would get is one version number.
+pub type Print = [u8; 8];
+
 /// Whose numbers a node takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
@@ -26,7 +30,7 @@ pub enum Class {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
     /// Print of the visible state.
-    pub print: [u8; 16],
+    pub print: Print,
     /// Its number.
     pub version: u64,
 }
@@ -46,7 +50,7 @@ pub fn next(above: u64, class: Class) -> u64 {
 
 /// The number after a merge: equal states take the higher number, nothing new keeps its own higher number, and
 /// anything else gets a fresh one above both.
-pub fn merged(before: Known, after: [u8; 16], theirs: Known, class: Class) -> u64 {
+pub fn merged(before: Known, after: Print, theirs: Known, class: Class) -> u64 {
     let unchanged = before.print == after;
     if after == theirs.print && (unchanged || theirs.version > before.version) {
         before.version.max(theirs.version)
@@ -80,8 +84,8 @@ mod tests {
 
     #[test]
     fn r6_a_merge_keeps_takes_or_renews_the_number() {
-        let known = |print: u8, version| Known { print: [print; 16], version };
-        let merge = |before, after: u8, theirs| merged(before, [after; 16], theirs, Class::Owner);
+        let known = |print: u8, version| Known { print: [print; 8], version };
+        let merge = |before, after: u8, theirs| merged(before, [after; 8], theirs, Class::Owner);
         assert_eq!(merge(known(1, 5), 1, known(1, 9)), 9, "equal states take the higher number");
         assert_eq!(merge(known(1, 9), 1, known(1, 5)), 9);
         assert_eq!(merge(known(1, 9), 1, known(2, 5)), 9, "nothing new, own number is higher");

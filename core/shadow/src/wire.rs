@@ -97,6 +97,21 @@ impl<'a> Reader<'a> {
         Self { rest: bytes, memory: MEMORY_BASE + bytes.len() * MEMORY_PER_BYTE }
     }
 
+    /// One that may occupy so much.
+    pub fn with_memory(bytes: &'a [u8], memory: usize) -> Self {
+        Self { rest: bytes, memory }
+    }
+
+    /// What may still be occupied.
+    pub fn memory(&self) -> usize {
+        self.memory
+    }
+
+    /// Takes all that is left.
+    pub fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.rest)
+    }
+
     /// Demands that everything was read.
     pub fn end(&self) -> Result<(), WireError> {
         if self.rest.is_empty() { Ok(()) } else { Err(WireError::Trailing) }

@@ -232,6 +232,9 @@ impl Net {
                 return;
             }
         }
+        for frame in self.frames.iter().rev().take(8) {
+            eprintln!("{} {:?}", frame.len(), &frame[..frame.len().min(60)]);
+        }
         panic!("the hubs never stop talking");
     }
 

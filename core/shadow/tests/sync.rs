@@ -1,0 +1,188 @@
+//! How two hubs find out what the other lacks, and at what cost.
+
+mod support;
+
+use outpost_shadow::{Limits, ShadowKey};
+use serde_json::json;
+use support::Net;
+
+fn key(n: usize) -> ShadowKey {
+    ShadowKey::classic(&format!("dev-{n:08}"))
+}
+
+fn write(net: &mut Net, node: usize, n: usize, section: &str, value: u64) {
+    net.update(node, &key(n), &json!({"state": {section: {"level": value}}}));
+}
+
+/// Two hubs that know `count` shadows, and whose places in each other's feed are void.
+fn strangers(count: usize) -> Net {
+    let mut net = Net::meshed(2, &Limits::default());
+    for n in 0..count {
+        write(&mut net, n % 2, n, if n % 3 == 0 { "desired" } else { "reported" }, n as u64);
+    }
+    net.settle();
+    net.cut(0, 1);
+    for node in 0..2 {
+        let (peer, now) = (net.nodes[1 - node].id, net.now(node));
+        net.nodes[node].hub.forget_peer(peer, now);
+        net.drain(node);
+    }
+    net.settle();
+    net.frames.clear();
+    net.forget_published();
+    net
+}
+
+fn bytes(net: &Net) -> usize {
+    net.frames.iter().map(Vec::len).sum()
+}
+
+#[test]
+fn hubs_that_have_forgotten_each_other_and_are_equal_say_next_to_nothing() {
+    let mut net = strangers(400);
+    net.connect(0, 1);
+    net.settle();
+    net.assert_equal("after the sketch");
+    assert!(bytes(&net) < 1_200, "{} bytes for 400 equal shadows", bytes(&net));
+}
+
+#[test]
+fn a_void_place_costs_what_differs_and_both_sides_get_it() {
+    let mut net = strangers(400);
+    for n in (0..400).step_by(40) {
+        write(&mut net, n / 40 % 2, n, "reported", 7_000);
+    }
+    write(&mut net, 0, 1, "reported", 8_000);
+    write(&mut net, 1, 1, "desired", 9_000);
+    write(&mut net, 1, 900, "reported", 1);
+    net.settle();
+    net.forget_published();
+    net.connect(0, 1);
+    net.settle();
+    net.assert_equal("after the sketch");
+    assert!(bytes(&net) < 6_000, "{} bytes for 12 shadows of 401", bytes(&net));
+    assert_eq!(net.state(0, &key(1)).0["reported"]["level"], 8_000);
+    assert_eq!(net.state(0, &key(900)).0["reported"]["level"], 1);
+
+    // The places are good again: what comes next costs what it says.
+    net.cut(0, 1);
+    write(&mut net, 0, 5, "reported", 55);
+    net.frames.clear();
+    net.connect(0, 1);
+    net.settle();
+    net.assert_equal("from the cursor");
+    assert!(bytes(&net) < 300, "{} bytes for one leaf", bytes(&net));
+}
+
+#[test]
+fn a_sketch_that_is_cut_off_anywhere_goes_on_with_less_and_shows_nothing_twice() {
+    for cut_after in [1, 2, 3, 5, 8, 12] {
+        let mut net = strangers(300);
+        for n in 0..60 {
+            write(&mut net, n % 2, 3 * n, "reported", 1_000 + n as u64);
+        }
+        net.settle();
+        net.forget_published();
+        net.connect(0, 1);
+        let mut frames = 0;
+        'cut: for _ in 0..1_000 {
+            for (from, to) in [(0, 1), (1, 0)] {
+                net.sync_one(from);
+                frames += usize::from(net.deliver_one(from, to));
+                if frames == cut_after {
+                    break 'cut;
+                }
+            }
+        }
+        net.crash(cut_after % 2);
+        net.connect(0, 1);
+        net.settle();
+        net.assert_equal("after the crash");
+        for node in 0..2 {
+            let shown = net.take_published(node, "update/documents").len();
+            assert!(shown <= 30, "{shown} documents shown for 30 that were news");
+        }
+    }
+}
+
+#[test]
+fn writes_that_come_while_the_difference_is_looked_for_are_not_lost() {
+    for seed in 0..40usize {
+        let mut net = strangers(200);
+        for n in 0..40 {
+            write(&mut net, n % 2, 5 * n, "reported", 1_000 + n as u64);
+        }
+        net.connect(0, 1);
+        for step in 0..60 {
+            let (from, to) = if (seed + step) % 3 == 0 { (0, 1) } else { (1, 0) };
+            net.sync_one(from);
+            net.deliver_one(from, to);
+            if (seed + step) % 4 == 0 {
+                let section = if step % 2 == 0 { "reported" } else { "desired" };
+                write(
+                    &mut net,
+                    step % 2,
+                    (seed * 31 + step * 5) % 200,
+                    section,
+                    5_000 + step as u64,
+                );
+            }
+        }
+        net.settle();
+        net.assert_equal(&format!("seed {seed}"));
+        net.cut(0, 1);
+        net.connect(0, 1);
+        net.frames.clear();
+        net.settle();
+        assert!(bytes(&net) < 400, "seed {seed}: places are good, and {} bytes came", bytes(&net));
+    }
+}
+
+#[test]
+fn three_hubs_that_meet_as_strangers_take_turns() {
+    let mut net = Net::meshed(3, &Limits::default());
+    for n in 0..150 {
+        write(&mut net, n % 3, n, "reported", n as u64);
+    }
+    net.settle();
+    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+        net.cut(a, b);
+        for (node, other) in [(a, b), (b, a)] {
+            let (peer, now) = (net.nodes[other].id, net.now(node));
+            net.nodes[node].hub.forget_peer(peer, now);
+            net.drain(node);
+        }
+    }
+    for n in 0..30 {
+        write(&mut net, n % 3, n * 2, "reported", 500 + n as u64);
+    }
+    net.connect_all();
+    net.settle();
+    net.assert_equal("all three");
+}
+
+#[test]
+fn a_new_hub_is_sent_the_feed_and_goes_on_where_it_was_cut_off() {
+    let mut net = Net::new(2, &Limits::default());
+    for n in 0..3_000 {
+        write(&mut net, 0, n, "reported", n as u64);
+    }
+    net.settle();
+    net.connect(0, 1);
+    for _ in 0..6 {
+        for (from, to) in [(0, 1), (1, 0)] {
+            while net.sync_one(from) {}
+            net.deliver_one(from, to);
+        }
+    }
+    let before = net.nodes[1].hub.stats().records;
+    assert!(before > 100 && before < 3_000, "{before} in the middle");
+    net.crash(1);
+    net.frames.clear();
+    net.connect(0, 1);
+    net.settle();
+    net.assert_equal("all of it");
+    let again: usize = net.nodes[1].hub.stats().records;
+    assert_eq!(again, 3_000);
+    net.take_published(1, "update/documents");
+}
