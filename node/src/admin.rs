@@ -45,6 +45,17 @@ impl NodeBackend {
                 let kick = move |shard: &mut Shard, now| shard.kick(&id, end_session, now);
                 of_client(&of, plane.with_durable(kick).await)
             }
+            AdminRequest::Redirection => {
+                body(plane.with(move |shard, _| shard.redirection()).await)
+            }
+            AdminRequest::Redirect(to) => {
+                body(plane.with(move |shard, now| shard.redirect(to, now)).await)
+            }
+            AdminRequest::Move(id, to) => {
+                let of = id.clone();
+                let send = move |shard: &mut Shard, now| shard.move_client(&id, &to, now);
+                of_client(&of, plane.with_durable(send).await)
+            }
             AdminRequest::Queue(id) => {
                 let of = id.clone();
                 of_client(&of, plane.with(move |shard, _| shard.queue(&id)).await)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use outpost_actors::shard::{Probe, ShardConfig, TraceRecord};
+use outpost_actors::shard::{Probe, Redirect, ShardConfig, TraceRecord};
 use outpost_actors::tree::{ChildSpec, Tree, TreeMsg};
 use outpost_cluster::{Cluster, ClusterConfig};
 use outpost_flow::{AdmissionLimits, Class, Overload, PaceLimits, RestartPolicy};
@@ -457,6 +457,10 @@ fn shard_config(config: &Config, node: NodeId, store_id: u64) -> ShardConfig {
             bytes: limits.publish_bytes_rate_max as u64,
         },
         sys_interval_ms: u64::from(config.node.sys_interval_s) * 1000,
+        payload_format_check: config.security.payload_format_check,
+        response_information: config.security.response_information.clone(),
+        // Checked with the configuration.
+        redirect: config.node.moved_to.as_deref().and_then(|to| Redirect::new(to, true).ok()),
         ..ShardConfig::new(node, store_id)
     }
 }

@@ -12,7 +12,7 @@ use outpost_mqtt::session::keep_alive_override;
 use super::bridges::Kind;
 use super::connection::Phase;
 use super::{CellMsg, ConnId, Event, Hold, LogLevel, Shard};
-use crate::ports::{Admission, BRIDGE_CLIENTS, BRIDGE_LISTENER, Credentials, Identity};
+use crate::ports::{Action, Admission, BRIDGE_CLIENTS, BRIDGE_LISTENER, Credentials, Identity};
 
 impl Shard {
     pub(super) fn connect(&mut self, conn: ConnId, mut connect: Box<Connect>) {
@@ -102,11 +102,21 @@ impl Shard {
     /// The client is admitted: takes over, resumes or makes its session.
     fn enter(&mut self, conn: ConnId, mut connect: Box<Connect>, user: Option<Arc<str>>) {
         let who = Identity { client_id: connect.client_id.clone(), user };
+        let is_own = self.connection(conn).is_some_and(|c| *c.origin.listener == *BRIDGE_LISTENER);
+        if let Some(connack) = self.refusal_elsewhere().filter(|_| !is_own) {
+            self.note_connect_refused(conn, who.client_id, connack.reason);
+            return self.refuse_with(conn, connack);
+        }
         self.take_bridge_will(conn, &mut connect);
         if let Some(will) = &connect.will
             && !self.may_publish(&who, &will.topic)
         {
             return self.refuse_client(conn, who.client_id, ReasonCode::NotAuthorized);
+        }
+        if let Some(will) = &connect.will
+            && !self.fits_format(Some(&will.properties), &will.payload)
+        {
+            return self.refuse_client(conn, who.client_id, ReasonCode::PayloadFormatInvalid);
         }
         let mut existing = self.clients.get(&*who.client_id).copied();
         let is_new = existing.is_none();
@@ -204,6 +214,9 @@ impl Shard {
                 .then_some(expiry_s),
             assigned_client_id: (assigned && connect.version == Version::V5)
                 .then(|| slot.client_id.clone()),
+            response_info: (connect.request_response_info == Some(true))
+                .then(|| self.response_information(&slot.identity()))
+                .flatten(),
             ..Connack::default()
         };
         let number = slot.number;
@@ -251,8 +264,11 @@ impl Shard {
 
     /// CONNACK with a refusal, then the end.
     pub(super) fn refuse(&mut self, conn: ConnId, reason: ReasonCode) {
+        self.refuse_with(conn, Connack { reason, ..Connack::default() });
+    }
+
+    fn refuse_with(&mut self, conn: ConnId, connack: Connack) {
         self.ledger.refused_connects += 1;
-        let connack = Connack { reason, ..Connack::default() };
         self.send_packet(conn, &Packet::Connack(Box::new(connack)));
         self.end(conn);
     }
@@ -267,6 +283,22 @@ impl Shard {
             self.end(conn);
         }
         self.log(LogLevel::Info, format!("refused the connection from {remote}: {error}{hint}"));
+    }
+
+    /// What a client's response topics are to begin with, if it may read there (MQTT 5, §3.2.2.3.15, §4.10.1).
+    fn response_information(&self, who: &Identity) -> Option<ByteString> {
+        let template = self.config.response_information.as_deref()?;
+        let user = who.user.as_deref();
+        let used = [("%c", Some(&*who.client_id)), ("%u", user)];
+        let mut prefix = template.to_owned();
+        for (place, name) in used.into_iter().filter(|(place, _)| template.contains(place)) {
+            // Put in as text, such a name would reach further than one level of the client's own.
+            let name =
+                name.filter(|name| !name.is_empty() && !name.contains(['+', '#', '/', '%', '$']))?;
+            prefix = prefix.replace(place, name);
+        }
+        let reads = self.gate.allows(who, Action::Subscribe, &format!("{prefix}/#"));
+        reads.then(|| prefix.into())
     }
 
     fn new_client_id(&mut self) -> ByteString {

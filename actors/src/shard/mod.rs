@@ -15,13 +15,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use bytestring::ByteString;
 use hashbrown::HashMap;
-use outpost_flow::{AdmissionLimits, Budget, Overload, PaceLimits, RestartPolicy, Wheel};
+use outpost_flow::{AdmissionLimits, Budget, Wheel};
 use outpost_membership::PeerFrame;
 use outpost_model::{
-    Hlc, HlcClock, Message, MessageId, MessageProperties, NodeId, Now, QoS, TopicFilter, TopicTable,
+    Hlc, HlcClock, Message, MessageId, MessageProperties, NodeId, Now, QoS, TopicTable,
 };
 use outpost_mqtt::packet::{Connack, Connect, Packet, PacketId, Publish, ReasonCode};
-use outpost_mqtt::session::{Effect, End, SessionLimits};
+use outpost_mqtt::session::{Effect, End};
 use outpost_mqtt::window::Delivery;
 use outpost_store::{Lsn, Store};
 use slab::Slab;
@@ -35,6 +35,7 @@ mod blocked;
 mod bridges;
 mod channel;
 mod clients;
+mod config;
 mod connect;
 mod connection;
 mod decisions;
@@ -49,6 +50,7 @@ mod pass;
 mod peers;
 mod queue;
 mod recover;
+mod redirect;
 mod retained;
 mod retained_due;
 mod retained_list;
@@ -72,10 +74,12 @@ pub use clients::{
     CLIENTS_PAGE_MAX, ClientDetail, ClientFilter, ClientInfo, ClientPage, DECISIONS_SHOWN_MAX,
     Kicked, LinkInfo, SUBSCRIPTIONS_SHOWN_MAX, SubscriptionInfo,
 };
+pub use config::ShardConfig;
 pub use connection::Received;
 pub use decisions::{DECISIONS_MAX, Decision, DecisionKind};
 pub use inspect::{ActorInfo, ShardStats};
 pub use queue::{DRAIN_AT_ONCE_MAX, Drained, QUEUE_PAGE_MAX, QueueInfo, QueuePage, QueuedMessage};
+pub use redirect::{MOVED_AT_ONCE_MAX, REFERENCE_BYTES_MAX, Redirect, RedirectInfo};
 pub use retained_list::{RETAINED_PAGE_MAX, RetainedInfo, RetainedPage};
 pub use trace::{TRACE_MS_MAX, TRACES_MAX, TraceInfo, TraceRecord, TraceTarget};
 pub use traffic::{ListenerStats, Messages, Totals};
@@ -101,80 +105,6 @@ const COMMITS_PER_TURN_MAX: usize = 16;
 
 /// Ticks of the timers that pace publishers. Coarser: they are read in larger clumps; finer: more turns.
 const PACE_TICK_MS: u64 = 10;
-
-/// How a shard behaves. Each limit has a line in `docs/reference/limits.md`.
-#[derive(Debug, Clone)]
-pub struct ShardConfig {
-    /// This node.
-    pub node: NodeId,
-    /// Names this node's store; peers keep their cursors by it.
-    pub store_id: u64,
-    /// Acknowledge only what is on disk. `false` trades that for latency, for all clients of the shard.
-    pub durable: bool,
-    /// What each client may do.
-    pub session: SessionLimits,
-    /// Connections at once; more are refused politely.
-    pub connections_max: usize,
-    /// Sessions, connected or not; more are refused with 0x97.
-    pub sessions_max: usize,
-    /// Subscriptions of one session.
-    pub subscriptions_max: usize,
-    /// QoS 1 and 2 deliveries one session may be owed. Full: publishers are refused (5) or held back (3.1.1).
-    pub queue_messages_max: u32,
-    /// Bytes of them.
-    pub queue_bytes_max: u64,
-    /// Bytes waiting to be written to one client before its packets are no longer read, and, after two seconds of lag,
-    /// QoS 0 to it is dropped; for a client that has kept up it is a third of it, see [`outpost_flow::overload`].
-    pub out_bytes_max: usize,
-    /// Milliseconds from accepting a connection to its CONNECT.
-    pub connect_timeout_ms: u64,
-    /// Retained messages.
-    pub retained_max: usize,
-    /// Topics with a channel at once; the longest unused goes first.
-    pub channels_max: usize,
-    /// Messages one peer may be owed while its link is down.
-    pub outbox_messages_max: usize,
-    /// Milliseconds between two updates of the `$SYS` tree; 0: there is none.
-    pub sys_interval_ms: u64,
-    /// Bytes of memory everything together may take; 0 is no limit. See [`outpost_flow::budget`].
-    pub memory_bytes_max: u64,
-    /// How fast each listener takes new connections; the driver keeps to it.
-    pub admission: AdmissionLimits,
-    /// What is done with QoS 0 for slow clients, by topic; the first filter that matches decides.
-    pub overload: Vec<(TopicFilter, Overload)>,
-    /// How fast each client may publish.
-    pub pace: PaceLimits,
-    /// Restart policy of cells.
-    pub restart: RestartPolicy,
-}
-
-impl ShardConfig {
-    /// Defaults for a node.
-    pub fn new(node: NodeId, store_id: u64) -> Self {
-        Self {
-            node,
-            store_id,
-            durable: true,
-            session: SessionLimits::default(),
-            connections_max: 16_000,
-            sessions_max: 100_000,
-            subscriptions_max: 1_000,
-            queue_messages_max: 100_000,
-            queue_bytes_max: 64 * 1024 * 1024,
-            out_bytes_max: 4 * 1024 * 1024,
-            connect_timeout_ms: 5_000,
-            retained_max: 100_000,
-            channels_max: 65_536,
-            outbox_messages_max: 1_000_000,
-            sys_interval_ms: 0,
-            memory_bytes_max: 0,
-            admission: AdmissionLimits::default(),
-            overload: Vec::new(),
-            pace: PaceLimits::default(),
-            restart: RestartPolicy::default(),
-        }
-    }
-}
 
 /// A connection of a shard. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -351,6 +281,7 @@ pub struct Shard {
     sys: sys::Sys,
     decisions: decisions::Decisions,
     traces: trace::Traces,
+    redirecting: Option<redirect::Redirecting>,
 }
 
 impl fmt::Debug for Shard {
@@ -429,8 +360,12 @@ impl Shard {
             sys,
             decisions: decisions::Decisions::default(),
             traces: trace::Traces::default(),
+            redirecting: None,
         };
         shard.recover()?;
+        if let Some(to) = shard.config.redirect.clone() {
+            shard.redirect(Some(to), now);
+        }
         Ok(shard)
     }
 
@@ -519,6 +454,7 @@ impl Shard {
         }
         self.sys_timeout();
         self.trace_timeout();
+        self.redirect_timeout();
         self.expire_full();
         self.sweep_bodies();
         self.settle();
@@ -531,6 +467,7 @@ impl Shard {
             .filter_map(|w| w.poll_timeout())
             .chain(self.sys.due_ms())
             .chain(self.traces.due_ms())
+            .chain(self.redirect_due_ms())
             .chain(self.expire_due_ms())
             .chain(self.water.sweep_due_ms())
             .min()

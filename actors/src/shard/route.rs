@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use outpost_flow::Pressure;
-use outpost_model::{Message, MessageId, QoS};
+use outpost_model::{Message, MessageId, MessageProperties, QoS};
 use outpost_mqtt::packet::{Publish, ReasonCode, Version};
 
 use super::bridges::{Kind, Taken};
 use super::channel::Recipient;
 use super::sessions::SessionSlot;
 use super::sys::is_sys;
-use super::{CellMsg, Event, Hold, Shard, Ticket};
+use super::{CellMsg, ConnId, Event, Hold, Shard, Ticket};
 use crate::ledger::Drop;
 use crate::ports::{Action, Identity};
 
@@ -44,6 +44,9 @@ impl Shard {
             self.note_publish_refused(session, &publish.topic, ReasonCode::NotAuthorized);
             return self.answer(ticket, ReasonCode::NotAuthorized);
         }
+        if !self.fits_format(publish.properties.as_deref(), &publish.payload) {
+            return self.refuse_format(session, conn, &publish, ticket);
+        }
         let event = match self.judge_path(&publish) {
             Taken::Plain => None,
             Taken::Event(event) => Some(event),
@@ -76,6 +79,31 @@ impl Shard {
     /// Whether a client may publish on a topic: what the node says of itself it says itself.
     pub(super) fn may_publish(&self, who: &Identity, topic: &str) -> bool {
         !is_sys(topic) && self.gate.allows(who, Action::Publish, topic)
+    }
+
+    /// Whether a payload is what its payload format indicator says (MQTT 5, §3.3.2.3.2); asked only when it is to be.
+    pub(super) fn fits_format(
+        &self,
+        properties: Option<&MessageProperties>,
+        payload: &[u8],
+    ) -> bool {
+        let says_text = || properties.is_some_and(|p| p.payload_is_utf8 == Some(true));
+        !self.config.payload_format_check || !says_text() || std::str::from_utf8(payload).is_ok()
+    }
+
+    /// QoS 0 has no answer: DISCONNECT says it.
+    fn refuse_format(&mut self, session: u32, conn: ConnId, publish: &Publish, ticket: Ticket) {
+        let reason = ReasonCode::PayloadFormatInvalid;
+        self.ledger.refused += 1;
+        self.note_publish_refused(session, &publish.topic, reason);
+        match ticket {
+            Ticket::None => {
+                let text = "a payload that is said to be UTF-8 and is not";
+                self.log_closing(conn, session, format_args!("{text}"));
+                self.close(conn, reason, text);
+            }
+            _ => self.answer(ticket, reason),
+        }
     }
 
     /// Answers a refused publish, behind the answers that wait for the disk already (MQTT-4.6.0-2).

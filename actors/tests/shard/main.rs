@@ -13,6 +13,7 @@ mod peers;
 mod protocol;
 mod queues;
 mod random;
+mod redirect;
 mod retained;
 mod rights;
 mod sessions;

@@ -11,6 +11,7 @@ mod client;
 mod cluster;
 mod config;
 mod dev;
+mod drain;
 mod failure;
 mod lab;
 mod ledger;
@@ -70,6 +71,7 @@ enum Verb {
     Subscribe(Box<subscribe::Subscribe>),
     Shadow(Box<shadow::Shadow>),
     Client(client::Client),
+    Drain(drain::Drain),
     Retained(retained::Retained),
     Trace(trace::Trace),
     Why(why::Why),
@@ -109,6 +111,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Verb::Subscribe(verb)) => verb.run(),
         Some(Verb::Shadow(verb)) => verb.run(),
         Some(Verb::Client(verb)) => verb.run(),
+        Some(Verb::Drain(verb)) => verb.run(),
         Some(Verb::Retained(verb)) => verb.run(),
         Some(Verb::Trace(verb)) => verb.run(),
         Some(Verb::Why(verb)) => verb.run(),

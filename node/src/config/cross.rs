@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use outpost_actors::shard::Redirect;
 use outpost_hardware::config::DEVICES_MAX;
 use outpost_hardware::{Drivers, HardwareConfig};
+use outpost_model::topic::check_name;
 use outpost_security::acl::Who;
 use outpost_security::identity;
 
@@ -55,6 +57,16 @@ impl Checks<'_> {
     }
 
     fn node(&mut self, config: &Config) {
+        if let Some(Err(wrong)) = config.node.moved_to.as_deref().map(|to| Redirect::new(to, true))
+        {
+            self.wrong("node.moved_to", wrong, "like \"gateway-2:1883\"");
+        }
+        if let Some(prefix) = &config.security.response_information
+            && let Err(wrong) = check_name(prefix)
+        {
+            let text = format!("the topic {prefix:?} {wrong}");
+            self.wrong("security.response_information", text, "like \"reply/%c\"");
+        }
         let name = &config.node.name;
         if !identity::is_node_name(name) {
             self.wrong(

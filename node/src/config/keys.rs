@@ -42,6 +42,9 @@ section! {
         /// Seconds between two updates of the `$SYS` topics; 0 turns them off. Short: subscribers get what hardly changed; long:
         /// dashboards lag behind.
         pub sys_interval_s: u32 = 10, if Range(0, 86_400);
+        /// Where clients find the server that took this one's place: `host:port`, or several separated by a space. Who logs
+        /// in is refused and told so (MQTT 5: 0x9D; 3.1.1 only hears 0x03). Left out: clients are served.
+        pub moved_to: Option<String> = None;
     }
 }
 
@@ -327,6 +330,12 @@ section! {
         /// Access rules; of those that fit, the most specific filter decides, and deny before allow. None fits: refused.
         /// Without any rule a node on loopback allows everything, and any other address is refused.
         pub acl: Vec<Acl> = Vec::new();
+        /// What clients that ask (MQTT 5, request response information) are told to begin their response topics with, when a
+        /// rule lets them read below it. `%c` stands for the client id, `%u` for the user name. Left out: nothing is told.
+        pub response_information: Option<String> = None;
+        /// Whether a payload that its publisher says is UTF-8 text (MQTT 5, payload format indicator) is looked at and, when
+        /// it is not, refused with 0x99. It costs a look at each byte of such payloads.
+        pub payload_format_check: bool = false;
     }
 }
 

@@ -3,7 +3,7 @@
 use actix_web::HttpResponse;
 use actix_web::web::{Data, Query};
 use outpost_actors::shard::{
-    CLIENTS_PAGE_MAX, ClientFilter, RETAINED_PAGE_MAX, TRACE_MS_MAX, TraceTarget,
+    CLIENTS_PAGE_MAX, ClientFilter, RETAINED_PAGE_MAX, Redirect, TRACE_MS_MAX, TraceTarget,
 };
 use outpost_model::TopicFilter;
 use outpost_model::topic::check_name;
@@ -75,6 +75,41 @@ pub(super) async fn kick(
 ) -> Result<HttpResponse, ApiError> {
     let KickQuery { id, end_session } = query.into_inner();
     answer(&backend, AdminRequest::Kick(id, end_session)).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RedirectQuery {
+    to: String,
+    #[serde(default)]
+    moved: bool,
+    /// One client; left out: all.
+    id: Option<String>,
+}
+
+/// `GET /api/v1/redirect`.
+pub(super) async fn redirection(backend: Data<Shared>) -> Result<HttpResponse, ApiError> {
+    answer(&backend, AdminRequest::Redirection).await
+}
+
+/// `POST /api/v1/redirect?to=&moved=&id=`.
+pub(super) async fn redirect(
+    backend: Data<Shared>,
+    query: Query<RedirectQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let RedirectQuery { to, moved, id } = query.into_inner();
+    let to = Redirect::new(&to, moved)
+        .map_err(|why| ApiError::bad_request(format!("the server reference {to:?} {why}")))?;
+    let request = match id {
+        Some(id) => AdminRequest::Move(id, to),
+        None => AdminRequest::Redirect(Some(to)),
+    };
+    answer(&backend, request).await
+}
+
+/// `DELETE /api/v1/redirect`.
+pub(super) async fn serve_again(backend: Data<Shared>) -> Result<HttpResponse, ApiError> {
+    answer(&backend, AdminRequest::Redirect(None)).await
 }
 
 /// `GET /api/v1/client/queue?id=`.

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use outpost_actors::shard::{ClientFilter, TraceTarget};
+use outpost_actors::shard::{ClientFilter, Redirect, TraceTarget};
 use outpost_model::{QoS, TopicFilter};
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +70,12 @@ pub enum AdminRequest {
     Client(String),
     /// Cut a client off; with `true` end its session too.
     Kick(String, bool),
+    /// Whether clients are sent elsewhere.
+    Redirection,
+    /// Send all clients there from now on; `None`: serve them again.
+    Redirect(Option<Redirect>),
+    /// Send one client there.
+    Move(String, Redirect),
     /// A client's queue in figures.
     Queue(String),
     /// Deliveries of a client's queue behind a place.

@@ -194,6 +194,13 @@ fn admin_routes(app: &mut web::ServiceConfig) {
                 .post(admin::queue_drain)
                 .default_service(only_post()),
         )
+        .service(
+            web::resource("/api/v1/redirect")
+                .get(admin::redirection)
+                .post(admin::redirect)
+                .delete(admin::serve_again)
+                .default_service(error::method_not_allowed("GET, POST, DELETE")),
+        )
         .service(web::resource("/api/v1/why").get(admin::why).default_service(only_get()))
         .service(
             web::resource("/api/v1/traces")
