@@ -8,6 +8,7 @@ use crate::support::node::TestNode;
 use crate::support::outpost::{Running, finish, outpost};
 use crate::support::tools::mosquitto;
 use crate::support::until;
+use crate::support::wire::{Wire, connect};
 
 fn url(node: &TestNode) -> String {
     format!("http://{}", node.http())
@@ -129,5 +130,36 @@ async fn retained_messages_are_listed_and_cleared_and_subscribers_hear_of_it() {
     assert_eq!(left["retained"].as_array().map(Vec::len), Some(1));
     let (status, _) = http::ask(node.http(), "DELETE", "/api/v1/retained?topic=plant/1", "").await;
     assert_eq!(status, 404);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_drained_and_serves_again() {
+    let node = TestNode::start().await;
+    let mut there = Wire::connected(node.mqtt(), "there").await;
+    let old = Wire::connected_v4(node.mqtt(), "old").await;
+    let said = ask(&node, &["drain", "--to", "gateway-2:1883"]).await;
+    assert_eq!(said, "clients are sent to gateway-2:1883; 0 still connected\n");
+    let reference = [&[0x1c, 0, 14][..], b"gateway-2:1883"].concat();
+    let disconnect = [&[0xe0, 19, 0x9c, 17][..], &reference].concat();
+    assert_eq!(there.packet().await, Some(disconnect), "use another server, and which");
+    drop(old);
+    for (level, refusal) in
+        [(5, [&[0x20, 20, 0, 0x9c, 17][..], &reference].concat()), (4, vec![0x20, 2, 0, 3])]
+    {
+        let mut wire = Wire::open(node.mqtt()).await;
+        wire.send(&connect(level, "new")).await;
+        assert_eq!(wire.packet().await, Some(refusal));
+        wire.closed().await;
+    }
+    assert_eq!(ask(&node, &["drain", "--stop"]).await, "clients are served here; 0 connected\n");
+    let mut there = Wire::connected(node.mqtt(), "there").await;
+    let mut other = Wire::connected(node.mqtt(), "other").await;
+    let said = ask(&node, &["drain", "--to", "gateway-2:1883", "--moved", "there"]).await;
+    assert_eq!(said, "there: sent there\n");
+    assert_eq!(there.packet().await.map(|packet| packet[2]), Some(0x9d), "server moved");
+    assert!(other.ping().await);
+    let refused = outpost(&["drain", "--to", "a  b", "--url", &url(&node)]).await;
+    assert!(refused.stderr.contains("is no host:port"), "{}", refused.stderr);
     node.stop().await;
 }

@@ -6,61 +6,23 @@ use std::time::{Duration, Instant};
 
 use outpost_node::Hooks;
 use outpost_node::config::{Bridge, BridgeDirection, BridgeProtocol, BridgeTopic};
-use tempfile::TempDir;
 
 use crate::support::burst::burst;
 use crate::support::client::{Client, Options};
+use crate::support::mosquitto::{Mosquitto, OPEN, free_port};
 use crate::support::node::TestNode;
 use crate::support::outpost::{Running, command, outpost};
 use crate::support::stall::Stall;
-use crate::support::tools::tool;
 use crate::support::{http, until};
 
 /// As long as a loop needs to show: mosquitto alone makes thousands of copies in it.
 const A_LOOP_SHOWS: Duration = Duration::from_secs(2);
 
-/// mosquitto on a port of its own, with what else its configuration says.
-struct Mosquitto {
-    process: Running,
-    addr: SocketAddr,
-    _folder: TempDir,
-}
-
-impl Mosquitto {
-    async fn start(more: &str) -> Self {
-        Self::start_at(free_port(), more).await
-    }
-
-    async fn start_at(addr: SocketAddr, more: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("mosquitto.conf");
-        let text = format!(
-            "per_listener_settings false\nlistener {} 127.0.0.1\npersistence false\nmax_queued_messages 0\n{more}\n",
-            addr.port()
-        );
-        std::fs::write(&path, text).expect("writable");
-        let mut command = tool("mosquitto");
-        command.arg("-c").arg(&path);
-        let process = Running::start(command);
-        until("mosquitto listens", async || tokio::net::TcpStream::connect(addr).await.is_ok())
-            .await;
-        Self { process, addr, _folder: folder }
-    }
-}
-
-/// A port nobody has now.
-fn free_port() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("it is bound")
-}
-
-const OPEN: &str = "allow_anonymous true";
-
-fn topic(pattern: &str, direction: BridgeDirection, qos: u16) -> BridgeTopic {
+pub fn topic(pattern: &str, direction: BridgeDirection, qos: u16) -> BridgeTopic {
     BridgeTopic { pattern: pattern.into(), direction, qos, ..BridgeTopic::default() }
 }
 
-fn bridge(name: &str, to: SocketAddr, topic: BridgeTopic) -> Bridge {
+pub fn bridge(name: &str, to: SocketAddr, topic: BridgeTopic) -> Bridge {
     Bridge {
         name: name.into(),
         address: to.to_string(),
@@ -70,29 +32,29 @@ fn bridge(name: &str, to: SocketAddr, topic: BridgeTopic) -> Bridge {
     }
 }
 
-async fn node(bridges: Vec<Bridge>) -> TestNode {
+pub async fn node(bridges: Vec<Bridge>) -> TestNode {
     TestNode::start_with(|config| config.bridge = bridges, Hooks::default()).await
 }
 
-async fn shown(http: SocketAddr, name: &str) -> serde_json::Value {
+pub async fn shown(http: SocketAddr, name: &str) -> serde_json::Value {
     let (_, body) = http::get(http, "/api/v1/bridges").await;
     let all = body["bridges"].as_array().expect("a list");
     all.iter().find(|one| one["name"] == name).cloned().unwrap_or_default()
 }
 
-async fn up(http: SocketAddr, name: &str) {
+pub async fn up(http: SocketAddr, name: &str) {
     until("the bridge is up", async || shown(http, name).await["state"] == "connected").await;
 }
 
 /// A client that sees everything.
-async fn watcher(at: SocketAddr, name: &str) -> Client {
+pub async fn watcher(at: SocketAddr, name: &str) -> Client {
     let client = Client::connect(at, Options::v5(name)).await;
     client.subscribe("#", 2).await;
     client
 }
 
 /// Everything that comes until nothing has come for a while.
-async fn all(client: &mut Client) -> Vec<String> {
+pub async fn all(client: &mut Client) -> Vec<String> {
     let mut got = Vec::new();
     while let Ok(message) = tokio::time::timeout(A_LOOP_SHOWS, client.next()).await {
         got.push(message.payload);

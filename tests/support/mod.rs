@@ -5,6 +5,7 @@ pub mod client;
 pub mod flood;
 pub mod group;
 pub mod http;
+pub mod mosquitto;
 pub mod node;
 pub mod outpost;
 pub mod relay;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use outpost_bridge::path::{self, BRIDGE_PROPERTY, Seen, Verdict};
 use outpost_model::{Message, MessageProperties, Now, QoS};
@@ -54,6 +55,8 @@ pub(super) enum Taken {
     Plain,
     /// It came over one, as this event.
     Event(ByteString),
+    /// It came over one of two links to the same broker, and does not say where it has been: its topic and payload.
+    Noted((ByteString, Bytes)),
     /// It was here before.
     Not,
 }
@@ -141,6 +144,11 @@ impl Shard {
             connect.user.push((BRIDGE_PROPERTY.into(), "1".into())); // it stays known as one
             connect.will = None;
         }
+        if self.kind_of(conn, connect) == Kind::Client
+            && let Some(will) = &mut connect.will
+        {
+            path::strip(&mut will.properties);
+        }
     }
 
     /// A bridge of another broker says that it is up or not: taken, and never sent on.
@@ -159,6 +167,7 @@ impl Shard {
 
     /// The connection of a bridge of another broker is gone.
     pub(super) fn bridge_left(&mut self, session: u32) {
+        self.twin_down(session);
         let Some(slot) = self.sessions.get(session as usize) else { return };
         let client_id = slot.client_id.clone();
         if slot.kind == Kind::Foreign && self.bridges.states.contains_key(&*client_id) {
@@ -201,14 +210,29 @@ impl Shard {
         Some(path::extended(message.properties.as_deref(), &own, event))
     }
 
-    /// Whether a message that a client sent is new here.
-    pub(super) fn judge_path(&self, publish: &Publish) -> Taken {
-        if publish.properties.is_none() {
+    /// Whether a message that a client sent is new here. `again`: it had to wait with it, and it was asked about before.
+    pub(super) fn judge_path(&mut self, session: u32, publish: &mut Publish, again: bool) -> Taken {
+        let kind = self.sessions.get(session as usize).map_or(Kind::Client, |slot| slot.kind);
+        if publish.properties.is_none() && kind == Kind::Client {
             return Taken::Plain;
         }
         match path::verdict(publish.properties.as_deref(), &self.broker_name()) {
-            Verdict::Untold => Taken::Plain,
-            Verdict::Loop | Verdict::TooFar => Taken::Not,
+            Verdict::Loop => Taken::Not,
+            // A client that is no bridge could name events of others, whose messages would be dropped then.
+            Verdict::New(_) | Verdict::TooFar if kind == Kind::Client => {
+                publish.properties.as_deref_mut().map(path::strip);
+                publish.properties.take_if(|left| **left == MessageProperties::default());
+                Taken::Plain
+            }
+            Verdict::Untold if kind == Kind::Client => Taken::Plain,
+            Verdict::Untold if !again && !publish.dup && self.was_here(session, publish) => {
+                Taken::Not
+            }
+            Verdict::Untold => match self.to_note(session, publish) {
+                Some(note) => Taken::Noted(note),
+                None => Taken::Plain,
+            },
+            Verdict::TooFar => Taken::Not,
             Verdict::New(event) if self.bridges.seen.contains(&event) => Taken::Not,
             Verdict::New(event) => Taken::Event(event),
         }

@@ -202,6 +202,7 @@ impl Shard {
         let slot = &mut self.sessions[session as usize];
         (slot.conn, slot.kind) = (Some(conn), kind);
         slot.expires_ms = None;
+        self.twin_up(session);
         self.tell_live(session, true);
         self.session_wheel.cancel(session);
         self.set_expiry(session, expiry_s);

@@ -65,6 +65,7 @@ mod subscriptions;
 mod sys;
 mod trace;
 mod traffic;
+mod twins;
 mod water;
 mod why;
 mod wills;
@@ -83,6 +84,7 @@ pub use redirect::{MOVED_AT_ONCE_MAX, REFERENCE_BYTES_MAX, Redirect, RedirectInf
 pub use retained_list::{RETAINED_PAGE_MAX, RetainedInfo, RetainedPage};
 pub use trace::{TRACE_MS_MAX, TRACES_MAX, TraceInfo, TraceRecord, TraceTarget};
 pub use traffic::{ListenerStats, Messages, Totals};
+pub use twins::TWIN_LINKS_MAX;
 pub use why::{Receiver, TopicWhy};
 
 use bridges::Bridges;
@@ -271,6 +273,7 @@ pub struct Shard {
     water: water::Water,
     expiry: water::Expiry,
     bridges: Bridges,
+    twins: twins::Twins,
     clock: HlcClock,
     message_seq: u64,
     message_seq_reserved: u64,
@@ -350,6 +353,7 @@ impl Shard {
             water: water::Water::default(),
             expiry: water::Expiry::default(),
             bridges: Bridges::default(),
+            twins: twins::Twins::default(),
             clock: HlcClock::new(Hlc::default()),
             message_seq: 0,
             message_seq_reserved: 0,

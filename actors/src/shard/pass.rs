@@ -214,6 +214,9 @@ impl Shard {
         }
         let Parcel { message, qos, retain, ids } = parcel;
         let with_path = self.with_path(session, message);
+        if with_path.is_some() && !dup {
+            self.note_sent(session, &message.topic, &message.payload);
+        }
         let Some(connection) = self
             .connections
             .get_mut(conn.index as usize)

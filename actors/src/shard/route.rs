@@ -22,7 +22,7 @@ const SHADOW_JOBS_MAX: usize = 10_000;
 
 impl Shard {
     /// A client published; `again` when it had to wait with this.
-    pub(super) fn route_from_client(&mut self, session: u32, publish: Publish, again: bool) {
+    pub(super) fn route_from_client(&mut self, session: u32, mut publish: Publish, again: bool) {
         let Some(conn) = self.sessions.get(session as usize).and_then(|s| s.conn) else { return };
         let Some(connection) = self.connection_mut(conn) else { return };
         let version = connection.version;
@@ -47,15 +47,16 @@ impl Shard {
         if !self.fits_format(publish.properties.as_deref(), &publish.payload) {
             return self.refuse_format(session, conn, &publish, ticket);
         }
-        let event = match self.judge_path(&publish) {
-            Taken::Plain => None,
-            Taken::Event(event) => Some(event),
-            Taken::Not => return self.drop_copy(ticket),
-        };
+        let taken = self.judge_path(session, &mut publish, again);
+        if matches!(taken, Taken::Not) {
+            return self.drop_copy(ticket);
+        }
         match self.route(publish, Some(session), ticket) {
             Ok(()) => {
-                if let Some(event) = event {
-                    self.remember_event(&event);
+                match taken {
+                    Taken::Event(event) => self.remember_event(&event),
+                    Taken::Noted(note) => self.note_came(session, &note),
+                    Taken::Plain | Taken::Not => {}
                 }
                 if let Ticket::Client { id, qos: QoS::ExactlyOnce, .. } = ticket {
                     self.write_received(session, id, true);

@@ -144,3 +144,26 @@ fn the_client_ids_of_this_nodes_bridges_are_for_nobody_else() {
         assert_eq!(connack.reason, ReasonCode::NotAuthorized);
     }
 }
+
+#[test]
+fn a_client_that_is_no_bridge_names_no_events_of_others() {
+    let mut world = World::new();
+    let device = world.connect(v5("device"));
+    world.subscribe(device, "t", 1);
+    let mut connect = v5("forger");
+    let mut gone = will("t", 0);
+    gone.properties.user = vec![(PATH_PROPERTY.into(), "event-2 far".into())];
+    connect.will = Some(gone);
+    let forger = world.connect(connect);
+    world.publish(forger, with_path("event-1 far", 1, 1));
+    world.cut(forger);
+    world.sync();
+    let got = publishes(&mut world, device);
+    assert_eq!(got.iter().map(path_of).collect::<Vec<_>>(), ["", ""], "they are taken, without it");
+    let far = world.connect(bridge("far"));
+    world.publish(far, with_path("event-1 far", 1, 2));
+    world.publish(far, with_path("event-2 far", 1, 3));
+    world.sync();
+    assert_eq!(publishes(&mut world, device).len(), 2, "the true ones");
+    world.check_ledgers();
+}

@@ -67,6 +67,11 @@ pub fn extended(
     all
 }
 
+/// Takes the property away: whoever set it is no bridge.
+pub fn strip(properties: &mut MessageProperties) {
+    properties.user.retain(|(key, _)| key != PATH_PROPERTY);
+}
+
 /// The events that have come, the last [`EVENTS_MAX`] of them.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {

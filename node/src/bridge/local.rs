@@ -1,6 +1,6 @@
 //! This node's side: the bridge as a client of its own shard, through memory.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytestring::ByteString;
@@ -28,6 +28,9 @@ pub(super) const REQUEST_ID: PacketId = PacketId::MAX;
 
 const WHO: &str = "this node";
 
+/// Where the broker is while there is no link.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
 /// The connection to the shard.
 pub(super) type Local = Wire<DuplexStream>;
 
@@ -51,7 +54,7 @@ pub(super) async fn prepare(
     settings: &Settings,
     known: &[ByteString],
 ) -> Result<Prepared, LinkError> {
-    let (mut local, connack) = attach(plane, &settings.client_id, false, 1).await?;
+    let (mut local, connack) = attach(plane, &settings.client_id, NOWHERE, false, 1).await?;
     let filters = settings.rules.local_filters();
     let stale: Vec<ByteString> =
         known.iter().filter(|k| !filters.iter().any(|(f, _)| f == *k)).cloned().collect();
@@ -79,28 +82,25 @@ pub(super) async fn prepare(
 /// # Errors
 /// [`LinkError`].
 pub(super) async fn forget(plane: &PlaneHandle, client_id: &str) -> Result<(), LinkError> {
-    let (mut local, _) = attach(plane, client_id, true, 1).await?;
+    let (mut local, _) = attach(plane, client_id, NOWHERE, true, 1).await?;
     let end = Disconnect { session_expiry_s: Some(0), ..Disconnect::default() };
     put(&mut local, &Packet::Disconnect(Box::new(end)));
     local.close().await
 }
 
-/// Connects to the shard.
+/// Connects to the shard, for a link to the broker at `peer`.
 ///
 /// # Errors
 /// [`LinkError`].
 pub(super) async fn attach(
     plane: &PlaneHandle,
     client_id: &str,
+    peer: SocketAddr,
     clean_start: bool,
     receive_max: u16,
 ) -> Result<(Local, Connack), LinkError> {
     let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
-    let origin = Origin {
-        listener: BRIDGE_LISTENER.into(),
-        remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        certificate: None,
-    };
+    let origin = Origin { listener: BRIDGE_LISTENER.into(), remote: peer, certificate: None };
     // A door for one: bridges are no strangers, and take no socket.
     let limits = StrangerLimits { pending_max: 1, bytes_max: PIPE_BYTES, time_max: PATIENCE };
     let ticket = Door::new(BRIDGE_LISTENER, limits, 1, None).arrive();

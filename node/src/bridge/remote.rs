@@ -1,5 +1,6 @@
 //! The foreign broker's side: TCP, TLS, CONNECT.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -44,15 +45,15 @@ pub(super) struct Wish {
     pub(super) receive_max: u16,
 }
 
-/// Connects, up to and with CONNACK.
+/// Connects, up to and with CONNACK. Also says where the broker is.
 ///
 /// # Errors
 /// [`LinkError`].
 pub(super) async fn connect(
     settings: &Settings,
     wish: Wish,
-) -> Result<(Far, Remote, Connack), LinkError> {
-    let stream = open(settings).await?;
+) -> Result<(Far, SocketAddr, Remote, Connack), LinkError> {
+    let (stream, peer) = open(settings).await?;
     let mut far: Far = Wire::new(WHO, stream, settings.version, settings.packet_max_bytes);
     let connect = request(settings, wish)?;
     far.put(&Packet::Connect(Box::new(connect)))
@@ -77,10 +78,10 @@ pub(super) async fn connect(
         no_local: settings.version == Version::V5 || wish.private,
         session_present: connack.session_present,
     };
-    Ok((far, remote, *connack))
+    Ok((far, peer, remote, *connack))
 }
 
-async fn open(settings: &Settings) -> Result<Box<dyn Stream>, LinkError> {
+async fn open(settings: &Settings) -> Result<(Box<dyn Stream>, SocketAddr), LinkError> {
     let address = settings.address();
     let host = settings.host.trim_start_matches('[').trim_end_matches(']');
     let connect = TcpStream::connect((host, settings.port));
@@ -94,9 +95,10 @@ async fn open(settings: &Settings) -> Result<Box<dyn Stream>, LinkError> {
         why: why.to_string(),
     };
     tcp.set_nodelay(true).map_err(unusable)?;
-    let Some(tls) = &settings.tls else { return Ok(Box::new(tcp)) };
+    let peer = tcp.peer_addr().map_err(unusable)?;
+    let Some(tls) = &settings.tls else { return Ok((Box::new(tcp), peer)) };
     match tokio::time::timeout(STEP_MAX, tls.connect(host, tcp)).await {
-        Ok(Ok(stream)) => Ok(Box::new(stream)),
+        Ok(Ok(stream)) => Ok((Box::new(stream), peer)),
         Ok(Err(source)) => Err(LinkError::Tls { address, source }),
         Err(_) => Err(LinkError::Tls { address, source: std::io::ErrorKind::TimedOut.into() }),
     }

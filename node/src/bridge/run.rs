@@ -108,7 +108,7 @@ async fn attempt(
     {
         memory.no_private = true; // the next attempt does without
     }
-    let (mut far, facts, connack) = connected?;
+    let (mut far, peer, facts, connack) = connected?;
     if let Some(request) = remote::subscribe(settings, &facts, memory.first) {
         put(&mut far, &Packet::Subscribe(request))?;
     }
@@ -117,7 +117,8 @@ async fn attempt(
     }
     let received = received(spec).await;
     let in_flight = settings.inflight_max.min(connack.receive_max.unwrap_or(u16::MAX));
-    let (mut near, _) = local::attach(&spec.plane, &settings.client_id, false, in_flight).await?;
+    let (mut near, _) =
+        local::attach(&spec.plane, &settings.client_id, peer, false, in_flight).await?;
     // A broker that has no session of ours may have lost its retained messages too.
     let retained = memory.retained_due || !facts.session_present;
     let handling = if retained { RetainHandling::Send } else { RetainHandling::Never };
