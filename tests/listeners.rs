@@ -406,6 +406,13 @@ async fn with_no_file_descriptors_left_new_clients_are_sent_away_and_the_others_
     };
     until("the others are sent away", async || refused().await >= 100).await;
     assert!(first.ping().await, "who is in is served");
+    for (level, reason) in [(5, 0x97), (4, 0x03)] {
+        // Those that say nothing hold the places of those that are told why, for a second.
+        until("a client that says CONNECT hears why", async || {
+            Wire::open(mqtt).await.enter(&connect(level, "late")).await == Some(reason)
+        })
+        .await;
+    }
     // The store still has the files it needs: a retained message is acknowledged once it is on disk.
     let (status, _) = http::post(web, "/api/v1/publish?topic=t&qos=1&retain=true", "x").await;
     assert_eq!(status, 200);

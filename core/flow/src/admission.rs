@@ -50,6 +50,11 @@ impl Admission {
         self.all.take(rate, 1, now_ms).map_or_else(|fast| fast.wait_ms, |()| 0)
     }
 
+    /// Whether it makes a difference where a connection comes from.
+    pub fn counts_addresses(&self) -> bool {
+        self.limits.address > 0
+    }
+
     /// Whether a connection from this address may stay.
     pub fn admits(&mut self, address: IpAddr, now_ms: u64) -> bool {
         if self.limits.address == 0 {

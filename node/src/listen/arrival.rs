@@ -47,6 +47,11 @@ pub fn refuse(door: &Door, remote: Option<SocketAddr>, why: Refusal, text: &str)
     );
 }
 
+/// Whether the first byte is one of MQTT.
+pub fn is_plain(listening: &Listening) -> bool {
+    listening.config.transport == Transport::Tcp && !listening.config.proxy_protocol
+}
+
 /// Takes an accepted TCP connection to the shard.
 pub fn over_tcp(
     stream: TcpStream,
@@ -56,7 +61,7 @@ pub fn over_tcp(
     plane: &Rc<Plane>,
 ) {
     let stream = Stranger::new(stream, ticket.door().limits.bytes_max);
-    if listening.config.transport == Transport::Tcp && !listening.config.proxy_protocol {
+    if is_plain(listening) {
         let origin = origin(listening, remote, None);
         return plane.accept(origin, Box::new(stream), ticket);
     }

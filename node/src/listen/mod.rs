@@ -8,6 +8,7 @@
 
 pub mod arrival;
 pub mod connection;
+pub mod courtesy;
 pub mod descriptors;
 pub mod door;
 pub mod proxy;

@@ -18,6 +18,7 @@ use super::Listening;
 use super::arrival::{self, Refused, Stranger};
 use super::connection::ByteStream;
 use super::door::{Refusal, Ticket};
+use crate::clock;
 use crate::plane::Plane;
 
 /// A connection over which nothing comes for so long is given up. Shorter: a radio that sleeps loses its connection;
@@ -85,12 +86,27 @@ pub async fn serve(endpoint: Endpoint, listening: Arc<Listening>, plane: Rc<Plan
     let now = tls.current().quic.expect("and they were loaded for QUIC");
     // Without one, an endpoint takes no connections at all; which one is used is said for each connection.
     endpoint.set_server_config(Some((*now).clone()));
+    let mut admission = plane.admission();
     while let Some(incoming) = endpoint.accept().await {
         let remote = incoming.remote_address();
         // Half the places are for whoever comes first; the other half for those that prove to be where they say.
         let is_crowded = listening.door.pending() * 2 >= listening.door.limits.pending_max;
-        if is_crowded && incoming.may_retry() {
+        // So for all where addresses are counted: a stranger must not use up what belongs to another's.
+        if (is_crowded || admission.counts_addresses()) && incoming.may_retry() {
             let _ = incoming.retry();
+            continue;
+        }
+        loop {
+            let wait_ms = admission.wait_ms(clock::now().mono_ms);
+            if wait_ms == 0 {
+                break;
+            }
+            // The others wait in the endpoint meanwhile, at most `INCOMING_MAX`.
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        }
+        if !admission.admits(remote.ip(), clock::now().mono_ms) {
+            arrival::refuse(&listening.door, Some(remote), Refusal::Address, "");
+            incoming.refuse();
             continue;
         }
         let ticket = match listening.door.arrive() {

@@ -12,6 +12,7 @@ use tracing::warn;
 
 use super::Listening;
 use super::arrival;
+use super::courtesy::Courtesies;
 use super::descriptors::{self, Reserve};
 use super::door::Refusal;
 use crate::clock::now;
@@ -42,6 +43,7 @@ pub async fn serve(socket: TcpListener, listening: Arc<Listening>, plane: Rc<Pla
         return;
     }
     let mut reserve = Reserve::take();
+    let courtesies = Courtesies::new();
     let mut admission = plane.admission();
     loop {
         let wait_ms = admission.wait_ms(now().mono_ms);
@@ -54,7 +56,7 @@ pub async fn serve(socket: TcpListener, listening: Arc<Listening>, plane: Rc<Pla
             Ok((_, remote)) if !admission.admits(remote.ip(), now().mono_ms) => {
                 arrival::refuse(&listening.door, Some(remote), Refusal::Address, "");
             }
-            Ok((stream, remote)) => arrived(stream, remote, &listening, &plane),
+            Ok((stream, remote)) => arrived(stream, remote, &listening, &plane, &courtesies),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) if descriptors::is_exhausted(&error) => {
                 let turned_away = reserve.accept(&socket).await;
@@ -82,10 +84,27 @@ pub async fn serve(socket: TcpListener, listening: Arc<Listening>, plane: Rc<Pla
     }
 }
 
-fn arrived(stream: TcpStream, remote: SocketAddr, listening: &Arc<Listening>, plane: &Rc<Plane>) {
+fn arrived(
+    stream: TcpStream,
+    remote: SocketAddr,
+    listening: &Arc<Listening>,
+    plane: &Rc<Plane>,
+    courtesies: &Courtesies,
+) {
     let ticket = match listening.door.arrive() {
         Ok(ticket) => ticket,
-        Err(why) => return arrival::refuse(&listening.door, Some(remote), why, ""),
+        Err(why) => {
+            arrival::refuse(&listening.door, Some(remote), why, "");
+            let is_full = matches!(why, Refusal::Descriptors | Refusal::Connections);
+            let is_plain = arrival::is_plain(listening);
+            if is_full
+                && is_plain
+                && let Some(telling) = courtesies.tell(stream, listening.door.limits.bytes_max)
+            {
+                plane.spawn(telling);
+            }
+            return;
+        }
     };
     // Without it small answers wait for the client's next packet.
     if let Err(error) = stream.set_nodelay(true) {
