@@ -24,6 +24,7 @@ mod retained;
 mod rights;
 mod scram;
 mod shadow;
+mod shadow_api;
 mod share_groups;
 mod shared;
 mod sys_topics;

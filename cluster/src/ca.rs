@@ -223,7 +223,7 @@ pub(crate) fn replace_file(path: &Path, content: &[u8], mode: u32) -> Result<(),
     fs::rename(&fresh, path).map_err(|cause| file_error("replace", path, cause))
 }
 
-fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<(), CaError> {
+pub(crate) fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<(), CaError> {
     let mut file = match OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             return Err(CaError::Exists(path.to_owned()));
@@ -235,7 +235,7 @@ fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<(), CaError> {
         .map_err(|cause| file_error("write", path, cause))
 }
 
-fn file_error(what: &'static str, path: &Path, cause: io::Error) -> CaError {
+pub(crate) fn file_error(what: &'static str, path: &Path, cause: io::Error) -> CaError {
     CaError::File { what, path: path.to_owned(), cause }
 }
 
@@ -284,7 +284,7 @@ fn leaf_params(
     Ok(params)
 }
 
-fn dated(valid: Duration) -> CertificateParams {
+pub(crate) fn dated(valid: Duration) -> CertificateParams {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     let mut params = CertificateParams::default();
@@ -293,7 +293,7 @@ fn dated(valid: Duration) -> CertificateParams {
     params
 }
 
-fn common_name(text: &str) -> DistinguishedName {
+pub(crate) fn common_name(text: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, text);
     name
@@ -312,7 +312,7 @@ pub(crate) fn cluster_of(ca_der: &[u8]) -> Option<String> {
     (certificate.is_ca() && identity::is_cluster_name(name)).then(|| name.to_owned())
 }
 
-fn public_key_of(der: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn public_key_of(der: &[u8]) -> Option<Vec<u8>> {
     x509(der).map(|(_, certificate)| certificate.public_key().subject_public_key.data.to_vec())
 }
 

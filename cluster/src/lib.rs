@@ -9,6 +9,7 @@ pub mod frame;
 pub mod join;
 mod link;
 mod links;
+pub mod listener_ca;
 mod membership;
 mod queue;
 mod sink;

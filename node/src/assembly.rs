@@ -107,8 +107,8 @@ impl PlanePorts for Ports {
         self.links.send(peer, frame)
     }
 
-    fn shadow(&self, topic: ByteString, payload: Bytes, job: u64) -> bool {
-        self.shadows.try_send(ShadowCommand::Request { topic: topic.to_string(), payload, job })
+    fn shadow(&self, topic: ByteString, payload: Bytes, client: ByteString, job: u64) -> bool {
+        self.shadows.try_send(ShadowCommand::Request { topic, payload, client, job })
     }
 
     fn traced(&self, trace: u64, record: Option<&TraceRecord>) {
@@ -498,6 +498,9 @@ fn hub_config(config: &Config, node: NodeId) -> HubConfig {
         limits: outpost_shadow::Limits {
             state_bytes_max: config.limits.shadow_bytes_max,
             shadows_max: config.limits.shadows_max,
+            depth_max: config.limits.shadow_depth_max,
+            in_flight_max: config.limits.shadow_in_flight_max,
+            deleted_keep_ms: u64::from(config.limits.shadow_deleted_keep_h) * 3_600_000,
             ..outpost_shadow::Limits::default()
         },
         hlc_ahead_ms_max: CLOCK_AHEAD_MS_MAX,

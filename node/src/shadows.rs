@@ -12,13 +12,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use outpost_actors::cell::panic_text;
 use outpost_actors::shard::LocalPublish;
 use outpost_membership::PeerFrame;
 use outpost_model::{Hlc, NodeId, QoS};
 use outpost_mqtt::packet::ReasonCode;
 use outpost_shadow::{
-    Effect, Event, Hub, HubConfig, HubStats, Output, ShadowKey, Verb, parse_topic,
+    Effect, Event, Hub, HubConfig, HubStats, InFlight, Output, ShadowKey, Verb, parse_topic,
 };
 use outpost_store::disk::DiskStore;
 use outpost_store::{Batch, Lsn, Op, Space, Store, SubmitError};
@@ -45,7 +46,7 @@ pub type Reply = (u16, Vec<u8>);
 #[allow(missing_docs, reason = "the fields say what they are")]
 pub enum ShadowCommand {
     /// From the data plane: a device published a request.
-    Request { topic: String, payload: Bytes, job: u64 },
+    Request { topic: ByteString, payload: Bytes, client: ByteString, job: u64 },
     /// From HTTP.
     Ask { key: ShadowKey, verb: Verb, payload: Bytes, reply: oneshot::Sender<Reply> },
     /// From HTTP.
@@ -229,7 +230,8 @@ fn run_thread(spec: ShadowSpec, ready: oneshot::Sender<()>) -> Result<(), String
 }
 
 enum Asker {
-    Device(u64),
+    /// The job that waits, 0 for none, and the connection whose request is under way.
+    Device(u64, Option<Arc<str>>),
     Http(oneshot::Sender<Reply>),
 }
 
@@ -239,6 +241,7 @@ struct Driver {
     waiting: VecDeque<(Lsn, Vec<Output>)>,
     last: Lsn,
     askers: HashMap<u64, Asker>,
+    in_flight: InFlight,
     next_id: u64,
     failed: bool,
 }
@@ -266,6 +269,7 @@ impl Driver {
             waiting: VecDeque::new(),
             last: Lsn(0),
             askers: HashMap::new(),
+            in_flight: InFlight::default(),
             next_id: 1,
             failed: false,
         })
@@ -274,13 +278,10 @@ impl Driver {
     fn command(&mut self, command: ShadowCommand) {
         let now = now();
         match command {
-            ShadowCommand::Request { topic, payload, job } => match parse_topic(&topic) {
-                Some((key, verb)) => {
-                    let id = self.asker(Asker::Device(job));
-                    self.hub.request(key, verb, &payload, id, now);
-                }
+            ShadowCommand::Request { topic, payload, client, job } => match parse_topic(&topic) {
+                Some((key, verb)) => self.device(key, verb, &payload, &client, job),
                 // Looks like a request and is none: an ordinary message.
-                None => self.answer(Asker::Device(job), 200, Vec::new()),
+                None => self.answer(Asker::Device(job, None), 200, Vec::new()),
             },
             ShadowCommand::Ask { key, verb, payload, reply } => {
                 let id = self.asker(Asker::Http(reply));
@@ -303,6 +304,18 @@ impl Driver {
             ShadowCommand::Tick => self.hub.handle_tick(now),
             ShadowCommand::StoreFailed(cause) => self.fail(&cause),
             ShadowCommand::Synced | ShadowCommand::Stop(_) => {}
+        }
+    }
+
+    fn device(&mut self, key: ShadowKey, verb: Verb, payload: &[u8], client: &str, job: u64) {
+        let (now, client) = (now(), Arc::<str>::from(client));
+        let is_node = client.is_empty();
+        if is_node || self.in_flight.enter(&client, self.spec.hub.limits.in_flight_max) {
+            let id = self.asker(Asker::Device(job, (!is_node).then_some(client)));
+            self.hub.request(key, verb, payload, id, now);
+        } else {
+            let id = self.asker(Asker::Device(job, None));
+            self.hub.refuse_busy(&key, verb, payload, id, now);
         }
     }
 
@@ -368,8 +381,8 @@ impl Driver {
     fn refuse(&mut self, outputs: Vec<Output>) {
         for output in outputs {
             let Output::Reply { id, .. } = output else { continue };
-            match self.askers.remove(&id) {
-                Some(Asker::Device(job)) if job != 0 => {
+            match self.settled(id) {
+                Some(Asker::Device(job, _)) if job != 0 => {
                     self.complete(job, ReasonCode::UnspecifiedError);
                 }
                 Some(Asker::Http(reply)) => {
@@ -414,7 +427,7 @@ impl Driver {
                 let _ = self.spec.links.send(peer, PeerFrame::Shadow(frame.into()));
             }
             Output::Reply { id, status, body } => {
-                if let Some(asker) = self.askers.remove(&id) {
+                if let Some(asker) = self.settled(id) {
                     self.answer(asker, status, body);
                 }
             }
@@ -422,11 +435,20 @@ impl Driver {
         }
     }
 
+    /// Takes out whoever waits for this answer.
+    fn settled(&mut self, id: u64) -> Option<Asker> {
+        let asker = self.askers.remove(&id)?;
+        if let Asker::Device(_, Some(client)) = &asker {
+            self.in_flight.leave(client);
+        }
+        Some(asker)
+    }
+
     fn answer(&mut self, asker: Asker, status: u16, body: Vec<u8>) {
         match asker {
-            Asker::Device(0) => {}
+            Asker::Device(0, _) => {}
             // A rejected request was received all the same; the reason is on the rejected topic.
-            Asker::Device(job) => self.complete(job, ReasonCode::Success),
+            Asker::Device(job, _) => self.complete(job, ReasonCode::Success),
             Asker::Http(reply) => {
                 // Who asked may have gone.
                 let _ = reply.send((status, body));

@@ -359,7 +359,7 @@ impl Process {
                 unreachable!("an open gate is never slow and offers no method")
             }
             Event::Peer(peer, frame) => wanted.push_back(Wanted::Frame(peer, frame)),
-            Event::Shadow { topic, payload, job } => match parse_topic(&topic) {
+            Event::Shadow { topic, payload, job, .. } => match parse_topic(&topic) {
                 Some((key, verb)) => self.hub.request(key, verb, &payload, job, now),
                 None => self.shard.complete(job, ReasonCode::Success, now),
             },

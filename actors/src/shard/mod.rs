@@ -159,6 +159,8 @@ pub enum Event {
         topic: ByteString,
         /// The request.
         payload: Bytes,
+        /// The client that published it; empty for the node itself.
+        client: ByteString,
         /// Names the answer that is waited for.
         job: u64,
     },

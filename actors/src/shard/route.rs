@@ -164,7 +164,7 @@ impl Shard {
             self.retain(&message);
         }
         if shadow {
-            self.shadow_request(&message, ticket);
+            self.shadow_request(&message, from, ticket);
         } else {
             let is_unheard = recipients.is_empty() && self.may_say_unheard(ticket);
             let reason =
@@ -186,7 +186,7 @@ impl Shard {
         matches!(ticket, Ticket::Client { qos: QoS::AtLeastOnce, .. }) && self.knows_all_interest()
     }
 
-    fn shadow_request(&mut self, message: &Arc<Message>, ticket: Ticket) {
+    fn shadow_request(&mut self, message: &Arc<Message>, from: Option<u32>, ticket: Ticket) {
         let mut job = 0;
         if ticket != Ticket::None {
             self.shadow_job += 1;
@@ -194,7 +194,9 @@ impl Shard {
             self.shadow_jobs.insert(job, ticket);
         }
         let (topic, payload) = (message.topic.clone(), message.payload.clone());
-        self.events.push_back(Event::Shadow { topic, payload, job });
+        let from = from.and_then(|session| self.sessions.get(session as usize));
+        let client = from.map(|slot| slot.client_id.clone()).unwrap_or_default();
+        self.events.push_back(Event::Shadow { topic, payload, client, job });
     }
 
     /// Why a message cannot be accepted now. QoS 0 always can: what is slow then drops it, counted.
@@ -415,7 +417,7 @@ impl Shard {
 }
 
 /// A request to the shadow service: `$aws/things/<thing>/shadow[/name/<name>]/{get,update,delete}`. The hub parses it.
-fn is_shadow_request(topic: &str) -> bool {
+pub(super) fn is_shadow_request(topic: &str) -> bool {
     topic.starts_with("$aws/things/")
         && ["/get", "/update", "/delete"].iter().any(|verb| topic.ends_with(verb))
 }

@@ -1,5 +1,7 @@
 //! One shadow: both sections, the version, who is at home, and when it was last deleted.
 
+use std::borrow::Cow;
+
 use outpost_model::NodeId;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -11,6 +13,9 @@ use crate::request::Update;
 use crate::stamp::Stamp;
 use crate::version::{self, Class, Known, Print, VERSION_MAX};
 use crate::wire::{Reader, WireError, Writer};
+
+/// A path and what is written there; none deletes.
+type Write = (String, Option<String>);
 
 /// The first byte of a row: raise it when the format changes.
 const ROW_FORMAT: u8 = 1;
@@ -94,10 +99,12 @@ impl Shadow {
 
     /// Applies an update. The caller checked it and gives the class of numbers it may use.
     pub fn update(&mut self, update: &Update, pen: &Pen, class: Class) {
-        if !update.desired.is_empty() {
-            self.desired.write(&update.desired, pen);
+        let desired = with_emptied(&update.desired, &update.emptied, self.desired.leaves());
+        if !desired.is_empty() {
+            self.desired.write(&desired, pen);
         }
-        self.report(&update.reported, pen);
+        let reported = with_emptied(&update.reported, &update.emptied, &self.reported);
+        self.report(&reported, pen);
         self.touched = self.touched.max(pen.stamp);
         self.finish_write(pen, class);
     }
@@ -350,6 +357,16 @@ impl Item {
         let stamps = stamps.chain([self.touched, self.deleted]).map(|s| s.hlc.0.max(s.term));
         stamps.chain(self.home.map(|home| home.term)).max().unwrap_or(0)
     }
+}
+
+/// The writes, and a deletion of each leaf whose place an empty object takes.
+fn with_emptied<'a>(writes: &'a [Write], emptied: &[String], leaves: &Leaves) -> Cow<'a, [Write]> {
+    let gone: Vec<Write> = emptied
+        .iter()
+        .filter(|path| leaves.is_live(path))
+        .map(|path| (path.clone(), None))
+        .collect();
+    if gone.is_empty() { Cow::Borrowed(writes) } else { Cow::Owned([writes, &gone].concat()) }
 }
 
 fn encode_facts(

@@ -30,6 +30,8 @@ pub struct Limits {
     pub state_bytes_max: usize,
     /// Levels of nesting in a section. AWS IoT documents 5, 6 and 8 in different places, and refuses with "6".
     pub depth_max: usize,
+    /// Requests of one connection under way, for [`crate::InFlight`]. AWS IoT: 10; further ones are refused with 429.
+    pub in_flight_max: usize,
     /// Shadows on this node. Further ones are refused with 429; lower refuses devices, higher occupies about a
     /// kilobyte each.
     pub shadows_max: usize,
@@ -60,6 +62,7 @@ impl Default for Limits {
         Self {
             state_bytes_max: 8 << 10,
             depth_max: 6,
+            in_flight_max: 10,
             shadows_max: 200_000,
             forwards_max: 1024,
             forward_timeout_ms: 2_000,

@@ -10,7 +10,7 @@ pub const NAME_BYTES_MAX: usize = 64;
 pub struct ShadowKey {
     /// The thing, 1 to 128 of `[a-zA-Z0-9:_-]`.
     pub thing: String,
-    /// `None` is the classic shadow; else 1 to 64 of `[a-zA-Z0-9:_-]`.
+    /// `None` is the classic shadow; else 1 to 64 of `[$a-zA-Z0-9:_-]`.
     pub name: Option<String>,
 }
 
@@ -36,7 +36,8 @@ impl Verb {
     }
 }
 
-/// Reads a request topic: `$aws/things/T/shadow[/name/N]/{get|update|delete}` and nothing else.
+/// Reads a request topic: `$aws/things/T/shadow[/name/N]/{get|update|delete}` and nothing else. The names may be none
+/// that are allowed; then the request is refused in the words of the service.
 pub fn parse_topic(topic: &str) -> Option<(ShadowKey, Verb)> {
     let rest = topic.strip_prefix("$aws/things/")?;
     let (thing, rest) = rest.split_once("/shadow/")?;
@@ -48,8 +49,7 @@ pub fn parse_topic(topic: &str) -> Option<(ShadowKey, Verb)> {
         None => (None, rest),
     };
     let verb = [Verb::Get, Verb::Update, Verb::Delete].into_iter().find(|v| v.word() == verb)?;
-    let key = ShadowKey { thing: thing.to_owned(), name };
-    key.is_valid().then_some((key, verb))
+    Some((ShadowKey { thing: thing.to_owned(), name }, verb))
 }
 
 impl ShadowKey {
@@ -65,8 +65,18 @@ impl ShadowKey {
 
     /// Both names have allowed lengths and characters.
     pub fn is_valid(&self) -> bool {
-        is_name(&self.thing, THING_BYTES_MAX)
-            && self.name.as_deref().is_none_or(|n| is_name(n, NAME_BYTES_MAX))
+        self.wrong_name().is_none()
+    }
+
+    /// Which of the two names is not allowed, in a sentence.
+    pub fn wrong_name(&self) -> Option<&'static str> {
+        if !is_name(&self.thing, THING_BYTES_MAX, "") {
+            Some("Invalid thing name: it has 1 to 128 of a-z A-Z 0-9 : _ -")
+        } else if self.name.as_deref().is_some_and(|name| !is_name(name, NAME_BYTES_MAX, "$")) {
+            Some("Invalid shadow name: it has 1 to 64 of $ a-z A-Z 0-9 : _ -")
+        } else {
+            None
+        }
     }
 
     /// A topic of this shadow, for example `topic("update/accepted")`.
@@ -86,9 +96,9 @@ impl ShadowKey {
     }
 }
 
-fn is_name(text: &str, max: usize) -> bool {
-    (1..=max).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b":_-".contains(&b))
+fn is_name(text: &str, max: usize, more: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || ":_-".contains(c) || more.contains(c);
+    (1..=max).contains(&text.len()) && text.chars().all(allowed)
 }
 
 #[cfg(test)]
@@ -107,9 +117,6 @@ mod tests {
             "$aws/things/lamp/shadow/update/accepted",
             "$aws/things/lamp/shadow/name/cfg/update/delta",
             "$aws/things/lamp/shadow/name/update",
-            "$aws/things//shadow/get",
-            "$aws/things/a b/shadow/get",
-            "$aws/things/a/b/shadow/get",
             "aws/things/lamp/shadow/get",
             "$aws/things/lamp/shadow/put",
         ] {
@@ -118,8 +125,26 @@ mod tests {
     }
 
     #[test]
+    fn names_that_are_not_allowed_are_named() {
+        for (topic, wrong) in [
+            ("$aws/things//shadow/get", "thing"),
+            ("$aws/things/a b/shadow/get", "thing"),
+            ("$aws/things/a/b/shadow/get", "thing"),
+            ("$aws/things/$a/shadow/get", "thing"),
+            ("$aws/things/a/shadow/name/b.c/get", "shadow"),
+        ] {
+            let (key, _) = parse_topic(topic).expect("the shape of a request");
+            let why = key.wrong_name().expect("a wrong name");
+            assert!(why.starts_with(&format!("Invalid {wrong} name")), "{topic}: {why}");
+        }
+        assert!(!ShadowKey::classic(&"t".repeat(129)).is_valid());
+        assert!(!ShadowKey::named("t", &"n".repeat(65)).is_valid());
+        assert!(ShadowKey::named(&"t".repeat(128), &"n".repeat(64)).is_valid());
+    }
+
+    #[test]
     fn a_topic_of_a_key_is_read_back() {
-        for key in [ShadowKey::classic("t"), ShadowKey::named("t", "n")] {
+        for key in [ShadowKey::classic("t"), ShadowKey::named("t", "$n")] {
             assert_eq!(parse_topic(&key.topic("delete")), Some((key, Verb::Delete)));
         }
     }

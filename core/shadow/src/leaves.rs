@@ -60,6 +60,11 @@ impl Leaves {
         self.all.iter().filter(|leaf| leaf.value.is_none()).count()
     }
 
+    /// There is a scalar or an array at exactly this path.
+    pub fn is_live(&self, path: &str) -> bool {
+        self.find(path).is_ok_and(|at| self.all[at].value.is_some())
+    }
+
     /// The last write at exactly this path has this stamp.
     pub fn shows(&self, path: &str, stamp: Stamp) -> bool {
         self.find(path).is_ok_and(|at| self.all[at].stamp == stamp)

@@ -18,6 +18,7 @@ mod change;
 mod desired;
 mod document;
 mod exchange;
+mod in_flight;
 mod leaves;
 mod pack;
 mod peer;
@@ -31,5 +32,6 @@ mod version;
 mod wire;
 
 pub use hub::{Effect, Event, Hub, HubConfig, HubStats, Limits, LoadError, Output, PeerError};
+pub use in_flight::InFlight;
 pub use key::{ShadowKey, Verb, parse_topic};
 pub use stamp::Stamp;

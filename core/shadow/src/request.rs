@@ -1,5 +1,6 @@
 //! What a client asks for, checked in the order and refused in the words AWS IoT uses.
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::hub::Limits;
@@ -28,6 +29,14 @@ impl Reject {
         Self::new(409, "Version conflict")
     }
 
+    pub(crate) fn invalid_version() -> Self {
+        Self::new(400, "Invalid version")
+    }
+
+    pub(crate) fn busy() -> Self {
+        Self::new(429, "Too many requests of this connection are under way")
+    }
+
     pub(crate) fn too_large() -> Self {
         Self::new(413, "The payload exceeds the maximum size allowed")
     }
@@ -49,6 +58,8 @@ pub struct Update {
     pub desired: Vec<(String, Option<String>)>,
     /// The same for `reported`.
     pub reported: Vec<(String, Option<String>)>,
+    /// Paths of empty objects, of both sections. They take the place of a scalar or an array, and then are not there.
+    pub emptied: Vec<String>,
 }
 
 /// Reads an update request.
@@ -56,9 +67,7 @@ pub struct Update {
 /// # Errors
 /// The refusal, with the client token when one could be read.
 pub fn parse_update(payload: &[u8], limits: &Limits) -> Result<Update, Refused> {
-    if payload.len() > limits.state_bytes_max + ENVELOPE_BYTES {
-        return Err((Reject::too_large(), None));
-    }
+    check_length(payload, limits)?;
     let (fields, token) = parse_object(payload)?;
     check_update(&fields, limits).map_err(|reject| (reject, token.clone())).map(|mut update| {
         update.token = token;
@@ -74,9 +83,7 @@ pub fn parse_bare(
     payload: &[u8],
     limits: &Limits,
 ) -> Result<(Option<String>, Option<u64>), Refused> {
-    if payload.len() > limits.state_bytes_max + ENVELOPE_BYTES {
-        return Err((Reject::too_large(), None));
-    }
+    check_length(payload, limits)?;
     if payload.iter().all(u8::is_ascii_whitespace) {
         return Ok((None, None));
     }
@@ -87,7 +94,26 @@ pub fn parse_bare(
     }
 }
 
+/// The client token of a request that is refused whatever else it says.
+pub fn token_of(payload: &[u8]) -> Option<String> {
+    /// All else is passed over without being kept.
+    #[derive(Deserialize)]
+    struct Envelope {
+        #[serde(rename = "clientToken")]
+        token: Option<String>,
+    }
+    let envelope: Envelope = serde_json::from_slice(payload).ok()?;
+    envelope.token.filter(|token| token.len() <= CLIENT_TOKEN_BYTES_MAX)
+}
+
 type Object = Map<String, Value>;
+
+fn check_length(payload: &[u8], limits: &Limits) -> Result<(), Refused> {
+    if payload.len() > limits.state_bytes_max + ENVELOPE_BYTES {
+        return Err((Reject::too_large(), token_of(payload)));
+    }
+    Ok(())
+}
 
 fn parse_object(payload: &[u8]) -> Result<(Object, Option<String>), Refused> {
     let text = std::str::from_utf8(payload).map_err(|_| {
@@ -109,9 +135,7 @@ fn parse_object(payload: &[u8]) -> Result<(Object, Option<String>), Refused> {
 fn parse_version(fields: &Object) -> Result<Option<u64>, Reject> {
     match fields.get("version") {
         None | Some(Value::Null) => Ok(None),
-        Some(version) => {
-            version.as_u64().map(Some).ok_or_else(|| Reject::new(400, "Invalid version"))
-        }
+        Some(version) => version.as_u64().map(Some).ok_or_else(Reject::invalid_version),
     }
 }
 
@@ -124,6 +148,7 @@ fn check_update(fields: &Object, limits: &Limits) -> Result<Update, Reject> {
         token: None,
         desired: vec![],
         reported: vec![],
+        emptied: vec![],
     };
     let sections = match state {
         Value::Null => {
@@ -152,7 +177,7 @@ fn check_update(fields: &Object, limits: &Limits) -> Result<Update, Reject> {
             );
             return Err(Reject::new(400, message));
         }
-        collect_writes(root.to_owned(), section, writes)?;
+        collect_writes(root.to_owned(), section, writes, &mut update.emptied)?;
         kept.insert(name.clone(), section.clone());
     }
     update.state = Value::Object(kept);
@@ -172,15 +197,17 @@ fn collect_writes(
     path: String,
     value: &Value,
     writes: &mut Vec<(String, Option<String>)>,
+    emptied: &mut Vec<String>,
 ) -> Result<(), Reject> {
     match value {
         Value::Null => writes.push((path, None)),
+        Value::Object(fields) if fields.is_empty() => emptied.push(path),
         Value::Object(fields) => {
             for (key, value) in fields {
                 if key.contains(SEPARATOR) {
                     return Err(Reject::new(400, "State contains an invalid node"));
                 }
-                collect_writes(format!("{path}{SEPARATOR}{key}"), value, writes)?;
+                collect_writes(format!("{path}{SEPARATOR}{key}"), value, writes, emptied)?;
             }
         }
         Value::Array(items) if items.iter().any(holds_null) => {
@@ -263,6 +290,7 @@ mod tests {
             (path("d.a.y"), None),
             (path("d.b"), Some("[1,2]".to_owned())),
         ];
+        assert_eq!(update.emptied, [path("d.c")]);
         assert_eq!(
             (update.desired, update.reported.len(), update.version, update.token.as_deref()),
             (expected, 0, Some(3), Some("t"))
@@ -274,6 +302,13 @@ mod tests {
         let (_, token) =
             parse_update(br#"{"clientToken":"t"}"#, &Limits::default()).expect_err("no state");
         assert_eq!(token.as_deref(), Some("t"));
+        let long = format!(
+            r#"{{"state":{{"desired":{{"a":"{}"}}}},"clientToken":"t"}}"#,
+            "x".repeat(10_000)
+        );
+        let (reject, token) = parse_update(long.as_bytes(), &Limits::default()).expect_err("long");
+        assert_eq!((reject.code, token.as_deref()), (413, Some("t")));
+        assert_eq!(token_of(b"{"), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::desired::Pen;
 use crate::document::{Home, Shadow, with_token};
 use crate::hub::{Event, Hub, Output};
 use crate::key::{ShadowKey, Verb};
-use crate::request::{Reject, Update, parse_bare, parse_update};
+use crate::request::{Reject, Update, parse_bare, parse_update, token_of};
 use crate::stamp::Stamp;
 use crate::sync::{Ask, Frame};
 use crate::version::Class;
@@ -65,6 +65,13 @@ impl Hub {
         self.finish();
     }
 
+    /// Refuses a request unseen, as its connection has too many under way.
+    pub fn refuse_busy(&mut self, key: &ShadowKey, verb: Verb, payload: &[u8], id: u64, now: Now) {
+        let refused = (Reject::busy(), token_of(payload));
+        self.respond(key, verb, Some(id), Err(refused), now);
+        self.finish();
+    }
+
     /// Makes `node` the home of a shadow that exists. It happens as soon as the present home agrees; when that one
     /// cannot be reached, [`Event::HomeNotMoved`] says so and nothing has changed.
     pub fn set_home(&mut self, key: ShadowKey, node: NodeId, now: Now) {
@@ -76,12 +83,9 @@ impl Hub {
     }
 
     fn serve(&mut self, key: ShadowKey, verb: Verb, payload: &[u8], reply: Option<u64>, now: Now) {
-        if !key.is_valid() {
-            let reject = Reject::new(
-                400,
-                "Thing and shadow names are 1 to 128 and 1 to 64 of [a-zA-Z0-9:_-]",
-            );
-            return self.respond(&key, verb, reply, Err((reject, None)), now);
+        if let Some(why) = key.wrong_name() {
+            let refused = (Reject::new(400, why), token_of(payload));
+            return self.respond(&key, verb, reply, Err(refused), now);
         }
         let (ask, refused) = match verb {
             Verb::Get => {
@@ -253,19 +257,15 @@ impl Hub {
         standing: Standing,
         now: Now,
     ) -> Result<Value, Reject> {
+        self.forget_deleted(key, now);
         let previous = self.shadows.get(key).cloned();
-        if update
-            .version
-            .is_some_and(|version| version != previous.as_ref().map_or(0, |p| p.version))
-        {
-            return Err(Reject::conflict());
-        }
+        check_expected(update.version, previous.as_ref(), self.peers.is_empty())?;
         if previous.is_none() && self.shadows.len() >= self.config.limits.shadows_max {
             return Err(Reject::new(429, "This node keeps as many shadows as it may"));
         }
         let (mut shadow, pen, class) = self.begin(previous.as_ref(), standing, now);
         shadow.update(update, &pen, class);
-        check_version(&shadow, previous.as_ref())?;
+        check_grown(&shadow, previous.as_ref())?;
         self.check_size(&shadow, previous.as_ref())?;
         let (timestamp_s, token) = (now.wall_s(), update.token.as_deref());
         let accepted = shadow.update_accepted(update, &pen.stamp, timestamp_s);
@@ -289,7 +289,7 @@ impl Hub {
         }
         let (mut shadow, pen, class) = self.begin(Some(&previous), standing, now);
         shadow.delete(&pen, class);
-        check_version(&shadow, Some(&previous))?;
+        check_grown(&shadow, Some(&previous))?;
         let body = json!({ "version": shadow.version, "timestamp": now.wall_s() });
         self.written(key, shadow, pen.stamp, standing);
         Ok(with_token(body, token))
@@ -416,10 +416,8 @@ impl Hub {
         if let Some(id) = reply {
             self.then.push(Output::Reply { id, status, body: body.clone() });
         }
-        if key.is_valid() {
-            let outcome = if status == 200 { "accepted" } else { "rejected" };
-            self.publish(key, &format!("{}/{outcome}", verb.word()), body);
-        }
+        let outcome = if status == 200 { "accepted" } else { "rejected" };
+        self.publish(key, &format!("{}/{outcome}", verb.word()), body);
     }
 
     fn publish(&mut self, key: &ShadowKey, tail: &str, payload: Vec<u8>) {
@@ -427,7 +425,24 @@ impl Hub {
     }
 }
 
-fn check_version(shadow: &Shadow, previous: Option<&Shadow>) -> Result<(), Reject> {
+/// A client that names a version must name the current one, also that of a delete. Of a shadow that was never there the
+/// first version is 1; but where a peer may have it, who names 1 may have read it there.
+fn check_expected(
+    expected: Option<u64>,
+    previous: Option<&Shadow>,
+    alone: bool,
+) -> Result<(), Reject> {
+    match (expected, previous) {
+        (None, _) => Ok(()),
+        (Some(1), None) if alone => Ok(()),
+        (Some(_), None) if alone => Err(Reject::invalid_version()),
+        (Some(_), None) => Err(Reject::conflict()),
+        (Some(expected), Some(previous)) if expected == previous.version => Ok(()),
+        (Some(_), Some(_)) => Err(Reject::conflict()),
+    }
+}
+
+fn check_grown(shadow: &Shadow, previous: Option<&Shadow>) -> Result<(), Reject> {
     let grew = shadow.version > previous.map_or(0, |p| p.version);
     if grew { Ok(()) } else { Err(Reject::new(500, "This shadow's version numbers are used up")) }
 }

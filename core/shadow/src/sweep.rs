@@ -42,17 +42,22 @@ impl Hub {
     }
 
     fn sweep_one(&mut self, key: &ShadowKey, now: Now) {
-        let Some(shadow) = self.shadows.get(key) else { return };
-        let age_ms = now.wall_ms.saturating_sub(shadow.deleted.hlc.ms());
-        let limits = &self.config.limits;
-        let seen = shadow.seq <= self.seen_by_all() && age_ms >= limits.deleted_keep_ms;
-        if !shadow.exists() && (seen || age_ms >= limits.tombstone_grace_ms) {
-            return self.forget(key);
-        }
-        let mut shadow = shadow.clone();
+        self.forget_deleted(key, now);
+        let Some(mut shadow) = self.shadows.get(key).cloned() else { return };
         if self.collect_tombstones(&mut shadow, now) > 0 {
             self.shadows.insert(key.clone(), shadow);
             self.save_in_place(key);
+        }
+    }
+
+    /// Takes the record of a deleted shadow away when its time is over: the next one of its name begins anew.
+    pub(crate) fn forget_deleted(&mut self, key: &ShadowKey, now: Now) {
+        let Some(shadow) = self.shadows.get(key).filter(|shadow| !shadow.exists()) else { return };
+        let age_ms = now.wall_ms.saturating_sub(shadow.deleted.hlc.ms());
+        let limits = &self.config.limits;
+        let seen = shadow.seq <= self.seen_by_all() && age_ms >= limits.deleted_keep_ms;
+        if seen || age_ms >= limits.tombstone_grace_ms {
+            self.forget(key);
         }
     }
 

@@ -7,6 +7,7 @@ mod actors;
 mod api;
 mod bridge;
 mod ca;
+mod cert;
 mod client;
 mod cluster;
 mod config;
@@ -64,6 +65,7 @@ enum Verb {
     #[command(name = "config")]
     Config(config::ConfigVerb),
     Ca(ca::Ca),
+    Cert(cert::Cert),
     Passwd(passwd::Passwd),
     #[command(name = "pub")]
     Publish(Box<publish::Publish>),
@@ -106,6 +108,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Some(Verb::Node(verb)) => verb.run(),
         Some(Verb::Config(verb)) => verb.run(),
         Some(Verb::Ca(verb)) => verb.run(),
+        Some(Verb::Cert(verb)) => verb.run(),
         Some(Verb::Passwd(verb)) => verb.run(),
         Some(Verb::Publish(verb)) => verb.run(),
         Some(Verb::Subscribe(verb)) => verb.run(),

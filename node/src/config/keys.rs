@@ -290,8 +290,18 @@ section! {
         pub connect_rate_per_address_max: usize = 0, if Range(0, 1_000_000);
         /// Most shadows on this node. Full: an update that would create one is rejected with 429.
         pub shadows_max: usize = 100_000, if Range(1, 10_000_000);
-        /// Largest shadow document in bytes (AWS: 8 KiB by default). Larger ones are rejected with 413.
-        pub shadow_bytes_max: usize = 8_192, if Range(256, 1 << 20);
+        /// Largest state of a shadow in bytes, `desired` and `reported` together (AWS: 8 KiB). Updates that make it larger are
+        /// rejected with 413. The same on all nodes: what one accepts the others keep.
+        pub shadow_bytes_max: usize = 8_192, if Range(256, 30 << 10);
+        /// Levels of objects and arrays in `desired` or `reported`, the section itself counted (AWS documents 5, 6 and 8).
+        /// Deeper updates are rejected with 400.
+        pub shadow_depth_max: usize = 6, if Range(1, 64);
+        /// Shadow requests of one connection that may be under way at once (AWS: 10). More are rejected with 429, so that one
+        /// client cannot keep the service to itself; too few refuses devices that do not wait for answers.
+        pub shadow_in_flight_max: usize = 10, if Range(1, 10_000);
+        /// Hours for which a deleted shadow's version is remembered (AWS: 48): until then a new one of its name counts on,
+        /// afterwards it begins with 1. Nodes that were away must be back sooner.
+        pub shadow_deleted_keep_h: u32 = 48, if Range(1, 720);
     }
 }
 

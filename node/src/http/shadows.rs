@@ -8,15 +8,15 @@ use actix_web::web::{Bytes, Data, Path, Query};
 use serde::Deserialize;
 use serde_json::json;
 
+use outpost_shadow::ShadowKey;
+
 use super::SHADOWS_PAGE_MAX;
 use super::backend::{ShadowRequest, ShadowVerb};
 use super::error::{self, ApiError, Body, BodyMax, within};
 use super::server::Shared;
 
-/// Longest thing name in bytes (AWS IoT: 128).
-pub const THING_BYTES_MAX: usize = 128;
-/// Longest shadow name in bytes (AWS IoT: 64).
-pub const NAME_BYTES_MAX: usize = 64;
+/// Named shadows in one page at most, as in AWS IoT. More makes one request hold the hub for longer.
+pub const NAMED_PAGE_MAX: usize = 100;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,11 +60,42 @@ async fn request(
     verb: ShadowVerb,
     payload: Bytes,
 ) -> Result<HttpResponse, ApiError> {
-    let thing = checked_thing(thing.into_inner())?;
-    let name = query.into_inner().name.map(checked_name).transpose()?;
+    let (thing, name) = (thing.into_inner(), query.into_inner().name);
+    let key = ShadowKey { thing: thing.clone(), name: name.clone() };
+    if let Some(why) = key.wrong_name() {
+        let body = json!({ "code": 400, "message": why, "timestamp": now_s() }).to_string();
+        return Ok(answer(400, body.into()));
+    }
     let reply = within(backend.shadow(ShadowRequest { thing, name, verb, payload })).await?;
-    let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    Ok(HttpResponse::build(status).content_type("application/json").body(reply.body))
+    Ok(answer(reply.status, reply.body))
+}
+
+fn answer(status: u16, body: Bytes) -> HttpResponse {
+    let code = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut answer = HttpResponse::build(code);
+    if let Some(exception) = exception(status) {
+        answer.insert_header((ERROR_TYPE, exception));
+    }
+    answer.content_type("application/json").body(body)
+}
+
+/// By this header clients made from AWS's service model know which exception a refusal is.
+const ERROR_TYPE: &str = "x-amzn-ErrorType";
+
+/// The exception of the AWS IoT data plane that has this status.
+fn exception(status: u16) -> Option<&'static str> {
+    Some(match status {
+        400 => "InvalidRequestException",
+        401 | 403 => "UnauthorizedException",
+        404 => "ResourceNotFoundException",
+        409 => "ConflictException",
+        413 => "RequestEntityTooLargeException",
+        415 => "UnsupportedDocumentEncodingException",
+        429 => "ThrottlingException",
+        503 => "ServiceUnavailableException",
+        500.. => "InternalFailureException",
+        _ => return None,
+    })
 }
 
 #[derive(Debug, Deserialize)]
@@ -87,12 +118,17 @@ pub(super) async fn list_named(
     thing: Path<String>,
     query: Query<NamedQuery>,
 ) -> Result<HttpResponse, ApiError> {
-    let thing = checked_thing(thing.into_inner())?;
-    let size = query.page_size;
-    if !(1..=100).contains(&size) {
-        return Err(ApiError::bad_request(format!("pageSize is 1 to 100, not {size}")));
+    let (thing, size) = (thing.into_inner(), query.page_size);
+    if !(1..=NAMED_PAGE_MAX).contains(&size) {
+        return Err(ApiError::bad_request(format!(
+            "pageSize is 1 to {NAMED_PAGE_MAX}, not {size}"
+        )));
     }
-    let after_name = query.next_token.clone().map(checked_name).transpose()?;
+    let after_name = query.next_token.clone();
+    let key = ShadowKey { thing: thing.clone(), name: after_name.clone() };
+    if let Some(why) = key.wrong_name() {
+        return Err(ApiError::bad_request(why));
+    }
     let after = Some((thing.clone(), after_name));
     let found = within(backend.shadow_list(thing.clone(), after, size + 1)).await?;
     let mut names: Vec<String> =
@@ -144,30 +180,6 @@ pub(super) async fn list(
     let next = if more { found.last().map(entry) } else { None };
     let shadows: Vec<_> = found.iter().map(entry).collect();
     Ok(HttpResponse::Ok().json(json!({ "shadows": shadows, "next": next })))
-}
-
-fn checked_thing(thing: String) -> Result<String, ApiError> {
-    if fits(&thing, THING_BYTES_MAX, "") {
-        return Ok(thing);
-    }
-    Err(ApiError::bad_request(format!(
-        "a thing name is 1 to {THING_BYTES_MAX} of a-z A-Z 0-9 : _ -, not {thing:?}"
-    )))
-}
-
-fn checked_name(name: String) -> Result<String, ApiError> {
-    if fits(&name, NAME_BYTES_MAX, "$") {
-        return Ok(name);
-    }
-    Err(ApiError::bad_request(format!(
-        "a shadow name is 1 to {NAME_BYTES_MAX} of $ a-z A-Z 0-9 : _ -, not {name:?}"
-    )))
-}
-
-fn fits(text: &str, bytes_max: usize, more: &str) -> bool {
-    let allowed =
-        |c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | '_' | '-') || more.contains(c);
-    !text.is_empty() && text.len() <= bytes_max && text.chars().all(allowed)
 }
 
 fn now_s() -> u64 {

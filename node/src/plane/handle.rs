@@ -78,8 +78,8 @@ impl std::fmt::Debug for ShardWork {
 pub trait PlanePorts: Send + Sync + 'static {
     /// A frame for a peer; `false` when it was a QoS 0 event and no link took it.
     fn peer(&self, peer: NodeId, frame: PeerFrame) -> bool;
-    /// A shadow request; `false` when there is no room for it.
-    fn shadow(&self, topic: ByteString, payload: Bytes, job: u64) -> bool;
+    /// A shadow request of a client; `false` when there is no room for it.
+    fn shadow(&self, topic: ByteString, payload: Bytes, client: ByteString, job: u64) -> bool;
     /// What others use of the memory budget now.
     fn charges(&self) -> [(Class, u64); 2];
     /// The data thread serves, for the first time or again.

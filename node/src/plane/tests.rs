@@ -47,7 +47,7 @@ impl PlanePorts for Ports {
         true
     }
 
-    fn shadow(&self, _: ByteString, _: Bytes, job: u64) -> bool {
+    fn shadow(&self, _: ByteString, _: Bytes, _: ByteString, job: u64) -> bool {
         self.0.lock().push(job);
         true
     }

@@ -14,6 +14,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use hashbrown::HashMap;
 use outpost_actors::ledger::Drop;
 use outpost_actors::out_buffer::OutBuffer;
@@ -392,7 +393,9 @@ impl Plane {
                     self.shard.borrow_mut().not_taken(Drop::SlowPeer);
                 }
             }
-            Event::Shadow { topic, payload, job } => self.shadow(topic, payload, job),
+            Event::Shadow { topic, payload, client, job } => {
+                self.shadow(topic, payload, client, job);
+            }
             Event::Published(job, reason) => {
                 if let Some(waiting) = self.jobs.borrow_mut().remove(&job) {
                     let _ = waiting.send(reason);
@@ -426,7 +429,7 @@ impl Plane {
         &self,
         conn: ConnId,
         origin: Origin,
-        client_id: bytestring::ByteString,
+        client_id: ByteString,
         credentials: Credentials,
     ) {
         let Some(commands) = self.handle.commands() else { return };
@@ -469,9 +472,9 @@ impl Plane {
         });
     }
 
-    fn shadow(&self, topic: bytestring::ByteString, payload: Bytes, job: u64) {
+    fn shadow(&self, topic: ByteString, payload: Bytes, client: ByteString, job: u64) {
         let number = if job == 0 { 0 } else { self.handle.new_job() };
-        let is_taken = self.ports.shadow(topic, payload, number);
+        let is_taken = self.ports.shadow(topic, payload, client, number);
         if job == 0 {
             let lost = u64::from(!is_taken);
             self.handle.drops().shadow_requests.fetch_add(lost, Ordering::Relaxed);
