@@ -90,7 +90,7 @@ async fn a_flood_to_one_that_reads_nothing_harms_nobody_else() {
     let at = |all: &[Duration]| [500, 990, 999].map(|permille| quantile(all, permille));
     println!(
         "calm p50/p99/p999 {:?}, flooded {:?}; taken {} MiB, PUBACK success {} 0x97 {}, writes held back {}, \
-         flooders cut off {}; peak {} MiB, OOM kills {}; memory {}; pacing {}; dropped {:?}",
+         flooders cut off {}; peak {} MiB, OOM kills {}; memory {}; pacing {}; turns by ms {}, longest {} µs, waited {}; dropped {:?}",
         at(&calm),
         at(&flooded),
         read(&seen.bytes) >> 20,
@@ -102,6 +102,9 @@ async fn a_flood_to_one_that_reads_nothing_harms_nobody_else() {
         group.as_ref().map_or(0, MemoryGroup::kills),
         stats["memory"],
         stats["pacing"],
+        stats["turns_total"]["by_below_ms"],
+        stats["turn_us_longest"],
+        stats["turns_waited_total"],
         page.deliveries.dropped,
     );
     assert_eq!(group.as_ref().map_or(0, MemoryGroup::kills), 0);

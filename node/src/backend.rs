@@ -161,6 +161,12 @@ impl Backend for NodeBackend {
                 .iter()
                 .map(|why| (why.name().to_owned(), ledger.dropped[*why as usize].into()))
                 .collect();
+            let turns: serde_json::Map<_, _> = self
+                .plane
+                .turns()
+                .by_length()
+                .map(|(ms, count)| (ms.to_owned(), count.into()))
+                .collect();
             let memory = crate::telemetry::memory::resident();
             json!({
                 "process": memory.map(|memory| json!({
@@ -211,6 +217,9 @@ impl Backend for NodeBackend {
                     "in_vain_total": ledger.in_vain,
                     "demoted_total": ledger.demoted,
                 },
+                "turns_total": { "by_below_ms": turns },
+                "turns_waited_total": self.plane.turns().waited(),
+                "turn_us_longest": self.plane.turns().longest_us(),
                 "actors": { "channels": shard.channels, "panics_total": ledger.panics },
                 "peers": {
                     "outbox": shard.outbox,

@@ -112,6 +112,8 @@ impl Connection {
 pub struct Received {
     /// So many are used up; keep the others and hand them in again with what follows them.
     pub used: usize,
+    /// Packets among them.
+    pub packets: usize,
     /// Do not read from the connection until [`Event::Resume`].
     pub paused: bool,
 }
@@ -169,9 +171,20 @@ impl Shard {
 
     /// Bytes from a connection.
     pub fn receive(&mut self, conn: ConnId, input: &[u8], now: outpost_model::Now) -> Received {
+        self.receive_some(conn, input, usize::MAX, now)
+    }
+
+    /// The same, at most so many packets of them: when that many were there, hand in the others again at another time.
+    pub fn receive_some(
+        &mut self,
+        conn: ConnId,
+        input: &[u8],
+        packets_max: usize,
+        now: outpost_model::Now,
+    ) -> Received {
         self.now = now;
         self.weigh();
-        let received = self.receive_packets(conn, input);
+        let received = self.receive_packets(conn, input, packets_max);
         self.totals.bytes_received += received.used as u64;
         if let Some(connection) = self.connection_mut(conn) {
             connection.unread = input.len() - received.used;
@@ -181,18 +194,19 @@ impl Shard {
         received
     }
 
-    fn receive_packets(&mut self, conn: ConnId, input: &[u8]) -> Received {
-        let mut rest = input;
-        loop {
+    fn receive_packets(&mut self, conn: ConnId, input: &[u8], packets_max: usize) -> Received {
+        let (mut rest, mut packets) = (input, 0);
+        while packets < packets_max {
             if self.must_pause(conn, rest) {
-                return Received { used: input.len() - rest.len(), paused: true };
+                return Received { used: input.len() - rest.len(), packets, paused: true };
             }
             let Some(connection) = self.connection_mut(conn) else {
-                return Received { used: input.len(), paused: false };
+                return Received { used: input.len(), packets, paused: false };
             };
             let before = rest.len();
             match connection.decoder.decode(&mut rest) {
                 Ok(Some(packet)) => {
+                    packets += 1;
                     let (bytes, mark) = (before - rest.len(), self.mark());
                     let is_publish = matches!(packet, Packet::Publish(_));
                     self.count_received(conn, &packet);
@@ -206,14 +220,15 @@ impl Shard {
                         self.pace(conn, bytes as u64, mark);
                     }
                 }
-                Ok(None) => return Received { used: input.len() - rest.len(), paused: false },
+                Ok(None) => break,
                 Err(error) => {
                     self.ledger.protocol_errors += 1;
                     self.refuse_bytes(conn, &error, looks_like(rest));
-                    return Received { used: input.len(), paused: false };
+                    return Received { used: input.len(), packets, paused: false };
                 }
             }
         }
+        Received { used: input.len() - rest.len(), packets, paused: false }
     }
 
     fn count_received(&mut self, conn: ConnId, packet: &Packet) {

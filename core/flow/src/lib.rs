@@ -11,6 +11,7 @@ pub mod load;
 pub mod overload;
 pub mod pace;
 pub mod restart;
+pub mod share;
 pub mod wheel;
 
 pub use admission::{Admission, AdmissionLimits};
@@ -22,4 +23,5 @@ pub use load::LoadAverage;
 pub use overload::Overload;
 pub use pace::{Pace, PaceLimits};
 pub use restart::{Health, RestartPolicy, RestartState, Verdict};
+pub use share::TurnShare;
 pub use wheel::Wheel;

@@ -15,14 +15,15 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use outpost_actors::shard::{ConnId, Received};
+use outpost_flow::share::{Quantum, is_heavy};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::door::{Refusal, Ticket};
 use crate::plane::Plane;
 
-/// Full read buffers taken from one connection before it is the others' turn. More: what one client sends in a burst
-/// fills the buffers of those who receive it before any of it is written, and QoS 0 is dropped that they could have
-/// taken; fewer: more wake-ups.
+/// Full read buffers taken from one connection before it is the others' turn, while there are few others (see
+/// [`outpost_flow::share`]). More: what one client sends in a burst fills the buffers of those who receive it before any of
+/// it is written, and QoS 0 is dropped that they could have taken; fewer: more turns.
 const READS_PER_POLL_MAX: usize = 8;
 
 /// How long a connection closed by us waits for the client to close as well. Shorter: on a slow network the client may
@@ -49,6 +50,14 @@ pub struct Connection {
     closing: Cell<bool>,
     /// A write failed: nobody is there any more.
     broken: Cell<bool>,
+    /// There is nothing more to read, ever.
+    ended: Cell<bool>,
+    /// It sent much when it was read from last.
+    heavy: Cell<bool>,
+    /// It has had its share of a turn and waits for its next.
+    waits: Cell<bool>,
+    /// There may be whole packets in `rest`.
+    unread: Cell<bool>,
     /// Its place at the listener's door, where it is a stranger until its first packet is here.
     ticket: RefCell<Ticket>,
     /// The beginning of a packet whose end has not come. Boxed: nearly always there is none.
@@ -93,6 +102,10 @@ impl Connection {
             paused: Cell::new(false),
             closing: Cell::new(false),
             broken: Cell::new(false),
+            ended: Cell::new(false),
+            heavy: Cell::new(false),
+            waits: Cell::new(false),
+            unread: Cell::new(false),
             ticket: RefCell::new(ticket),
             rest: Cell::default(),
         }
@@ -137,39 +150,63 @@ impl Connection {
         }
     }
 
+    /// Reads its share of a turn it has waited for.
+    pub fn take_turn(&self, plane: &Plane) {
+        self.waits.set(false);
+        let waker = self.waker.borrow().clone();
+        let mut cx = Context::from_waker(&waker);
+        if !self.broken.get() && self.poll_read(&mut cx, plane, true).is_ready() {
+            self.ended.set(true);
+            waker.wake();
+        }
+    }
+
     fn poll(&self, cx: &mut Context<'_>, plane: &Rc<Plane>) -> Poll<()> {
         if !self.waker.borrow().will_wake(cx.waker()) {
             self.waker.borrow_mut().clone_from(cx.waker());
         }
         let Ok(written) = self.write(cx, plane) else { return Poll::Ready(()) };
-        if self.broken.get() {
+        if self.broken.get() || self.ended.get() {
             return Poll::Ready(());
         }
         if self.closing.get() {
             // What the client still sends is not looked at: its last words came with the good-bye.
             return if written { self.poll_shutdown(cx) } else { Poll::Pending };
         }
-        if self.paused.get() {
+        if self.waits.get() {
             return Poll::Pending;
         }
-        if let Some(rest) = self.rest.take()
-            && !self.receive_rest(plane, rest, &[])
-        {
-            return Poll::Pending;
-        }
-        self.poll_read(cx, plane)
+        self.poll_read(cx, plane, false)
     }
 
-    fn poll_read(&self, cx: &mut Context<'_>, plane: &Rc<Plane>) -> Poll<()> {
+    /// Whether it is the others' turn, after so many reads in a row.
+    fn must_wait(&self, plane: &Plane, reads: usize, is_its_turn: bool) -> bool {
+        match reads {
+            0 => !is_its_turn && self.heavy.get() && plane.is_turn_used_up(),
+            READS_PER_POLL_MAX => true,
+            _ => plane.is_turn_used_up(),
+        }
+    }
+
+    fn poll_read(&self, cx: &mut Context<'_>, plane: &Plane, is_its_turn: bool) -> Poll<()> {
         let mut reads = 0;
         while !self.paused.get() && !self.closing.get() {
-            if reads == READS_PER_POLL_MAX {
-                cx.waker().wake_by_ref();
+            if self.must_wait(plane, reads, is_its_turn) {
+                self.waits.set(true);
+                plane.wait_for_turn(self.id);
                 return Poll::Pending;
             }
             reads += 1;
+            let quantum = Quantum::of(is_its_turn || !plane.is_turn_used_up());
+            if self.unread.take()
+                && let Some(rest) = self.rest.take()
+            {
+                self.receive_rest(plane, rest, &[], quantum);
+                continue;
+            }
             let mut buffer = plane.read_buffer();
-            let mut read = ReadBuf::new(&mut buffer[..]);
+            let most = buffer.len().min(quantum.bytes);
+            let mut read = ReadBuf::new(&mut buffer[..most]);
             let result = Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut read);
             match result {
                 Poll::Pending => return Poll::Pending,
@@ -183,10 +220,10 @@ impl Connection {
                 Poll::Ready(Ok(())) => {}
             }
             if let Some(rest) = self.rest.take() {
-                self.receive_rest(plane, rest, read.filled());
+                self.receive_rest(plane, rest, read.filled(), quantum);
                 continue;
             }
-            let received = self.hand_in(plane, read.filled());
+            let received = self.hand_in(plane, read.filled(), quantum);
             let rest = &read.filled()[received.used..];
             if !rest.is_empty() {
                 self.rest.set(Some(Box::new(rest.to_vec())));
@@ -199,21 +236,22 @@ impl Connection {
         Poll::Pending
     }
 
-    /// Hands in what is left over together with what is new. `false`: the shard wants no more for now.
+    /// Hands in what is left over together with what is new.
     #[allow(clippy::box_collection, reason = "it is kept boxed")]
-    fn receive_rest(&self, plane: &Rc<Plane>, mut rest: Box<Vec<u8>>, new: &[u8]) -> bool {
+    fn receive_rest(&self, plane: &Plane, mut rest: Box<Vec<u8>>, new: &[u8], quantum: Quantum) {
         rest.extend_from_slice(new);
-        let received = self.hand_in(plane, &rest);
+        let received = self.hand_in(plane, &rest, quantum);
         if received.used < rest.len() {
             rest.drain(..received.used);
             self.rest.set(Some(rest));
         }
-        !received.paused
     }
 
-    fn hand_in(&self, plane: &Plane, bytes: &[u8]) -> Received {
-        let received = plane.receive(self.id, bytes);
+    fn hand_in(&self, plane: &Plane, bytes: &[u8], quantum: Quantum) -> Received {
+        let received = plane.receive(self.id, bytes, quantum.packets);
         self.paused.set(received.paused);
+        self.unread.set(received.paused || received.packets == quantum.packets);
+        self.heavy.set(is_heavy(received.packets, received.used));
         if received.used > 0 && self.ticket.borrow_mut().opened() {
             self.stream.borrow_mut().opened();
         }

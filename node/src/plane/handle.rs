@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, oneshot};
 
+use super::turns::Turns;
 use crate::listen::door::Ticket;
 
 /// Commands that may wait for the data thread. Full: whoever sends waits or is refused.
@@ -107,6 +108,7 @@ struct Inner {
     /// Numbers of shadow requests; one that a data thread left open must not name one of the next thread.
     jobs: AtomicU64,
     drops: Drops,
+    turns: Turns,
 }
 
 /// What was given up at the edge of the data plane, before or behind the shard's own ledger.
@@ -127,6 +129,11 @@ impl PlaneHandle {
     /// What was given up, counted since the node started.
     pub fn drops(&self) -> &Drops {
         &self.0.drops
+    }
+
+    /// How long the data thread's turns take.
+    pub fn turns(&self) -> &Turns {
+        &self.0.turns
     }
 
     pub(super) fn connect(&self, sender: mpsc::Sender<Command>) {

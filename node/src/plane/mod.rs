@@ -6,11 +6,14 @@
 //! ```
 
 mod actor;
+mod checks;
 mod handle;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod turns;
 
 pub use actor::{PlaneActor, PlaneSpec};
 pub use handle::{Command, Drops, PlaneHandle, PlanePorts, ShardWork, Unavailable};
 pub use thread::Plane;
+pub use turns::Turns;

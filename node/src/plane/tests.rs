@@ -90,7 +90,12 @@ impl Bench {
     }
 
     fn connect(&self) -> DuplexStream {
-        let (client, server) = duplex(1_024);
+        self.connect_with(1_024)
+    }
+
+    /// A client with pipes of so many bytes.
+    fn connect_with(&self, bytes: usize) -> DuplexStream {
+        let (client, server) = duplex(bytes);
         let remote = ([127, 0, 0, 1], 1).into();
         let origin = Origin { listener: Arc::from("test"), remote, certificate: None };
         if let Ok(ticket) = self.door.arrive() {
@@ -170,6 +175,40 @@ async fn a_client_that_reads_late_is_read_from_again_without_anybody_else_stirri
             last = [&last[last.len().saturating_sub(1)..], &buffer[..count]].concat();
         }
         drop(writing.await.expect("all is written"));
+        bench.stop().await;
+    };
+    LocalSet::new().run_until(story).await;
+}
+
+#[tokio::test]
+async fn who_sends_little_waits_for_a_turn_while_others_flood_and_none_of_them_starves() {
+    const FLOODERS: u8 = 20;
+    const EACH: usize = 10_000;
+    let story = async {
+        let bench = Bench::start(PlaneHandle::default(), 64);
+        let mut clients = Vec::new();
+        for number in 0..=FLOODERS {
+            let mut client = bench.connect_with(64 * 1_024);
+            let connect = [&CONNECT[..CONNECT.len() - 1], &[b'A' + number]].concat();
+            client.write_all(&connect).await.expect("open");
+            expect(&mut client, CONNACK).await;
+            clients.push(client);
+        }
+        let flood = publish("t", 0, b"").repeat(EACH);
+        let mut light = clients.pop().expect("the last one");
+        for client in &mut clients {
+            client.write_all(&flood).await.expect("open, and all of it fits");
+        }
+        light.write_all(PINGREQ).await.expect("open");
+        expect(&mut light, PINGRESP).await;
+        let received = async || {
+            let stats = bench.handle.ask(Command::Stats).await.expect("it runs");
+            stats.totals.messages.received[0] as usize
+        };
+        let (before, all) = (received().await, usize::from(FLOODERS) * EACH);
+        assert!(before < all / 4, "{before} of {all} messages were taken before one PINGREQ");
+        let end = async { while received().await < all {} };
+        timeout(PATIENCE, end).await.expect("all of it is taken");
         bench.stop().await;
     };
     LocalSet::new().run_until(story).await;

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell, RefMut};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -18,9 +18,9 @@ use bytestring::ByteString;
 use hashbrown::HashMap;
 use outpost_actors::ledger::Drop;
 use outpost_actors::out_buffer::OutBuffer;
-use outpost_actors::ports::{Admission, Credentials, Gate, Method, Origin, Step};
+use outpost_actors::ports::{Gate, Origin};
 use outpost_actors::shard::{ConnId, Event, LogLevel, Received, Shard};
-use outpost_flow::Gather;
+use outpost_flow::{Gather, TurnShare};
 use outpost_model::{Message, TopicFilter};
 use outpost_mqtt::packet::ReasonCode;
 use outpost_store::Lsn;
@@ -43,10 +43,6 @@ const LOCAL_SUBSCRIPTIONS_MAX: usize = 4_096;
 /// Passwords checked at once. Lower: a fleet that comes back at once waits longer for its CONNACKs; higher: each check
 /// takes megabytes and a core on purpose, and strangers can ask for as many as they open connections.
 const PASSWORD_CHECKS_MAX: usize = 4;
-
-/// How long a password may wait for its check. Longer: clients that have given up are checked before those that still
-/// wait; shorter: the last of a fleet have to come again.
-const PASSWORD_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// How often the shard learns what others use of the memory budget. More often: locks that the store's thread wants as
 /// well; less often: their backlog is noticed late.
@@ -71,8 +67,14 @@ pub struct Plane {
     turn: Notify,
     timer: Notify,
     turn_due: Cell<bool>,
+    /// When the first of this turn's bytes were read.
+    began_us: Cell<u64>,
     /// Connections read from in this turn, counted once for each read.
     reads: Cell<usize>,
+    /// What was read in this turn.
+    share: Cell<TurnShare>,
+    /// Connections that send much and have had their share of a turn; each is in it once at most.
+    pub(super) waiting: RefCell<VecDeque<ConnId>>,
     gather: RefCell<Gather>,
     /// When the timers wake up by themselves, monotonic.
     timer_due_ms: Cell<u64>,
@@ -81,7 +83,7 @@ pub struct Plane {
     /// What a task of this thread panicked with; the thread ends with it.
     panic: RefCell<Option<Box<dyn Any + Send>>>,
     panicked: Notify,
-    checks: Arc<Semaphore>,
+    pub(super) checks: Arc<Semaphore>,
     /// When the shard was last told what others use of the memory budget.
     charged_ms: Cell<u64>,
     synced: Cell<Lsn>,
@@ -91,11 +93,11 @@ pub struct Plane {
     /// Requests the hub has, by the number it knows them by, and what the shard calls them. The shard bounds them.
     shadow_jobs: RefCell<BTreeMap<u64, u64>>,
     local: RefCell<Vec<mpsc::Sender<Arc<Message>>>>,
-    handle: PlaneHandle,
+    pub(super) handle: PlaneHandle,
     ports: Arc<dyn PlanePorts>,
-    gate: Arc<dyn Gate>,
+    pub(super) gate: Arc<dyn Gate>,
     /// Where slow checks run.
-    control: tokio::runtime::Handle,
+    pub(super) control: tokio::runtime::Handle,
 }
 
 impl Plane {
@@ -117,7 +119,10 @@ impl Plane {
             turn: Notify::new(),
             timer: Notify::new(),
             turn_due: Cell::new(false),
+            began_us: Cell::new(0),
             reads: Cell::new(0),
+            share: Cell::default(),
+            waiting: RefCell::default(),
             gather: RefCell::new(gather),
             timer_due_ms: Cell::new(0),
             in_turn: Cell::new(false),
@@ -212,9 +217,13 @@ impl Plane {
         outpost_flow::Admission::new(self.shard.borrow().admission())
     }
 
-    /// Bytes for the shard.
-    pub fn receive(&self, id: ConnId, bytes: &[u8]) -> Received {
-        let received = self.shard.borrow_mut().receive(id, bytes, now());
+    /// Bytes for the shard, at most so many packets of them.
+    pub fn receive(&self, id: ConnId, bytes: &[u8], packets_max: usize) -> Received {
+        if !self.turn_due.get() {
+            self.began_us.set(now_us());
+        }
+        let received = self.shard.borrow_mut().receive_some(id, bytes, packets_max, now());
+        self.share.set(self.share.get().with(received.packets, received.used));
         self.reads.set(self.reads.get() + 1);
         self.schedule_turn();
         received
@@ -261,15 +270,26 @@ impl Plane {
     }
 
     /// Asks for the end of the turn: after every task that is ready now.
-    fn schedule_turn(&self) {
+    pub(super) fn schedule_turn(&self) {
         if !self.turn_due.replace(true) {
             self.turn.notify_one();
         }
     }
 
+    /// Whether only those who send little are read from before the next turn.
+    pub fn is_turn_used_up(&self) -> bool {
+        self.share.get().is_used_up()
+    }
+
     async fn turns(self: Rc<Self>) {
         loop {
-            self.turn.notified().await;
+            if self.waiting.borrow().is_empty() {
+                self.turn.notified().await;
+            } else {
+                // Behind all tasks that are ready, and a look at the sockets.
+                tokio::task::yield_now().await;
+            }
+            self.serve_waiting();
             self.end_turn();
             self.rest();
         }
@@ -277,7 +297,11 @@ impl Plane {
 
     /// Lets what comes next gather for a moment, when turns follow each other closely.
     fn rest(&self) {
-        let rest_us = self.gather.borrow_mut().handle_turn(now_us(), self.reads.take());
+        let (now_us, reads) = (now_us(), self.reads.take());
+        if reads > 0 {
+            self.handle.turns().count(now_us.saturating_sub(self.began_us.get()));
+        }
+        let rest_us = self.gather.borrow_mut().handle_turn(now_us, reads);
         if rest_us > 0 {
             // Not a timer of the runtime: those are of a thousand times its length. Nothing else waits on this thread.
             #[allow(
@@ -290,6 +314,7 @@ impl Plane {
 
     fn end_turn(&self) {
         self.turn_due.set(false);
+        self.share.set(TurnShare::default());
         self.in_turn.set(true);
         let now = now();
         let synced = self.handle.synced();
@@ -416,60 +441,11 @@ impl Plane {
         }
     }
 
-    fn with_connection(&self, id: ConnId, act: impl FnOnce(&Connection)) {
+    pub(super) fn with_connection(&self, id: ConnId, act: impl FnOnce(&Connection)) {
         let connection = self.connections.borrow().get(id.index() as usize).cloned().flatten();
         if let Some(connection) = connection.filter(|connection| connection.id() == id) {
             act(&connection);
         }
-    }
-
-    /// Has credentials checked elsewhere. The answer is for this thread only: the next one gives the same numbers to
-    /// other connections.
-    fn authenticate(
-        &self,
-        conn: ConnId,
-        origin: Origin,
-        client_id: ByteString,
-        credentials: Credentials,
-    ) {
-        let Some(commands) = self.handle.commands() else { return };
-        let (gate, checks) = (Arc::clone(&self.gate), Arc::clone(&self.checks));
-        self.control.spawn(async move {
-            let turn = tokio::time::timeout(PASSWORD_WAIT_MAX, checks.acquire_owned()).await;
-            // Not checked in time: the connection ends with its time to connect.
-            let Ok(Ok(turn)) = turn else { return };
-            let check = tokio::task::spawn_blocking(move || {
-                let admission = gate.check_slowly(&origin, &client_id, &credentials);
-                drop(turn);
-                admission
-            });
-            let admission = check.await.unwrap_or(Admission::NotAuthorized);
-            // When the data thread is down the connection is too.
-            let _ = commands.send(Command::Admitted(conn, admission)).await;
-        });
-    }
-
-    /// Has a step of an authentication method done elsewhere, as one of the checks.
-    fn step(&self, conn: ConnId, mut method: Box<dyn Method>, data: Option<Bytes>) {
-        let Some(commands) = self.handle.commands() else { return };
-        let checks = Arc::clone(&self.checks);
-        self.control.spawn(async move {
-            let turn = tokio::time::timeout(PASSWORD_WAIT_MAX, checks.acquire_owned()).await;
-            let Ok(Ok(turn)) = turn else {
-                let late = Step::Refused("the node had no time to check it");
-                let _ = commands.send(Command::Stepped(conn, method, late)).await;
-                return;
-            };
-            let done = tokio::task::spawn_blocking(move || {
-                let step = method.step(data.as_deref());
-                drop(turn);
-                (method, step)
-            });
-            // A method that panicked leaves nothing to answer with: before CONNACK the connection ends with its time.
-            if let Ok((method, step)) = done.await {
-                let _ = commands.send(Command::Stepped(conn, method, step)).await;
-            }
-        });
     }
 
     fn shadow(&self, topic: ByteString, payload: Bytes, client: ByteString, job: u64) {
