@@ -132,16 +132,19 @@ pub struct PeerRecord {
     pub retained_seen: u64,
 }
 
-/// The share groups a message owed to a peer is for (`Space::Outbox`, key: peer id, number of the message). A row without
-/// groups is the bare message id.
+/// A message owed to a peer (`Space::Outbox`, key: peer id, number of the message). Earlier releases wrote the bare message
+/// id where there are no share groups.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct OutboxRecord {
-    /// Their filters, `$share/<group>/<filter>`.
+    /// The share groups it is for, by their filters, `$share/<group>/<filter>`; none: for everybody who wants it.
     #[n(0)]
     pub groups: Vec<String>,
     /// How many nodes have passed it on.
     #[n(1)]
     pub hops: u8,
+    /// What it counts in the outbox's quota of bytes.
+    #[n(2)]
+    pub bytes: Option<u32>,
 }
 
 /// Encodes any record.

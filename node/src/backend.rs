@@ -191,6 +191,9 @@ impl Backend for NodeBackend {
                     "queues_full": shard.queues_full,
                     "queues_high": shard.queues_high,
                     "queue_marks_total": shard.queue_marks,
+                    "queued_bytes": shard.queued_bytes,
+                    "node_queue_full": shard.node_queue_full,
+                    "node_queue_marks_total": shard.node_queue_marks,
                 },
                 "listener": with_traffic(self.listeners.stats(), &shard.listeners),
                 "messages": {
@@ -223,6 +226,10 @@ impl Backend for NodeBackend {
                 "actors": { "channels": shard.channels, "panics_total": ledger.panics },
                 "peers": {
                     "outbox": shard.outbox,
+                    "outbox_bytes": shard.outbox_bytes,
+                    "outboxes_full": shard.outboxes_full,
+                    "outboxes_high": shard.outboxes_high,
+                    "outbox_marks_total": shard.outbox_marks,
                     "events_in_total": shard.peer_events_in,
                     "events_out_total": shard.peer_events_out,
                     "duplicates_in_total": shard.peer_duplicates_in,

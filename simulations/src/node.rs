@@ -30,7 +30,7 @@ const OUT_BYTES_MAX: usize = 16 * 1024;
 /// Deliveries a session may be owed: small, so that queues fill.
 const QUEUE_MESSAGES_MAX: u32 = 60;
 /// Messages a peer may be owed: small, so that outboxes fill.
-const OUTBOX_MESSAGES_MAX: usize = 80;
+const OUTBOX_MESSAGES_MAX: u64 = 80;
 /// Rounds of a turn; more means that shard and hub keep each other busy for ever.
 const ROUNDS_MAX: usize = 1_000;
 

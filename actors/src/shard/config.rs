@@ -27,6 +27,10 @@ pub struct ShardConfig {
     pub queue_messages_max: u32,
     /// Bytes of them.
     pub queue_bytes_max: u64,
+    /// The same of all sessions together. Full: what is for a client that is away or behind is refused or held back.
+    pub node_queue_messages_max: u64,
+    /// Bytes of them.
+    pub node_queue_bytes_max: u64,
     /// Bytes waiting to be written to one client before its packets are no longer read, and, after two seconds of lag,
     /// QoS 0 to it is dropped; for a client that has kept up it is a third of it, see [`outpost_flow::overload`].
     pub out_bytes_max: usize,
@@ -37,7 +41,9 @@ pub struct ShardConfig {
     /// Topics with a channel at once; the longest unused goes first.
     pub channels_max: usize,
     /// Messages one peer may be owed while its link is down.
-    pub outbox_messages_max: usize,
+    pub outbox_messages_max: u64,
+    /// Bytes of them.
+    pub outbox_bytes_max: u64,
     /// Milliseconds between two updates of the `$SYS` tree; 0: there is none.
     pub sys_interval_ms: u64,
     /// Bytes of memory everything together may take; 0 is no limit. See [`outpost_flow::budget`].
@@ -72,11 +78,14 @@ impl ShardConfig {
             subscriptions_max: 1_000,
             queue_messages_max: 100_000,
             queue_bytes_max: 64 * 1024 * 1024,
+            node_queue_messages_max: 10_000_000,
+            node_queue_bytes_max: 1 << 30,
             out_bytes_max: 4 * 1024 * 1024,
             connect_timeout_ms: 5_000,
             retained_max: 100_000,
             channels_max: 65_536,
             outbox_messages_max: 1_000_000,
+            outbox_bytes_max: 256 << 20,
             sys_interval_ms: 0,
             memory_bytes_max: 0,
             admission: AdmissionLimits::default(),

@@ -201,6 +201,7 @@ impl Shard {
         self.count_connected();
         let slot = &mut self.sessions[session as usize];
         (slot.conn, slot.kind) = (Some(conn), kind);
+        self.retry_blocked |= self.water.all.is_full(); // who is here has room though the node's quota is used up
         slot.expires_ms = None;
         self.twin_up(session);
         self.tell_live(session, true);

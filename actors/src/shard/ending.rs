@@ -28,6 +28,7 @@ impl Shard {
         let slot = self.sessions.remove(session as usize);
         self.ledger.drop(Drop::SessionEnded, u64::from(slot.queued));
         self.discharge_queue(&slot);
+        self.take_from_node_queue(slot.queued.into(), slot.queued_bytes);
         if slot.queued > 0 {
             self.note_session_ended(&slot);
         }

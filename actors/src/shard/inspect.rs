@@ -1,6 +1,6 @@
 //! What people may see of a shard: its actors and its figures.
 
-use outpost_flow::{Class, Health, Pressure};
+use outpost_flow::{Class, Health, Level, Pressure};
 
 use super::channel::Owner;
 use super::{Cell, ListenerStats, Shard, Totals};
@@ -71,10 +71,24 @@ pub struct ShardStats {
     pub queues_high: u32,
     /// Water marks crossed upwards since the start.
     pub queue_marks: u64,
+    /// Bytes of the deliveries of QoS 1 and 2 that wait, all sessions together.
+    pub queued_bytes: u64,
+    /// They have used up the node's quota.
+    pub node_queue_full: bool,
+    /// Its water marks crossed upwards since the start.
+    pub node_queue_marks: u64,
     /// Message bodies on disk.
     pub bodies: usize,
     /// Messages owed to peers.
     pub outbox: usize,
+    /// Bytes of them.
+    pub outbox_bytes: u64,
+    /// Peers whose outbox is full.
+    pub outboxes_full: u32,
+    /// Peers whose outbox is above a water mark.
+    pub outboxes_high: usize,
+    /// Water marks of outboxes crossed upwards since the start.
+    pub outbox_marks: u64,
     /// Events that came from peers, and how many of them were copies.
     pub peer_events_in: u64,
     /// Copies among them.
@@ -180,8 +194,15 @@ impl Shard {
             memory: Class::ALL.map(|class| self.budget.used(class)),
             memory_limit: self.budget.limit_bytes(),
             pressure: self.budget.pressure(),
+            queued_bytes: self.water.all.bytes(),
+            node_queue_full: self.water.all.is_full(),
+            node_queue_marks: self.water.all_marks,
             bodies: self.journal.bodies(),
             outbox: peers.clone().map(super::peers::Peer::owed).sum(),
+            outbox_bytes: peers.clone().map(|p| p.quota.bytes()).sum(),
+            outboxes_full: self.full_peers,
+            outboxes_high: peers.clone().filter(|p| p.quota.level() != Level::Low).count(),
+            outbox_marks: self.water.outbox_marks,
             peer_events_in: peers.clone().map(|p| p.events_in).sum(),
             peer_duplicates_in: peers.clone().map(|p| p.duplicates_in).sum(),
             peer_events_out: peers.map(|p| p.events_out).sum(),

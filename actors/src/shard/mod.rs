@@ -17,9 +17,7 @@ use bytestring::ByteString;
 use hashbrown::HashMap;
 use outpost_flow::{AdmissionLimits, Budget, Wheel};
 use outpost_membership::PeerFrame;
-use outpost_model::{
-    Hlc, HlcClock, Message, MessageId, MessageProperties, NodeId, Now, QoS, TopicTable,
-};
+use outpost_model::{Hlc, HlcClock, Message, MessageId, NodeId, Now, QoS, TopicTable};
 use outpost_mqtt::packet::{Connack, Connect, Packet, PacketId, Publish, ReasonCode};
 use outpost_mqtt::session::{Effect, End};
 use outpost_mqtt::window::Delivery;
@@ -82,6 +80,7 @@ pub use inspect::{ActorInfo, ShardStats};
 pub use queue::{DRAIN_AT_ONCE_MAX, Drained, QUEUE_PAGE_MAX, QueueInfo, QueuePage, QueuedMessage};
 pub use redirect::{MOVED_AT_ONCE_MAX, REFERENCE_BYTES_MAX, Redirect, RedirectInfo};
 pub use retained_list::{RETAINED_PAGE_MAX, RetainedInfo, RetainedPage};
+pub use route::LocalPublish;
 pub use trace::{TRACE_MS_MAX, TRACES_MAX, TraceInfo, TraceRecord, TraceTarget};
 pub use traffic::{ListenerStats, Messages, Totals};
 pub use twins::TWIN_LINKS_MAX;
@@ -522,21 +521,4 @@ impl Shard {
     fn log(&mut self, level: LogLevel, text: String) {
         self.events.push_back(Event::Log(level, text));
     }
-}
-
-/// A message the node itself publishes.
-#[derive(Debug, Clone)]
-pub struct LocalPublish {
-    /// Topic name; must be valid.
-    pub topic: ByteString,
-    /// Payload.
-    pub payload: Bytes,
-    /// Quality of service.
-    pub qos: QoS,
-    /// Retain it.
-    pub retain: bool,
-    /// For subscribers of this node only: every other node publishes the same to its own.
-    pub here_only: bool,
-    /// Properties.
-    pub properties: Option<Box<MessageProperties>>,
 }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use outpost_flow::Class;
+use outpost_flow::{Class, Level, QuotaLimits};
 use outpost_membership::{PeerFrame, Shares};
 use outpost_model::{Message, MessageId, NodeId, QoS};
 use outpost_store::Space;
 
 use super::peers::{PEER_WINDOW, PEER_WINDOW_BYTES};
+use super::water::tell;
 use super::{Event, Hold, LogLevel, Shard};
 use crate::ledger::Drop;
 use crate::record::{self, OutboxRecord};
@@ -19,6 +20,8 @@ const OUTBOX_HOT_MAX: usize = 4_096;
 #[derive(Debug)]
 pub(super) struct Owed {
     pub(super) seq: u64,
+    /// What it counts in the outbox's quota.
+    pub(super) bytes: u32,
     /// Absent: on disk only.
     pub(super) message: Option<Arc<Message>>,
     /// The share groups it is for; on disk as well.
@@ -39,7 +42,7 @@ impl Shard {
         shares: Option<Arc<Shares>>,
         message: Arc<Message>,
     ) {
-        let limit = self.config.outbox_messages_max;
+        let limits = self.outbox_limits();
         let Some(peer) = self.peers.get_mut(&id) else { return };
         // What need not be kept still may not overtake what is.
         let behind_kept = peer.up && !peer.outbox.is_empty();
@@ -68,24 +71,49 @@ impl Shard {
         let place = peer.outbox.partition_point(|owed| owed.seq < seq);
         let owed = Owed {
             seq,
+            bytes: message.cost_bytes() as u32,
             message: hot.then(|| Arc::clone(&message)),
             shares: shares.clone().filter(|_| hot),
             durable: false,
         };
         peer.outbox.insert(place, owed);
-        if !peer.full && peer.outbox.len() >= limit {
-            peer.full = true;
-            self.full_peers += 1;
-            self.log(
-                LogLevel::Warn,
-                format!(
-                    "the outbox for peer {id} is full ({limit} messages); publishers are held back"
-                ),
-            );
-        }
-        self.journal.put(Space::Outbox, outbox_key(id, seq), outbox_row(message.id, shares));
+        let changed = peer.quota.add(&limits, message.cost_bytes() as u64);
+        self.full_peers += u32::from(changed == Some(Level::Full));
+        self.tell_outbox(id, changed);
+        self.journal.put(Space::Outbox, outbox_key(id, seq), outbox_row(&message, shares));
         self.journal.need_body(&message);
         self.journal.hold(Hold::Outbox { peer: id, seq });
+    }
+
+    fn outbox_limits(&self) -> QuotaLimits {
+        QuotaLimits {
+            messages: self.config.outbox_messages_max,
+            bytes: self.config.outbox_bytes_max,
+        }
+    }
+
+    fn tell_outbox(&mut self, id: NodeId, changed: Option<Level>) {
+        let (Some(level), Some(peer)) = (changed, self.peers.get(&id)) else { return };
+        let text = format!(
+            "{} messages, {} bytes wait for peer {id} (limits.outbox_messages_max, outbox_bytes_max)",
+            peer.quota.messages(),
+            peer.quota.bytes()
+        );
+        self.water.outbox_marks +=
+            tell(level, "outbox", &text, |level, text| self.log(level, text));
+    }
+
+    /// So many are not owed to a peer any more.
+    fn take_from_outbox(&mut self, id: NodeId, messages: u64, bytes: u64) {
+        let limits = self.outbox_limits();
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let was_full = peer.quota.is_full();
+        let changed = peer.quota.take(&limits, messages, bytes);
+        if was_full && !peer.quota.is_full() {
+            self.full_peers -= 1;
+            self.retry_blocked = true;
+        }
+        self.tell_outbox(id, changed);
     }
 
     pub(super) fn outbox_durable(&mut self, id: NodeId, seq: u64) {
@@ -144,8 +172,10 @@ impl Shard {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if let Ok(index) = peer.outbox.binary_search_by_key(&seq, |owed| owed.seq) {
             let owed = peer.outbox.remove(index);
+            let bytes = owed.as_ref().map_or(0, |owed| owed.bytes);
             let cost = owed.and_then(|owed| owed.message).map_or(0, |m| m.cost_bytes());
             self.budget.recharge(Class::Peers, cost as u64, 0);
+            self.take_from_outbox(id, 1, bytes.into());
         }
         self.ledger.drop(Drop::Damaged, 1);
         self.journal.delete(Space::Outbox, outbox_key(id, seq));
@@ -164,7 +194,7 @@ impl Shard {
         Ok(
             match message.and_then(|body| record::decode_message(&body).map_err(|e| e.to_string()))
             {
-                Ok(message) => Some((Arc::new(message), row.and_then(|row| shares_of(&row)))),
+                Ok(message) => Some((Arc::new(message), row.and_then(|row| shares_of(&key, &row)))),
                 Err(error) => {
                     self.log(
                         LogLevel::Warn,
@@ -178,7 +208,7 @@ impl Shard {
 
     pub(super) fn event_acked(&mut self, id: NodeId, seq: u64) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let mut done = Vec::new();
+        let (mut done, mut bytes) = (Vec::new(), 0);
         // Never what is not yet durable here: the peer cannot have seen it.
         while let Some(owed) = peer.outbox.pop_front_if(|owed| owed.seq <= seq && owed.durable) {
             let cost = owed.message.as_ref().map_or(0, |m| m.cost_bytes());
@@ -187,16 +217,13 @@ impl Shard {
                 peer.sent -= 1;
                 peer.sent_bytes = peer.sent_bytes.saturating_sub(cost);
             }
+            bytes += u64::from(owed.bytes);
             done.push(owed.seq);
         }
         if peer.sent == 0 {
             peer.sent_bytes = 0;
         }
-        if peer.full && peer.outbox.len() <= self.config.outbox_messages_max / 8 * 7 {
-            peer.full = false;
-            self.full_peers -= 1;
-            self.retry_blocked = true;
-        }
+        self.take_from_outbox(id, done.len() as u64, bytes);
         for seq in done {
             self.ledger.delivered += 1;
             self.journal.delete(Space::Outbox, outbox_key(id, seq));
@@ -206,11 +233,17 @@ impl Shard {
     }
 
     /// At start: a row of `Space::Outbox`.
-    pub(super) fn recover_outbox_row(&mut self, key: &[u8]) -> Option<()> {
+    pub(super) fn recover_outbox_row(&mut self, key: &[u8], row: &[u8]) -> Option<()> {
         let id = NodeId(u64::from_be_bytes(key.get(..8)?.try_into().ok()?));
         let seq = u64::from_be_bytes(key.get(8..16)?.try_into().ok()?);
+        let record = record::decode::<OutboxRecord>("outbox", row);
+        let bytes = record.ok().and_then(|record| record.bytes).unwrap_or(0);
+        let limits = self.outbox_limits();
         let peer = self.peers.entry(id).or_default();
-        peer.outbox.push_back(Owed { seq, message: None, shares: None, durable: true });
+        peer.outbox.push_back(Owed { seq, bytes, message: None, shares: None, durable: true });
+        let changed = peer.quota.add(&limits, bytes.into());
+        self.full_peers += u32::from(changed == Some(Level::Full));
+        self.tell_outbox(id, changed);
         self.ledger.owed += 1;
         self.journal.count_body(MessageId { node: self.config.node, seq });
         Some(())
@@ -221,16 +254,16 @@ fn outbox_key(peer: NodeId, seq: u64) -> Vec<u8> {
     [peer.0.to_be_bytes(), seq.to_be_bytes()].concat()
 }
 
-/// The message it is for; with share groups a record of them instead.
-fn outbox_row(id: MessageId, shares: Option<Arc<Shares>>) -> bytes::Bytes {
-    let Some(shares) = shares else { return id.to_bytes().to_vec().into() };
-    record::encode(&OutboxRecord { groups: shares.groups.clone(), hops: shares.hops })
+fn outbox_row(message: &Message, shares: Option<Arc<Shares>>) -> bytes::Bytes {
+    let (groups, hops) = shares.map_or_else(Default::default, |s| (s.groups.clone(), s.hops));
+    record::encode(&OutboxRecord { groups, hops, bytes: Some(message.cost_bytes() as u32) })
 }
 
-fn shares_of(row: &[u8]) -> Option<Arc<Shares>> {
-    if row.len() == 16 && MessageId::from_bytes(row).is_some() {
+/// Rows of earlier releases are the bare message id when there are no groups.
+fn shares_of(id: &[u8], row: &[u8]) -> Option<Arc<Shares>> {
+    if row == id {
         return None;
     }
-    let OutboxRecord { groups, hops } = record::decode("outbox", row).ok()?;
-    Some(Arc::new(Shares { groups, hops }))
+    let OutboxRecord { groups, hops, .. } = record::decode("outbox", row).ok()?;
+    (!groups.is_empty()).then(|| Arc::new(Shares { groups, hops }))
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use outpost_flow::Quota;
 use outpost_membership::interest::{LocalInterest, PeerInterest};
 use outpost_membership::{Hello, Interest, PeerFrame, RetainedEntry, Shares};
 use outpost_model::{Message, NodeId, Now, QoS, TopicFilter, topic};
@@ -50,7 +51,8 @@ pub(super) struct Peer {
     /// How many of `outbox` are sent on this link.
     pub(super) sent: usize,
     pub(super) sent_bytes: usize,
-    pub(super) full: bool,
+    /// What the outbox has used of its quota.
+    pub(super) quota: Quota,
     retained_sent: u64,
     retained_durable: u64,
     /// Events that wait for room in a local queue; at most [`PEER_WINDOW`], the peer sends no more unacknowledged.
@@ -319,7 +321,7 @@ impl Shard {
         if message.qos > QoS::AtMostOnce && self.journal.stalled().is_some() {
             return false; // the peer keeps it: it is not acknowledged
         }
-        if (self.full_sessions == 0 && self.full_peers == 0) || message.qos == QoS::AtMostOnce {
+        if !self.is_anyone_full() || message.qos == QoS::AtMostOnce {
             return true;
         }
         let (_, recipients, away) = self.receivers_of_event(message, event.shares.as_deref());

@@ -47,8 +47,8 @@ impl Shard {
                 );
             }
         })?;
-        self.each_row(Space::Outbox, |shard, (key, _)| {
-            if shard.recover_outbox_row(&key).is_none() {
+        self.each_row(Space::Outbox, |shard, (key, row)| {
+            if shard.recover_outbox_row(&key, &row).is_none() {
                 shard.log(
                     LogLevel::Warn,
                     "a record of the outbox cannot be read; it is left out".to_owned(),
@@ -197,6 +197,7 @@ impl Shard {
         slot.queued += 1;
         slot.queued_bytes += bytes;
         self.ledger.owed += 1;
+        self.add_to_node_queue(bytes);
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use bytestring::ByteString;
 use outpost_flow::Pressure;
 use outpost_model::{Message, MessageId, MessageProperties, QoS};
 use outpost_mqtt::packet::{Publish, ReasonCode, Version};
@@ -19,6 +21,23 @@ const MESSAGE_BLOCK: u64 = 1 << 20;
 
 /// Shadow requests under way at once; more are refused with 0x97.
 const SHADOW_JOBS_MAX: usize = 10_000;
+
+/// A message the node itself publishes.
+#[derive(Debug, Clone)]
+pub struct LocalPublish {
+    /// Topic name; must be valid.
+    pub topic: ByteString,
+    /// Payload.
+    pub payload: Bytes,
+    /// Quality of service.
+    pub qos: QoS,
+    /// Retain it.
+    pub retain: bool,
+    /// For subscribers of this node only: every other node publishes the same to its own.
+    pub here_only: bool,
+    /// Properties.
+    pub properties: Option<Box<MessageProperties>>,
+}
 
 impl Shard {
     /// A client published; `again` when it had to wait with this.
@@ -228,20 +247,19 @@ impl Shard {
         {
             return Some(ReasonCode::QuotaExceeded);
         }
-        let anyone_full = self.full_sessions > 0 || self.full_peers > 0;
-        (anyone_full && recipients.iter().any(|r| self.is_full(r)))
+        (self.is_anyone_full() && recipients.iter().any(|r| self.is_full(r)))
             .then_some(ReasonCode::QuotaExceeded)
     }
 
     fn is_peer_full(&self, peer: outpost_model::NodeId) -> bool {
-        self.peers.get(&peer).is_some_and(|p| p.full)
+        self.peers.get(&peer).is_some_and(|p| p.quota.is_full())
     }
 
     pub(super) fn is_full(&self, recipient: &Recipient) -> bool {
         match recipient {
             Recipient::Session { session, qos, .. } => {
                 *qos > QoS::AtMostOnce
-                    && self.sessions.get(*session as usize).is_some_and(|s| s.full)
+                    && self.sessions.get(*session as usize).is_some_and(|s| self.lacks_room(s))
             }
             Recipient::Peer { peer, durable: true, .. } => self.is_peer_full(*peer),
             Recipient::Group(group) => self.is_group_full(*group),

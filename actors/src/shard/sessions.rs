@@ -200,7 +200,8 @@ impl Shard {
         let delivery = parcel.to_delivery(slot.next_place, share);
         slot.next_place += 1;
         slot.queued += 1;
-        slot.queued_bytes += delivery.message.cost_bytes() as u64;
+        let added = delivery.message.cost_bytes() as u64;
+        slot.queued_bytes += added;
         if !slot.full && (slot.queued >= messages_max || slot.queued_bytes >= bytes_max) {
             slot.full = true;
             self.full_sessions += 1;
@@ -210,6 +211,7 @@ impl Shard {
             );
             self.log(LogLevel::Warn, text);
         }
+        self.add_to_node_queue(added);
         self.charge_queue(session);
         self.mark_queue(session);
         let durable = self.sessions[session as usize].durable;
@@ -294,6 +296,7 @@ impl Shard {
         if slot.queued == BEHIND_MESSAGES && !self.blocked.is_empty() {
             self.retry_blocked = true;
         }
+        self.take_from_node_queue(1, cost_bytes);
         self.charge_queue(session);
         self.mark_queue(session);
         let slot = &self.sessions[session as usize];

@@ -141,7 +141,7 @@ impl Shard {
         let peers = |wanted: &dyn Fn(bool, ShareInterest) -> bool| {
             let fits = |(id, share): &(NodeId, ShareInterest)| {
                 let peer = self.peers.get(id)?;
-                let fits = wanted(peer.up, *share) && !(room && keeps && peer.full);
+                let fits = wanted(peer.up, *share) && !(room && keeps && peer.quota.is_full());
                 fits.then_some((*id, Place::Peer(*id)))
             };
             shared.away.iter().filter_map(fits).collect::<BTreeMap<_, _>>()

@@ -350,7 +350,7 @@ impl Shard {
         let waits = qos.min(member.qos) > QoS::AtMostOnce;
         self.sessions.get(member.session as usize).is_some_and(|s| {
             let here = s.conn.is_some() || (!connected && s.durable && waits);
-            here && (!s.full || !room)
+            here && (!room || !self.lacks_room(s))
         })
     }
 

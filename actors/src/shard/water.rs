@@ -1,16 +1,18 @@
 //! Queues that fill: their water marks, and messages whose time is over.
 
+use outpost_flow::quota::MARKS;
+use outpost_flow::{Level, Quota, QuotaLimits};
 use outpost_model::{MessageId, NodeId};
 use outpost_mqtt::window::HOT_MAX;
 use outpost_store::{ReadError, Space};
 
-use super::sessions::{place_of, queue_key};
+use super::memory::BEHIND_MESSAGES;
+use super::sessions::{SessionSlot, place_of, queue_key};
 use super::{Cell, Hold, LogLevel, Shard};
 use crate::ledger::Drop;
 use crate::record::{self, DeliveryRecord};
 
-/// Percent of a session's quota, in messages or bytes, at which people are told; and where that is over.
-const MARKS: [u64; 2] = [70, 90];
+/// Percent of a session's quota where it is over that a mark was reached.
 const LOW_MARK: u64 = 60;
 
 /// Between two searches of full queues for messages that have expired. Shorter reads the disk more often; longer holds
@@ -37,6 +39,12 @@ pub(super) struct Water {
     pub(super) high: u32,
     /// How often one was crossed upwards.
     pub(super) marks: u64,
+    /// The queues of all sessions together.
+    pub(super) all: Quota,
+    /// How often one of its marks was crossed upwards, or it was full.
+    pub(super) all_marks: u64,
+    /// The same of all outboxes.
+    pub(super) outbox_marks: u64,
     /// Message bodies that were there at start are looked through: from this key on, at this time.
     sweep: Option<(Vec<u8>, u64)>,
 }
@@ -60,6 +68,51 @@ pub(super) struct Expiry {
 }
 
 impl Shard {
+    /// A delivery more waits for some client.
+    pub(super) fn add_to_node_queue(&mut self, bytes: u64) {
+        let changed = self.water.all.add(&self.node_queue_limits(), bytes);
+        self.tell_node_queue(changed);
+    }
+
+    /// So many wait no more.
+    pub(super) fn take_from_node_queue(&mut self, messages: u64, bytes: u64) {
+        let was_full = self.water.all.is_full();
+        let changed = self.water.all.take(&self.node_queue_limits(), messages, bytes);
+        self.retry_blocked |= was_full && !self.water.all.is_full();
+        self.tell_node_queue(changed);
+    }
+
+    fn node_queue_limits(&self) -> QuotaLimits {
+        QuotaLimits {
+            messages: self.config.node_queue_messages_max,
+            bytes: self.config.node_queue_bytes_max,
+        }
+    }
+
+    fn tell_node_queue(&mut self, changed: Option<Level>) {
+        let Some(level) = changed else { return };
+        let all = &self.water.all;
+        let text = format!(
+            "{} messages, {} bytes wait in the queues of this node (limits.node_queue_messages_max, node_queue_bytes_max)",
+            all.messages(),
+            all.bytes()
+        );
+        self.water.all_marks +=
+            tell(level, "node_queue", &text, |level, text| self.log(level, text));
+    }
+
+    /// Whether there may be a receiver without room.
+    pub(super) fn is_anyone_full(&self) -> bool {
+        self.full_sessions > 0 || self.full_peers > 0 || self.water.all.is_full()
+    }
+
+    /// Whether QoS 1 and 2 for this session has to wait elsewhere: its queue is full, or those of all together are and its
+    /// client does not take what comes.
+    pub(super) fn lacks_room(&self, slot: &SessionSlot) -> bool {
+        let waits = || slot.conn.is_none() || slot.queued > BEHIND_MESSAGES;
+        slot.full || (self.water.all.is_full() && waits())
+    }
+
     /// A session's queue has changed: says so when it crosses a mark.
     pub(super) fn mark_queue(&mut self, session: u32) {
         let (messages_max, bytes_max) =
@@ -89,7 +142,8 @@ impl Shard {
 
     /// When full queues are to be searched for what has expired.
     pub(super) fn expire_due_ms(&self) -> Option<u64> {
-        (self.full_sessions > 0 && !self.expiry.reading).then_some(self.expiry.due_ms)
+        let full = self.full_sessions > 0 || self.water.all.is_full();
+        (full && !self.expiry.reading).then_some(self.expiry.due_ms)
     }
 
     /// Searches the queues of full sessions that are away, some rows of one at a time.
@@ -110,7 +164,9 @@ impl Shard {
     fn next_full(&mut self) -> Option<(u32, u64)> {
         while self.expiry.session < self.sessions.capacity() {
             let slot = self.sessions.get(self.expiry.session);
-            if let Some(slot) = slot.filter(|s| s.full && s.conn.is_none() && s.durable) {
+            let all = self.water.all.is_full();
+            let is_full = |s: &&SessionSlot| s.full || (all && s.queued > 0);
+            if let Some(slot) = slot.filter(|s| is_full(s) && s.conn.is_none() && s.durable) {
                 return Some((self.expiry.session as u32, slot.number));
             }
             (self.expiry.session, self.expiry.from) = (self.expiry.session + 1, 0);
@@ -186,4 +242,21 @@ impl Shard {
             }
         }
     }
+}
+
+/// Says in the log how full a quota is now. 1 when it is fuller than before, else 0: what the counter of marks gets.
+pub(super) fn tell(
+    level: Level,
+    subject: &str,
+    text: &str,
+    log: impl FnOnce(LogLevel, String),
+) -> u64 {
+    match level {
+        Level::Low => log(LogLevel::Info, format!("{subject}.low: {text}")),
+        Level::High(mark) => log(LogLevel::Warn, format!("{subject}.high: {mark} %: {text}")),
+        Level::Full => {
+            log(LogLevel::Warn, format!("{subject}.full: publishers are held back: {text}"))
+        }
+    }
+    u64::from(level != Level::Low)
 }

@@ -65,6 +65,9 @@ impl Shard {
                     Some(slot) if slot.full && *qos as u8 > 0 => {
                         "its queue is full: QoS 1 and 2 are refused or held back, QoS 0 is tried"
                     }
+                    Some(slot) if self.lacks_room(slot) && *qos as u8 > 0 => {
+                        "the queues of this node are full (limits.node_queue_…): QoS 1 and 2 are refused or held back"
+                    }
                     Some(slot) if slot.conn.is_some() => "delivered",
                     Some(_) if *qos as u8 > 0 => "away: QoS 1 and 2 are queued, QoS 0 is dropped",
                     _ => "away: dropped",

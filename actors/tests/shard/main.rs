@@ -12,6 +12,7 @@ mod overflow;
 mod peers;
 mod protocol;
 mod queues;
+mod quotas;
 mod random;
 mod redirect;
 mod retained;

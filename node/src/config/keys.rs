@@ -231,6 +231,17 @@ section! {
         pub queue_messages_max: usize = 10_000, if Range(1, 10_000_000);
         /// Most bytes waiting for one session, whichever of the two is reached first.
         pub queue_bytes_max: usize = 16 << 20, if Range(1_024, 1 << 40);
+        /// Most QoS 1 and 2 messages waiting for all sessions of this node together. Full: what is for a client that is away
+        /// or behind is refused (0x97) or waits (3.1.1); clients that keep up are served. Too few and some absent clients
+        /// shut out the others; too many and all of them together fill the disk.
+        pub node_queue_messages_max: usize = 10_000_000, if Range(1, 1_000_000_000);
+        /// Bytes of them, whichever of the two is reached first.
+        pub node_queue_bytes_max: usize = 1 << 30, if Range(1_024, 1 << 50);
+        /// Most messages waiting for one peer of the cluster. Full: what peers have durable subscribers for is refused (0x97) or
+        /// waits. Too few and a short cut of the link stops publishers; too many and a peer that is gone fills the disk.
+        pub outbox_messages_max: usize = 1_000_000, if Range(1, 1_000_000_000);
+        /// Bytes of them, whichever of the two is reached first.
+        pub outbox_bytes_max: usize = 256 << 20, if Range(1_024, 1 << 50);
         /// QoS 1 and 2 messages on their way to one client, whatever receive maximum it allows. One means a round trip a
         /// message; too many means long resends after each reconnect.
         pub inflight_max: u16 = 64, if Range(1, 65_535);
