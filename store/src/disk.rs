@@ -230,29 +230,27 @@ impl DiskStore {
 }
 
 impl DiskStore {
-    /// What `take` makes of up to `limit` rows that begin with `prefix`, from `from` on.
-    fn walk<T>(
+    /// Shows `take` up to `limit` rows that begin with `prefix`, from `from` on.
+    fn walk(
         &self,
         space: Space,
         prefix: &[u8],
         from: &[u8],
         limit: usize,
-        take: impl Fn(Guard) -> fjall::Result<T>,
-    ) -> Result<Vec<T>, ReadError> {
+        mut take: impl FnMut(Guard) -> fjall::Result<()>,
+    ) -> Result<(), ReadError> {
         let end = after_prefix(prefix);
         let start = prefix.max(from).to_vec();
         if end.as_ref().is_some_and(|end| start >= *end) {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let engine = self.engine.read();
         let engine = engine.as_ref().ok_or_else(|| closed(space))?;
         // A snapshot, because a bare range can meet a batch that is half applied.
         let end = end.map_or(Bound::Unbounded, Bound::Excluded);
         let bounds = (Bound::Included(start), end);
-        let range = engine.database.snapshot().range(engine.space(space), bounds);
-        let rows =
-            range.take(limit).map(|row| take(row).map_err(|cause| read_error(space, &cause)));
-        rows.collect()
+        let mut range = engine.database.snapshot().range(engine.space(space), bounds).take(limit);
+        range.try_for_each(&mut take).map_err(|cause| read_error(space, &cause))
     }
 }
 
@@ -286,9 +284,25 @@ impl Store for DiskStore {
         from: &[u8],
         limit: usize,
     ) -> Result<Vec<Row>, ReadError> {
+        let mut rows = Vec::new();
         self.walk(space, prefix, from, limit, |row| {
             let (key, value) = row.into_inner()?;
-            Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))
+            rows.push((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)));
+            Ok(())
+        })?;
+        Ok(rows)
+    }
+
+    fn visit(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), ReadError> {
+        self.walk(space, prefix, &[], usize::MAX, |row| {
+            let (key, value) = row.into_inner()?;
+            each(&key, &value);
+            Ok(())
         })
     }
 
@@ -299,7 +313,12 @@ impl Store for DiskStore {
         from: &[u8],
         limit: usize,
     ) -> Result<Vec<Bytes>, ReadError> {
-        self.walk(space, prefix, from, limit, |row| Ok(Bytes::copy_from_slice(&row.key()?)))
+        let mut keys = Vec::new();
+        self.walk(space, prefix, from, limit, |row| {
+            keys.push(Bytes::copy_from_slice(&row.key()?));
+            Ok(())
+        })?;
+        Ok(keys)
     }
 }
 

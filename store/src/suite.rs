@@ -116,6 +116,14 @@ fn scans_keep_to_prefix_from_and_limit(bed: &mut impl Bed) {
         let rows: Vec<Row> = store.scan(Space::Queues, prefix, from, limit).expect("readable");
         let keys = store.scan_keys(Space::Queues, prefix, from, limit).expect("readable");
         assert!(rows.iter().map(|(key, _)| key).eq(&keys), "the same keys without their values");
+        if from.is_empty() && limit == usize::MAX {
+            let mut visited = Vec::new();
+            let mut each = |key: &[u8], value: &[u8]| {
+                visited.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+            };
+            store.visit(Space::Queues, prefix, &mut each).expect("readable");
+            assert_eq!(visited, rows, "a visit sees what a scan without limits does");
+        }
         keys
     };
     let all: [&[u8]; 6] = [b"a", b"b", b"b/1", b"b/3", b"c", b"\xFF\xFF\x01"];

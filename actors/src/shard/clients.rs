@@ -194,7 +194,7 @@ impl Shard {
 
     /// Everything about a client; nothing when it has no session.
     pub fn client(&self, client_id: &str, now: Now) -> Option<ClientDetail> {
-        let slot = self.sessions.get(*self.clients.get(client_id)? as usize)?;
+        let slot = self.sessions.get(self.session_of(client_id)? as usize)?;
         let filters = slot.subscriptions.iter().take(SUBSCRIPTIONS_SHOWN_MAX);
         let filters = filters.filter_map(|(filter, cell)| match self.cells.owner(*cell) {
             Some(Owner::Subscriber { options, id, .. }) => Some(SubscriptionInfo {
@@ -224,7 +224,7 @@ impl Shard {
 
     /// Who a client with a session is, for questions to the gate.
     pub fn identity_of(&self, client_id: &str) -> Option<Identity> {
-        let session = *self.clients.get(client_id)?;
+        let session = self.session_of(client_id)?;
         self.sessions.get(session as usize).map(SessionSlot::identity)
     }
 
@@ -285,18 +285,18 @@ impl Shard {
     /// will goes out. With `end_session` its session ends too: subscriptions and queue go. Nothing when it has none.
     pub fn kick(&mut self, client_id: &str, end_session: bool, now: Now) -> Option<Kicked> {
         self.now = now;
-        let session = *self.clients.get(client_id)?;
+        let session = self.session_of(client_id)?;
         let conn = self.sessions.get(session as usize)?.conn;
         if let Some(conn) = conn {
             self.close(conn, ReasonCode::AdministrativeAction, "cut off by an administrator");
             self.settle();
         }
-        let left = self.clients.get(client_id).copied();
+        let left = self.session_of(client_id);
         if let (true, Some(session)) = (end_session, left) {
             self.end_session(session);
             self.settle();
         }
-        let session_ended = !self.clients.contains_key(client_id);
+        let session_ended = self.session_of(client_id).is_none();
         Some(Kicked { disconnected: conn.is_some(), session_ended })
     }
 }

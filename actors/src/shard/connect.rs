@@ -118,7 +118,7 @@ impl Shard {
         {
             return self.refuse_client(conn, who.client_id, ReasonCode::PayloadFormatInvalid);
         }
-        let mut existing = self.clients.get(&*who.client_id).copied();
+        let mut existing = self.session_of(&who.client_id);
         let is_new = existing.is_none();
         if self.journal.failed().is_some() {
             // Before anything is taken from who is there: what would have to be written never will be.
@@ -150,7 +150,7 @@ impl Shard {
                     "another connection uses this client id",
                 );
                 self.settle();
-                existing = self.clients.get(&*who.client_id).copied();
+                existing = self.session_of(&who.client_id);
             }
         }
         let mut wait = false;
@@ -200,6 +200,10 @@ impl Shard {
         self.connection_wheel.set(conn.index, now_ms + self.config.connect_timeout_ms);
         self.count_connected();
         let slot = &mut self.sessions[session as usize];
+        // QoS 2 ids may be used again only when their last use is durably over: an answer to an id that is not known any
+        // more says just that.
+        let is_kept = slot.is_kept(expiry_s, now_ms) && self.journal.is_synced(slot.ids_mark);
+        slot.expiry_kept &= is_kept;
         (slot.conn, slot.kind) = (Some(conn), kind);
         self.retry_blocked |= self.water.all.is_full(); // who is here has room though the node's quota is used up
         slot.expires_ms = None;
@@ -226,7 +230,7 @@ impl Shard {
         let (slot, connack) = (&self.sessions[session as usize], Box::new(connack));
         // What stands on disk of a session that comes back says enough when the disk takes no more.
         let may_pass = self.journal.stalled().is_some() && (slot.on_disk || !slot.durable);
-        if ((slot.durable || keeps_will) && !may_pass) || wait {
+        if (((slot.durable && !is_kept) || keeps_will) && !may_pass) || wait {
             self.sessions[session as usize].held += 1;
             self.journal.hold(Hold::Welcome { session, number, conn, connect, connack });
         } else {

@@ -33,7 +33,7 @@ impl Shard {
             self.note_session_ended(&slot);
         }
         let body = self.cells.stop(slot.cell);
-        self.clients.remove(&*slot.client_id);
+        self.unname_session(&slot.client_id, session);
         self.water.high -= u32::from(slot.mark > 0);
         if slot.full {
             self.full_sessions -= 1;

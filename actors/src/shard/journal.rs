@@ -24,6 +24,11 @@ pub struct Journal<H> {
     waiting: VecDeque<(Lsn, Vec<H>)>,
     last: Lsn,
     synced: Lsn,
+    /// Batches handed to the store so far.
+    batches: u32,
+    /// Of those, how many are synced; and the numbers of the others, in order. The store's backlog bounds them.
+    batches_synced: u32,
+    unsynced: VecDeque<(Lsn, u32)>,
     failed: Option<String>,
     /// Why what can be refused should be.
     stalled: Option<String>,
@@ -51,6 +56,9 @@ impl<H> Journal<H> {
             waiting: VecDeque::new(),
             last: Lsn(0),
             synced: Lsn(0),
+            batches: 0,
+            batches_synced: 0,
+            unsynced: VecDeque::new(),
             failed: None,
             stalled: None,
             busy: false,
@@ -61,6 +69,11 @@ impl<H> Journal<H> {
     /// The store, for reading.
     pub fn store(&self) -> &dyn Store {
         &*self.store.0
+    }
+
+    /// The same, for who changes the shard while it reads.
+    pub fn shared_store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store.0)
     }
 
     /// Why nothing more is acknowledged, when that is so.
@@ -150,6 +163,17 @@ impl<H> Journal<H> {
         idle && (self.lazy || self.synced >= self.last)
     }
 
+    /// Names what is written in this turn, for [`Journal::is_synced`]. 0 names what was there at the start.
+    pub fn mark(&self) -> u32 {
+        self.batches.wrapping_add(1)
+    }
+
+    /// Whether what was written in the turn of this mark, and before it, is durable and can be read from the store. After
+    /// two billion batches it may say no where yes is true.
+    pub fn is_synced(&self, mark: u32) -> bool {
+        self.batches_synced.wrapping_sub(mark) <= u32::MAX / 2
+    }
+
     /// Whether everything written so far can be read from the store.
     pub fn is_readable(&self) -> bool {
         self.batch.is_empty() && self.synced >= self.last
@@ -176,6 +200,8 @@ impl<H> Journal<H> {
                     self.batch.clear();
                     self.last = lsn;
                     self.busy = false;
+                    self.batches = self.batches.wrapping_add(1);
+                    self.unsynced.push_back((lsn, self.batches));
                 }
                 Err(SubmitError::Busy { .. }) => {
                     self.busy = true;
@@ -203,6 +229,9 @@ impl<H> Journal<H> {
     /// The store has synced up to `lsn`: what may happen now, in order.
     pub fn handle_synced(&mut self, lsn: Lsn) -> Vec<H> {
         self.synced = self.synced.max(lsn);
+        while let Some((_, number)) = self.unsynced.pop_front_if(|(of, _)| *of <= self.synced) {
+            self.batches_synced = number;
+        }
         let mut free = Vec::new();
         while self.waiting.front().is_some_and(|(needs, _)| *needs <= self.synced) {
             free.extend(self.waiting.pop_front().expect("just seen").1);

@@ -58,7 +58,7 @@ impl Shard {
         self.connections.shrink_to_fit();
         self.sessions.shrink_to_fit();
         self.cells.shrink();
-        self.clients.shrink_to_fit();
+        self.shrink_names();
         self.channels.shrink_to_fit();
         self.events.shrink_to_fit();
     }

@@ -42,6 +42,7 @@ mod hold;
 mod inspect;
 mod journal;
 mod memory;
+mod names;
 mod outbox;
 mod overflow;
 mod pass;
@@ -239,7 +240,7 @@ pub struct Shard {
     connections: Slab<Connection>,
     connection_generation: u32,
     connection_wheel: Wheel,
-    clients: HashMap<ByteString, u32>,
+    names: names::Names,
     sessions: Slab<SessionSlot>,
     session_wheel: Wheel,
     session_number: u64,
@@ -322,7 +323,7 @@ impl Shard {
             connections: Slab::new(),
             connection_generation: 0,
             connection_wheel: Wheel::new(100, now.mono_ms),
-            clients: HashMap::new(),
+            names: names::Names::default(),
             sessions: Slab::new(),
             session_wheel: Wheel::new(100, now.mono_ms),
             session_number: 0,

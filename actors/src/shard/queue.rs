@@ -88,7 +88,7 @@ pub struct Drained {
 impl Shard {
     /// A client's queue in figures; nothing when it has no session.
     pub fn queue(&self, client_id: &str) -> Option<QueueInfo> {
-        let slot = self.sessions.get(*self.clients.get(client_id)? as usize)?;
+        let slot = self.sessions.get(self.session_of(client_id)? as usize)?;
         let outbound = match self.cells.body(slot.cell) {
             Some(Cell::Session(session)) => Some(&session.outbound),
             _ => None,
@@ -108,7 +108,7 @@ impl Shard {
     /// Deliveries behind a place, in order; nothing is taken away. `None` when the client has no session.
     pub fn queue_page(&mut self, client_id: &str, after: u64, now: Now) -> Option<QueuePage> {
         self.now = now;
-        let session = *self.clients.get(client_id)?;
+        let session = self.session_of(client_id)?;
         let slot = self.sessions.get(session as usize)?;
         let (number, mut page) = (slot.number, Page::default());
         let Some(Cell::Session(body)) = self.cells.body(slot.cell) else {
@@ -139,7 +139,7 @@ impl Shard {
     /// disk they are once what follows [`Shard::when_durable`] says so. `None` when the client has no session or its cell is down.
     pub fn queue_drain(&mut self, client_id: &str, upto: u64, now: Now) -> Option<Drained> {
         self.now = now;
-        let session = *self.clients.get(client_id)?;
+        let session = self.session_of(client_id)?;
         let slot = self.sessions.get(session as usize)?;
         let (cell, number) = (slot.cell, slot.number);
         let upto = if upto == 0 { slot.next_place } else { upto.min(slot.next_place) };

@@ -6,7 +6,7 @@ use outpost_model::{Hlc, HlcClock, MessageId, NodeId, TopicFilter};
 use outpost_mqtt::packet::PacketId;
 use outpost_mqtt::session::Session;
 use outpost_mqtt::window::{HOT_MAX, Outbound};
-use outpost_store::{ReadError, Row, Space};
+use outpost_store::{ReadError, Space};
 
 use super::sessions::{place_of, received_id};
 use super::subscribe::options_of;
@@ -16,9 +16,6 @@ use crate::record::{self, DeliveryRecord, SessionRecord, SubscriptionRecord};
 
 /// Key of the reservation of message numbers in `Space::Meta`.
 pub(super) const MESSAGE_BLOCK_KEY: &[u8] = b"message_seq_reserved";
-
-/// Rows read at once.
-const PAGE: usize = 1_024;
 
 /// Sessions by their numbers.
 type Numbers = hashbrown::HashMap<u64, u32>;
@@ -39,23 +36,23 @@ impl Shard {
             self.message_seq_reserved = self.message_seq;
         }
         self.recover_retained()?;
-        self.each_row(Space::Peers, |shard, (key, value)| {
-            if shard.recover_peer_row(&key, &value).is_none() {
+        self.each_row(Space::Peers, |shard, key, value| {
+            if shard.recover_peer_row(key, value).is_none() {
                 shard.log(
                     LogLevel::Warn,
                     "a record of a peer cannot be read; it is left out".to_owned(),
                 );
             }
         })?;
-        self.each_row(Space::Outbox, |shard, (key, row)| {
-            if shard.recover_outbox_row(&key, &row).is_none() {
+        self.each_row(Space::Outbox, |shard, key, row| {
+            if shard.recover_outbox_row(key, row).is_none() {
                 shard.log(
                     LogLevel::Warn,
                     "a record of the outbox cannot be read; it is left out".to_owned(),
                 );
             }
         })?;
-        self.each_row(Space::Sessions, |shard, (key, value)| shard.recover_session(&key, &value))?;
+        self.each_row(Space::Sessions, |shard, key, value| shard.recover_session(key, value))?;
         let numbers = self.sessions.iter().map(|(i, s)| (s.number, i as u32)).collect();
         self.recover_subscriptions(&numbers)?;
         self.recover_queues(&numbers)?;
@@ -68,21 +65,16 @@ impl Shard {
     fn each_row(
         &mut self,
         space: Space,
-        mut take: impl FnMut(&mut Self, Row),
+        mut take: impl FnMut(&mut Self, &[u8], &[u8]),
     ) -> Result<(), ReadError> {
-        let mut from = Vec::new();
-        loop {
-            let rows = self.journal.store().scan(space, &[], &from, PAGE)?;
-            let Some((last, _)) = rows.last() else { return Ok(()) };
-            from = [last, &[0][..]].concat();
-            rows.into_iter().for_each(|row| take(self, row));
-        }
+        let store = self.journal.shared_store();
+        store.visit(space, &[], &mut |key, value| take(self, key, value))
     }
 
     fn recover_retained(&mut self) -> Result<(), ReadError> {
         let mut newest = Hlc::default();
-        self.each_row(Space::Retained, |shard, (key, value)| {
-            match record::decode_retained(&key, &value) {
+        self.each_row(Space::Retained, |shard, key, value| {
+            match record::decode_retained(key, value) {
                 Ok((entry, feed_seq)) => {
                     newest = newest.max(entry.stamp);
                     shard.retained.insert(entry, feed_seq);
@@ -115,18 +107,18 @@ impl Shard {
         let left_s = u64::from(record.expiry_s).saturating_sub(away_s);
         let slot = &mut self.sessions[session as usize];
         (slot.number, slot.durable, slot.expiry_s) = (record.number, true, record.expiry_s);
-        slot.on_disk = true;
+        (slot.on_disk, slot.expiry_kept) = (true, true);
         slot.expires_ms = Some(self.now.mono_ms + left_s * 1000);
         self.session_wheel.set(session, self.now.mono_ms + left_s * 1000);
     }
 
     /// One walk over all of them: a look for each session would take a million sessions half a minute.
     fn recover_subscriptions(&mut self, numbers: &Numbers) -> Result<(), ReadError> {
-        self.each_row(Space::Subscriptions, |shard, (key, value)| {
-            let Some(session) = number_of(&key).and_then(|number| numbers.get(&number)) else {
+        self.each_row(Space::Subscriptions, |shard, key, value| {
+            let Some(session) = number_of(key).and_then(|number| numbers.get(&number)) else {
                 return; // of a session that could not be read
             };
-            if shard.recover_subscription(*session, &key[8..], &value).is_none() {
+            if shard.recover_subscription(*session, &key[8..], value).is_none() {
                 shard.log(
                     LogLevel::Warn,
                     "a subscription record cannot be read; it is left out".to_owned(),
@@ -148,9 +140,9 @@ impl Shard {
     fn recover_queues(&mut self, numbers: &Numbers) -> Result<(), ReadError> {
         let mut orphans = BTreeSet::new();
         let mut owing: BTreeMap<u32, Owing> = BTreeMap::new();
-        self.each_row(Space::Queues, |shard, (key, value)| {
-            let Some(number) = number_of(&key) else { return };
-            let record = record::decode::<DeliveryRecord>("delivery", &value);
+        self.each_row(Space::Queues, |shard, key, value| {
+            let Some(number) = number_of(key) else { return };
+            let record = record::decode::<DeliveryRecord>("delivery", value);
             if let (Some(0), Ok(record)) = (key.get(8), &record) {
                 shard.journal.count_body(MessageId { node: NodeId(record.node), seq: record.seq });
             }
@@ -161,13 +153,13 @@ impl Shard {
                 return;
             };
             let owing = owing.entry(*session).or_default();
-            match (key.get(8), place_of(&key)) {
+            match (key.get(8), place_of(key)) {
                 (Some(0), Some(place)) => {
                     owing.first.get_or_insert(place);
                     let bytes = record.as_ref().ok().and_then(|record| record.bytes).unwrap_or(0);
                     shard.count_owed(*session, place, bytes.into());
                 }
-                _ => owing.received.extend(received_id(&key)),
+                _ => owing.received.extend(received_id(key)),
             }
         })?;
         for (_, slot) in &mut self.sessions {

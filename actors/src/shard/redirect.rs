@@ -101,13 +101,13 @@ impl Shard {
     /// Sends one client elsewhere, this time; its session stays. Nothing when it has none.
     pub fn move_client(&mut self, client_id: &str, to: &Redirect, now: Now) -> Option<Kicked> {
         self.now = now;
-        let session = *self.clients.get(client_id)?;
+        let session = self.session_of(client_id)?;
         let conn = self.sessions.get(session as usize)?.conn;
         if let Some(conn) = conn {
             self.send_elsewhere(conn, to);
             self.settle();
         }
-        let session_ended = !self.clients.contains_key(client_id);
+        let session_ended = self.session_of(client_id).is_none();
         Some(Kicked { disconnected: conn.is_some(), session_ended })
     }
 

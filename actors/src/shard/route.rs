@@ -370,6 +370,8 @@ impl Shard {
         match hold {
             Hold::Welcome { session, number, conn, connect, connack } => {
                 if self.unhold(session, number) {
+                    let slot = &mut self.sessions[session as usize];
+                    slot.expiry_kept |= slot.conn == Some(conn);
                     self.welcome_now(session, conn, connect, connack);
                     self.resume(conn);
                 }

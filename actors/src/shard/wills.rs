@@ -165,7 +165,7 @@ impl Shard {
         let record: WillRecord = record::decode("will", value).ok()?;
         let will = will_of(&record)?;
         // Between its batch and the end of its session nothing may change owner: the client id is the session's name.
-        let session = self.clients.get(&*client_id).copied().unwrap_or_else(|| {
+        let session = self.session_of(&client_id).unwrap_or_else(|| {
             let user = record.user.as_deref().map(Into::into);
             self.new_session(&Identity { client_id: ByteString::from(client_id), user })
         });

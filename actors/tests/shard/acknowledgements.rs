@@ -1,9 +1,9 @@
 //! Acknowledged means durable; and what is acknowledged arrives.
 
-use outpost_mqtt::packet::{Ack, Packet, ReasonCode};
+use outpost_mqtt::packet::{Ack, Connect, Packet, ReasonCode};
 use outpost_store::FaultPlan;
 
-use crate::world::{Client, World, fleeting, id, publish, v4, v5};
+use crate::world::{Client, World, fleeting, id, publish, v4, v5, will};
 
 fn ack(number: u16) -> Ack {
     Ack::new(id(number), ReasonCode::Success)
@@ -128,7 +128,7 @@ fn what_was_acknowledged_survives_a_crash_and_what_was_not_is_sent_again() {
 }
 
 #[test]
-fn connack_is_first_also_when_the_queue_is_in_memory() {
+fn connack_is_first_and_waits_for_no_sync_when_all_it_says_is_durable() {
     let mut world = World::new();
     let receiver = world.connect(v5("r"));
     world.subscribe(receiver, "t", 1);
@@ -137,11 +137,75 @@ fn connack_is_first_also_when_the_queue_is_in_memory() {
     world.publish(sender, publish("t", "queued", 1, 1));
     world.sync();
     let receiver = world.start_connect(0, v5("r"));
-    assert_eq!(world.take(receiver), [], "session present is not durable yet");
-    world.sync();
     let packets = world.take(receiver);
     assert!(matches!(&packets[0], Packet::Connack(c) if c.session_present), "{packets:?}");
     assert!(matches!(&packets[1], Packet::Publish(_)), "{packets:?}");
+}
+
+#[test]
+fn messages_that_are_durable_are_read_while_others_wait_for_the_disk() {
+    let mut world = World::new();
+    for name in ["r", "o"] {
+        let client = world.connect(v5(name));
+        world.subscribe(client, name, 1);
+        world.cut(client);
+    }
+    let sender = world.connect(fleeting("s"));
+    world.publish(sender, publish("r", "durable", 1, 1));
+    world.sync();
+    world.crash(0); // what is queued is on disk only
+    let sender = world.connect(fleeting("s"));
+    world.publish(sender, publish("o", "not yet", 1, 1));
+    let receiver = world.start_connect(0, v5("r"));
+    let packets = world.take(receiver);
+    assert!(matches!(&packets[0], Packet::Connack(c) if c.session_present), "{packets:?}");
+    assert!(matches!(&packets[1], Packet::Publish(p) if p.payload == "durable"), "{packets:?}");
+    assert_eq!(world.take(sender), [], "its message is not durable");
+    world.sync();
+    assert_eq!(world.take(sender), [Packet::Puback(ack(1))]);
+}
+
+#[test]
+fn connack_waits_when_it_promises_more_than_the_disk_says() {
+    let mut world = World::new();
+    let client = world.connect(v5("r"));
+    world.cut(client);
+    world.sync();
+    let longer = Connect { session_expiry_s: Some(7_200), ..v5("r") };
+    let client = world.start_connect(0, longer.clone());
+    assert_eq!(world.take(client), [], "the longer time is not durable yet");
+    world.cut(client);
+    let client = world.start_connect(0, longer);
+    assert_eq!(world.take(client), [], "nor is it now");
+    world.sync();
+    assert!(matches!(&world.take(client)[0], Packet::Connack(c) if c.session_present));
+}
+
+#[test]
+fn connack_waits_until_a_will_that_is_not_to_be_said_is_gone() {
+    let mut world = World::new();
+    let client = world.connect(Connect { will: Some(will("w", 60)), ..v5("r") });
+    world.cut(client);
+    world.sync();
+    let client = world.start_connect(0, v5("r"));
+    assert_eq!(world.take(client), [], "after a crash it would be said");
+    world.sync();
+    assert!(matches!(&world.take(client)[0], Packet::Connack(c) if c.session_present));
+}
+
+#[test]
+fn connack_waits_until_qos_2_ids_are_durably_free() {
+    let mut world = World::new();
+    let sender = world.connect(v5("s"));
+    world.publish(sender, publish("t", "x", 2, 1));
+    world.sync();
+    assert_eq!(world.take(sender), [Packet::Pubrec(ack(1))]);
+    world.send_all(sender, [Packet::Pubrel(ack(1))].into_iter());
+    world.cut(sender);
+    let sender = world.start_connect(0, v5("s"));
+    assert_eq!(world.take(sender), [], "its PUBREL would be answered, and the id used again");
+    world.sync();
+    assert!(matches!(&world.take(sender)[0], Packet::Connack(c) if c.session_present));
 }
 
 #[test]
