@@ -44,8 +44,10 @@ impl ByteStream for tokio::io::DuplexStream {}
 pub struct Connection {
     id: ConnId,
     stream: RefCell<Box<dyn ByteStream>>,
-    /// The task that reads; also woken when the stream can be written again.
-    waker: RefCell<Waker>,
+    /// Has it polled: there is something to read, or the stream can be written again.
+    waker: Waker,
+    /// The last poll is behind it.
+    served: Cell<bool>,
     paused: Cell<bool>,
     closing: Cell<bool>,
     /// A write failed: nobody is there any more.
@@ -65,40 +67,14 @@ pub struct Connection {
     rest: Cell<Option<Box<Vec<u8>>>>,
 }
 
-/// The task of a connection. A plain struct and not an async block: every idle client pays for its size.
-pub struct Serving {
-    connection: Rc<Connection>,
-    plane: Rc<Plane>,
-}
-
-impl Serving {
-    /// Reads until the other side or the shard has had enough.
-    pub fn new(connection: Rc<Connection>, plane: Rc<Plane>) -> Self {
-        Self { connection, plane }
-    }
-}
-
-impl Future for Serving {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { connection, plane } = &*self;
-        match plane.guarded(|| connection.poll(cx, plane)) {
-            Some(Poll::Pending) => return Poll::Pending,
-            Some(Poll::Ready(())) => Connection::leave(connection, plane),
-            None => {}
-        }
-        Poll::Ready(())
-    }
-}
-
 impl Connection {
-    /// Wraps an accepted stream.
-    pub fn new(id: ConnId, stream: Box<dyn ByteStream>, ticket: Ticket) -> Self {
+    /// Wraps an accepted stream; `waker` has it served.
+    pub fn new(id: ConnId, stream: Box<dyn ByteStream>, ticket: Ticket, waker: Waker) -> Self {
         Self {
             id,
             stream: RefCell::new(stream),
-            waker: RefCell::new(Waker::noop().clone()),
+            waker,
+            served: Cell::new(false),
             paused: Cell::new(false),
             closing: Cell::new(false),
             broken: Cell::new(false),
@@ -108,6 +84,17 @@ impl Connection {
             unread: Cell::new(false),
             ticket: RefCell::new(ticket),
             rest: Cell::default(),
+        }
+    }
+
+    /// Reads, until there is nothing more, or the other side or the shard has had enough.
+    pub fn serve(this: &Rc<Self>, plane: &Rc<Plane>) {
+        if this.served.get() {
+            return;
+        }
+        if this.poll(&mut Context::from_waker(&this.waker), plane).is_ready() {
+            this.served.set(true);
+            Self::leave(this, plane);
         }
     }
 
@@ -132,39 +119,34 @@ impl Connection {
     /// Reads again: the shard has room.
     pub fn resume(&self) {
         self.paused.set(false);
-        self.waker.borrow().wake_by_ref();
+        self.waker.wake_by_ref();
     }
 
     /// Closes once everything is written.
     pub fn close(&self) {
         self.closing.set(true);
-        self.waker.borrow().wake_by_ref();
+        self.waker.wake_by_ref();
     }
 
     /// Writes what waits for this connection, as far as the stream takes it.
     pub fn flush(&self, plane: &Plane) {
-        let waker = self.waker.borrow().clone();
-        if self.write(&mut Context::from_waker(&waker), plane).is_err() {
+        if self.write(&mut Context::from_waker(&self.waker), plane).is_err() {
             self.broken.set(true);
-            waker.wake();
+            self.waker.wake_by_ref();
         }
     }
 
     /// Reads its share of a turn it has waited for.
     pub fn take_turn(&self, plane: &Plane) {
         self.waits.set(false);
-        let waker = self.waker.borrow().clone();
-        let mut cx = Context::from_waker(&waker);
+        let mut cx = Context::from_waker(&self.waker);
         if !self.broken.get() && self.poll_read(&mut cx, plane, true).is_ready() {
             self.ended.set(true);
-            waker.wake();
+            self.waker.wake_by_ref();
         }
     }
 
     fn poll(&self, cx: &mut Context<'_>, plane: &Rc<Plane>) -> Poll<()> {
-        if !self.waker.borrow().will_wake(cx.waker()) {
-            self.waker.borrow_mut().clone_from(cx.waker());
-        }
         let Ok(written) = self.write(cx, plane) else { return Poll::Ready(()) };
         if self.broken.get() || self.ended.get() {
             return Poll::Ready(());

@@ -8,6 +8,7 @@
 mod actor;
 mod checks;
 mod handle;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod thread;

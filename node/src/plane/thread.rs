@@ -29,9 +29,10 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::handle::{Command, PlaneHandle, PlanePorts};
+use super::tasks::{Driver, Ready};
 use crate::clock::{now, now_us};
 use crate::listen::arrival;
-use crate::listen::connection::{ByteStream, Connection, Serving};
+use crate::listen::connection::{ByteStream, Connection};
 use crate::listen::door::{Refusal, Ticket};
 
 /// The one read buffer of the thread. Smaller: more system calls under load; larger: less of it stays in the cache.
@@ -60,6 +61,7 @@ pub struct Plane {
     shard: RefCell<Shard>,
     /// By the place the shard has given each.
     connections: RefCell<Vec<Option<Rc<Connection>>>>,
+    ready: Arc<Ready>,
     /// Connections lost since memory was given back.
     lost: Cell<usize>,
     tidy: Notify,
@@ -113,6 +115,7 @@ impl Plane {
         Rc::new(Self {
             shard: RefCell::new(shard),
             connections: RefCell::default(),
+            ready: Arc::default(),
             lost: Cell::new(0),
             tidy: Notify::new(),
             buffer: RefCell::new(vec![0; READ_BUFFER_BYTES].into()),
@@ -148,6 +151,7 @@ impl Plane {
         let turns = self.spawn(Rc::clone(self).turns());
         let timers = self.spawn(Rc::clone(self).timers());
         let tidier = self.spawn(Rc::clone(self).tidies());
+        let driver = self.drive_connections();
         self.schedule_turn();
         loop {
             let command = tokio::select! {
@@ -174,6 +178,7 @@ impl Plane {
         turns.abort();
         timers.abort();
         tidier.abort();
+        driver.abort();
     }
 
     /// Runs a task on this thread. Its panic ends the thread: the shard may be half changed, and a new one knows from
@@ -198,7 +203,7 @@ impl Plane {
         }
     }
 
-    /// A new connection: its own task reads from it.
+    /// A new connection: it is read from when it is ready.
     pub fn accept(self: &Rc<Self>, origin: Origin, stream: Box<dyn ByteStream>, ticket: Ticket) {
         let remote = origin.remote;
         let accepted = self.shard.borrow_mut().accept_since(origin, ticket.arrived_ms(), now());
@@ -206,10 +211,24 @@ impl Plane {
             let text = "limits.connections_max are open";
             return arrival::refuse(ticket.door(), Some(remote), Refusal::Connections, text);
         };
-        let connection = Rc::new(Connection::new(id, stream, ticket));
-        self.keep(Rc::clone(&connection));
+        let waker = self.ready.waker(id.index());
+        waker.wake_by_ref(); // it may have sent something already
+        self.keep(Rc::new(Connection::new(id, stream, ticket, waker)));
         self.look_at_timers();
-        tokio::task::spawn_local(Serving::new(connection, Rc::clone(self)));
+    }
+
+    /// Polls the connections that are ready. Unconstrained: the runtime would let it read from 128 sockets and then make
+    /// each other one wait for its next turn.
+    fn drive_connections(self: &Rc<Self>) -> JoinHandle<()> {
+        let plane = Rc::clone(self);
+        let poll = move |place: u32| {
+            let connection = plane.connections.borrow().get(place as usize).cloned().flatten();
+            if let Some(connection) = connection {
+                let _ = plane.guarded(|| Connection::serve(&connection, &plane));
+            }
+        };
+        let driver = Driver::new(Arc::clone(&self.ready), poll);
+        tokio::task::spawn_local(tokio::task::unconstrained(driver))
     }
 
     /// How fast a listener takes new connections.

@@ -1,0 +1,167 @@
+//! The connections of the data thread, polled by one task of the runtime: a task each would cost 256 bytes each.
+//!
+//! ```text
+//!  socket is ready ──wake──▶ ready list ──▶ driver (one task) ──poll──▶ connection
+//! ```
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use parking_lot::Mutex;
+
+/// Connections polled before the runtime's other tasks have their turn. More: what the others do (commands, timers) waits
+/// longer under load; fewer: more, smaller turns of the shard.
+pub const POLLED_AT_ONCE_MAX: usize = 1_024;
+
+/// Which connections want to be polled. Each stands in the list once at most, so their number bounds it.
+#[derive(Debug, Default)]
+pub struct Ready(Mutex<List>);
+
+#[derive(Debug, Default)]
+struct List {
+    waiting: Vec<Arc<Ticket>>,
+    driver: Option<Waker>,
+}
+
+/// What wakes one connection.
+#[derive(Debug)]
+struct Ticket {
+    /// Its place among the connections.
+    place: u32,
+    is_waiting: AtomicBool,
+    ready: Arc<Ready>,
+}
+
+impl Wake for Ticket {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.is_waiting.swap(true, Ordering::AcqRel) {
+            self.ready.push(Arc::clone(self));
+        }
+    }
+}
+
+impl Ready {
+    /// What wakes the connection at this place.
+    pub fn waker(self: &Arc<Self>, place: u32) -> Waker {
+        let is_waiting = AtomicBool::new(false);
+        Waker::from(Arc::new(Ticket { place, is_waiting, ready: Arc::clone(self) }))
+    }
+
+    fn push(&self, ticket: Arc<Ticket>) {
+        let driver = {
+            let mut list = self.0.lock();
+            list.waiting.push(ticket);
+            list.driver.take()
+        };
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+    }
+
+    /// Those who wait now, into `due`; `false`, and the driver's waker is kept, when nobody does.
+    fn take(&self, due: &mut Vec<Arc<Ticket>>, driver: &Waker) -> bool {
+        let mut list = self.0.lock();
+        if list.waiting.is_empty() {
+            list.driver = Some(driver.clone());
+            return false;
+        }
+        if list.waiting.len() <= POLLED_AT_ONCE_MAX {
+            std::mem::swap(&mut list.waiting, due);
+        } else {
+            due.extend(list.waiting.drain(..POLLED_AT_ONCE_MAX));
+        }
+        true
+    }
+}
+
+/// Polls those who are ready, for ever.
+pub struct Driver<F> {
+    ready: Arc<Ready>,
+    poll: F,
+    due: Vec<Arc<Ticket>>,
+}
+
+impl<F: FnMut(u32) + Unpin> Driver<F> {
+    /// `poll` is given the place of each.
+    pub fn new(ready: Arc<Ready>, poll: F) -> Self {
+        Self { ready, poll, due: Vec::new() }
+    }
+}
+
+impl<F: FnMut(u32) + Unpin> Future for Driver<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { ready, poll, due } = &mut *self;
+        if ready.take(due, cx.waker()) {
+            for ticket in due.drain(..) {
+                // Before it is polled: what becomes ready meanwhile is not to be missed.
+                ticket.is_waiting.store(false, Ordering::Release);
+                poll(ticket.place);
+            }
+            due.shrink_to(POLLED_AT_ONCE_MAX);
+            // The others first; who became ready meanwhile is next.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+impl<F> Drop for Driver<F> {
+    /// Those who wait point back here.
+    fn drop(&mut self) {
+        self.ready.0.lock().waiting = Vec::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::*;
+
+    #[test]
+    fn who_is_woken_is_polled_once_and_again_when_woken_meanwhile() {
+        let ready = Arc::new(Ready::default());
+        let wakers: Vec<Waker> = (0..3).map(|place| ready.waker(place)).collect();
+        let polled = Rc::new(RefCell::new(Vec::new()));
+        let (seen, again) = (Rc::clone(&polled), wakers[1].clone());
+        let mut driver = Driver::new(Arc::clone(&ready), move |place| {
+            seen.borrow_mut().push(place);
+            if place == 2 {
+                again.wake_by_ref();
+            }
+        });
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut turn = || Pin::new(&mut driver).poll(&mut cx);
+        assert!(turn().is_pending());
+        assert!(polled.borrow().is_empty(), "nobody was woken");
+        [1, 2, 1].into_iter().for_each(|place: usize| wakers[place].wake_by_ref());
+        assert!(turn().is_pending());
+        assert_eq!(*polled.borrow(), [1, 2]);
+        assert!(turn().is_pending());
+        assert_eq!(*polled.borrow(), [1, 2, 1], "woken while it was polled");
+    }
+
+    #[test]
+    fn a_crowd_is_polled_in_parts() {
+        let ready = Arc::new(Ready::default());
+        let crowd = POLLED_AT_ONCE_MAX + 1;
+        (0..crowd).for_each(|place| ready.waker(place as u32).wake());
+        let count = Rc::new(RefCell::new(0));
+        let counted = Rc::clone(&count);
+        let mut driver = Driver::new(ready, move |_| *counted.borrow_mut() += 1);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut driver).poll(&mut cx).is_pending());
+        assert_eq!(*count.borrow(), POLLED_AT_ONCE_MAX);
+        assert!(Pin::new(&mut driver).poll(&mut cx).is_pending());
+        assert_eq!(*count.borrow(), crowd);
+    }
+}
