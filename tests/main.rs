@@ -25,6 +25,7 @@ mod rights;
 mod scram;
 mod shadow;
 mod shadow_api;
+mod shadow_people;
 mod share_groups;
 mod shared;
 mod sys_topics;

@@ -503,6 +503,8 @@ fn hub_config(config: &Config, node: NodeId) -> HubConfig {
             state_bytes_max: config.limits.shadow_bytes_max,
             shadows_max: config.limits.shadows_max,
             depth_max: config.limits.shadow_depth_max,
+            history_max: config.limits.shadow_history_max,
+            history_each_max: config.limits.shadow_history_each_max,
             in_flight_max: config.limits.shadow_in_flight_max,
             deleted_keep_ms: u64::from(config.limits.shadow_deleted_keep_h) * 3_600_000,
             ..outpost_shadow::Limits::default()

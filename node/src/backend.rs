@@ -10,7 +10,7 @@ use outpost_cluster::Cluster;
 use outpost_flow::Health as ActorHealth;
 use outpost_hardware::{DeviceStatus, Hardware};
 use outpost_mqtt::packet::ReasonCode;
-use outpost_shadow::{ShadowKey as HubKey, Verb};
+use outpost_shadow::{Entry, Reason, ShadowKey as HubKey, Verb};
 use outpost_store::disk::DiskStore;
 use parking_lot::Mutex;
 use ractor::ActorRef;
@@ -115,13 +115,27 @@ impl Backend for NodeBackend {
         prefix: String,
         after: Option<ShadowKey>,
         limit: usize,
-    ) -> BoxFuture<'_, Vec<ShadowKey>> {
+    ) -> BoxFuture<'_, Vec<(ShadowKey, u64)>> {
         Box::pin(async move {
             let after = after.map(|(thing, name)| HubKey { thing, name });
             let found =
                 self.shadows.ask(|reply| ShadowCommand::List { prefix, after, limit, reply }).await;
-            found.unwrap_or_default().into_iter().map(|key| (key.thing, key.name)).collect()
+            let named = |(key, version): (HubKey, u64)| ((key.thing, key.name), version);
+            found.unwrap_or_default().into_iter().map(named).collect()
         })
+    }
+
+    fn shadow_history(&self, of: ShadowKey, limit: usize) -> BoxFuture<'_, Vec<Entry>> {
+        Box::pin(self.past(HubKey { thing: of.0, name: of.1 }, limit))
+    }
+
+    fn shadow_why(
+        &self,
+        of: ShadowKey,
+        path: Vec<String>,
+        limit: usize,
+    ) -> BoxFuture<'_, Vec<Reason>> {
+        Box::pin(self.reasons(HubKey { thing: of.0, name: of.1 }, path, limit))
     }
 
     fn publish(&self, message: PublishRequest) -> BoxFuture<'_, Result<(), PublishError>> {

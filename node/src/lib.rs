@@ -27,6 +27,7 @@ pub mod memory;
 pub mod peers;
 pub mod plane;
 pub mod scram;
+mod shadow_past;
 pub mod shadows;
 pub mod telemetry;
 mod traces;

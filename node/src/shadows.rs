@@ -19,7 +19,8 @@ use outpost_membership::PeerFrame;
 use outpost_model::{Hlc, NodeId, QoS};
 use outpost_mqtt::packet::ReasonCode;
 use outpost_shadow::{
-    Effect, Event, Hub, HubConfig, HubStats, InFlight, Output, ShadowKey, Verb, parse_topic,
+    Effect, Entry, Event, Hub, HubConfig, HubStats, InFlight, Output, Reason, ShadowKey, Verb,
+    parse_topic,
 };
 use outpost_store::disk::DiskStore;
 use outpost_store::{Batch, Lsn, Op, Space, Store, SubmitError};
@@ -34,6 +35,9 @@ use crate::plane::{Command, PlaneHandle};
 
 /// Requests that may wait for the hub. Full: a device's request is answered 429.
 pub const REQUESTS_MAX: usize = 1_024;
+
+/// What the history calls a client that came by HTTP.
+const BY_HTTP: &str = "(http)";
 
 /// How often the hub's timers are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -54,8 +58,12 @@ pub enum ShadowCommand {
         prefix: String,
         after: Option<ShadowKey>,
         limit: usize,
-        reply: oneshot::Sender<Vec<ShadowKey>>,
+        reply: oneshot::Sender<Vec<(ShadowKey, u64)>>,
     },
+    /// From HTTP: what happened to a shadow.
+    History { key: ShadowKey, limit: usize, reply: oneshot::Sender<Vec<Entry>> },
+    /// From HTTP: where the values below a path come from.
+    Why { key: ShadowKey, path: Vec<String>, limit: usize, reply: oneshot::Sender<Vec<Reason>> },
     /// From people.
     Stats(oneshot::Sender<HubStats>),
     /// From links.
@@ -285,10 +293,20 @@ impl Driver {
             },
             ShadowCommand::Ask { key, verb, payload, reply } => {
                 let id = self.asker(Asker::Http(reply));
-                self.hub.request(key, verb, &payload, id, now);
+                self.hub.request_of(key, verb, &payload, id, Some(BY_HTTP.to_owned()), now);
             }
             ShadowCommand::List { prefix, after, limit, reply } => {
-                let _ = reply.send(self.hub.list(&prefix, after.as_ref(), limit));
+                let version =
+                    |key: &ShadowKey| self.hub.version_and_home(key).map_or(0, |known| known.0);
+                let keys = self.hub.list(&prefix, after.as_ref(), limit);
+                let _ =
+                    reply.send(keys.into_iter().map(|key| (key.clone(), version(&key))).collect());
+            }
+            ShadowCommand::History { key, limit, reply } => {
+                let _ = reply.send(self.hub.history(&key, limit));
+            }
+            ShadowCommand::Why { key, path, limit, reply } => {
+                let _ = reply.send(self.hub.why(&key, &path, limit));
             }
             ShadowCommand::Stats(reply) => {
                 let _ = reply.send(self.hub.stats());
@@ -311,8 +329,9 @@ impl Driver {
         let (now, client) = (now(), Arc::<str>::from(client));
         let is_node = client.is_empty();
         if is_node || self.in_flight.enter(&client, self.spec.hub.limits.in_flight_max) {
+            let name = (!is_node).then(|| client.to_string());
             let id = self.asker(Asker::Device(job, (!is_node).then_some(client)));
-            self.hub.request(key, verb, payload, id, now);
+            self.hub.request_of(key, verb, payload, id, name, now);
         } else {
             let id = self.asker(Asker::Device(job, None));
             self.hub.refuse_busy(&key, verb, payload, id, now);

@@ -136,6 +136,11 @@ impl Desired {
         self.epoch.number == part.epoch.number && self.log.len() == part.changes.len()
     }
 
+    /// This change is in the document.
+    pub fn knows(&self, change: &WireChange) -> bool {
+        self.log.iter().any(|logged| logged.check == change.check())
+    }
+
     /// Bytes kept for the document.
     pub fn document_bytes(&self) -> usize {
         self.document.len()

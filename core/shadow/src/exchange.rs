@@ -216,6 +216,9 @@ impl Hub {
         }
         // From here on nothing fails.
         self.clock = clock;
+        if stretch.is_some() {
+            items.iter().for_each(|(key, item)| self.remember_kept(key, item, peer, now));
+        }
         let full = self.install_merged(peer, merged, now);
         self.ask_for(peer, &missing);
         let known = self.peer_mut(peer);
@@ -309,6 +312,7 @@ impl Hub {
             return;
         }
         let conflict = outcome == Merged::Extended;
+        self.remember_merge(key, shadow, from, now);
         self.stats.merged += 1;
         self.stats.conflicts += u64::from(conflict);
         self.publish_state(key, shadow, previous, now.wall_s(), None);

@@ -14,6 +14,7 @@ use outpost_model::{Hlc, HlcClock, NodeId, Now};
 use sha2::{Digest, Sha256};
 
 use crate::document::Shadow;
+use crate::history::History;
 use crate::key::ShadowKey;
 use crate::peer::Peer;
 use crate::serve::Pending;
@@ -46,6 +47,10 @@ pub struct Limits {
     /// Tombstones of one section; the oldest go first. Fewer and a node that was away long may bring deleted keys
     /// back; more and shadows with changing keys grow.
     pub tombstones_max: usize,
+    /// Entries of the history of all shadows; 0 keeps none. More occupies some 300 bytes each, in memory and on disk.
+    pub history_max: usize,
+    /// Entries of one shadow; its oldest go first. Fewer forgets sooner; more lets one busy shadow crowd the others out.
+    pub history_each_max: usize,
     /// A deleted shadow's version is remembered this long at least (AWS: 48 h), so that a new one continues it.
     pub deleted_keep_ms: u64,
     /// Tombstones and deleted shadows go after this time, though a known peer may not have seen them. Short and a node
@@ -68,6 +73,8 @@ impl Default for Limits {
             forward_timeout_ms: 2_000,
             rebase_changes: 64,
             tombstones_max: 512,
+            history_max: 0,
+            history_each_max: 32,
             deleted_keep_ms: 48 * 3_600_000,
             tombstone_grace_ms: 30 * 24 * 3_600_000,
             sweep_every_ms: 60_000,
@@ -294,6 +301,7 @@ pub struct Hub {
     pub(crate) sweep_after: Option<ShadowKey>,
     pub(crate) sweep_at_ms: Option<u64>,
     pub(crate) stats: HubStats,
+    pub(crate) history: History,
     dirty: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     pub(crate) then: Vec<Output>,
     /// Frames to acknowledge at the end of this call.
@@ -316,6 +324,7 @@ pub(crate) struct Feed {
 
 const ROW_SHADOW: u8 = b's';
 const ROW_PEER: u8 = b'p';
+pub(crate) const ROW_HISTORY: u8 = b'h';
 const ROW_OWN: &[u8] = b"own";
 
 impl Hub {
@@ -341,6 +350,7 @@ impl Hub {
             sweep_after: None,
             sweep_at_ms: None,
             stats: HubStats::default(),
+            history: History::default(),
             dirty: BTreeMap::new(),
             then: Vec::new(),
             acks: BTreeMap::new(),
@@ -380,6 +390,7 @@ impl Hub {
                 self.slots.insert(node, from.byte()? % SLOTS);
                 self.peers.insert(node, peer);
             }
+            Some((&ROW_HISTORY, place)) => self.history.load(place, value)?,
             Some((&ROW_SHADOW, rest)) => {
                 let key = read_row_key(rest)?;
                 let shadow = Shadow::from_row(value)?;
@@ -489,6 +500,10 @@ impl Hub {
         if let Some(shadow) = self.shadows.get(key) {
             self.dirty.insert(row_key(key), Some(shadow.to_row()));
         }
+    }
+
+    pub(crate) fn save_row(&mut self, key: Vec<u8>, row: Option<Vec<u8>>) {
+        self.dirty.insert(key, row);
     }
 
     pub(crate) fn save_own(&mut self) {

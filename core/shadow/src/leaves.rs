@@ -60,6 +60,16 @@ impl Leaves {
         self.all.iter().filter(|leaf| leaf.value.is_none()).count()
     }
 
+    /// The last write at exactly this path.
+    pub fn get(&self, path: &str) -> Option<&Leaf> {
+        self.find(path).ok().map(|at| &self.all[at])
+    }
+
+    /// The nearest write above a path.
+    pub fn above(&self, path: &str) -> Option<&Leaf> {
+        ancestors(path).filter_map(|above| self.get(above)).last()
+    }
+
     /// There is a scalar or an array at exactly this path.
     pub fn is_live(&self, path: &str) -> bool {
         self.find(path).is_ok_and(|at| self.all[at].value.is_some())

@@ -18,6 +18,7 @@ mod change;
 mod desired;
 mod document;
 mod exchange;
+mod history;
 mod in_flight;
 mod leaves;
 mod pack;
@@ -31,6 +32,7 @@ mod sync;
 mod version;
 mod wire;
 
+pub use history::{Change, Entry, Reason, What};
 pub use hub::{Effect, Event, Hub, HubConfig, HubStats, Limits, LoadError, Output, PeerError};
 pub use in_flight::InFlight;
 pub use key::{ShadowKey, Verb, parse_topic};

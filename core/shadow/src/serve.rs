@@ -30,6 +30,8 @@ pub(crate) struct Job {
     ask: Ask,
     payload: Vec<u8>,
     reply: Option<u64>,
+    /// For the history.
+    client: Option<String>,
     tries: u8,
 }
 
@@ -55,13 +57,26 @@ type Outcome = Result<Value, (Reject, Option<String>)>;
 impl Hub {
     /// A request that came in on an AWS topic. The answer is published on the matching topic.
     pub fn handle_request(&mut self, key: ShadowKey, verb: Verb, payload: &[u8], now: Now) {
-        self.serve(key, verb, payload, None, now);
+        self.serve(key, verb, payload, None, None, now);
         self.finish();
     }
 
     /// The same for a client that waits for the outcome: it also comes as [`Output::Reply`].
     pub fn request(&mut self, key: ShadowKey, verb: Verb, payload: &[u8], id: u64, now: Now) {
-        self.serve(key, verb, payload, Some(id), now);
+        self.request_of(key, verb, payload, id, None, now);
+    }
+
+    /// The same, for a client whose name goes into the history.
+    pub fn request_of(
+        &mut self,
+        key: ShadowKey,
+        verb: Verb,
+        payload: &[u8],
+        id: u64,
+        client: Option<String>,
+        now: Now,
+    ) {
+        self.serve(key, verb, payload, Some(id), client, now);
         self.finish();
     }
 
@@ -76,13 +91,28 @@ impl Hub {
     /// cannot be reached, [`Event::HomeNotMoved`] says so and nothing has changed.
     pub fn set_home(&mut self, key: ShadowKey, node: NodeId, now: Now) {
         self.decide(
-            Job { key, ask: Ask::SetHome(node), payload: Vec::new(), reply: None, tries: 0 },
+            Job {
+                key,
+                ask: Ask::SetHome(node),
+                payload: Vec::new(),
+                reply: None,
+                client: None,
+                tries: 0,
+            },
             now,
         );
         self.finish();
     }
 
-    fn serve(&mut self, key: ShadowKey, verb: Verb, payload: &[u8], reply: Option<u64>, now: Now) {
+    fn serve(
+        &mut self,
+        key: ShadowKey,
+        verb: Verb,
+        payload: &[u8],
+        reply: Option<u64>,
+        client: Option<String>,
+        now: Now,
+    ) {
         if let Some(why) = key.wrong_name() {
             let refused = (Reject::new(400, why), token_of(payload));
             return self.respond(&key, verb, reply, Err(refused), now);
@@ -97,7 +127,8 @@ impl Hub {
         };
         match refused {
             Some(refused) => self.respond(&key, verb, reply, Err(refused), now),
-            None => self.decide(Job { key, ask, payload: payload.to_vec(), reply, tries: 0 }, now),
+            None => self
+                .decide(Job { key, ask, payload: payload.to_vec(), reply, client, tries: 0 }, now),
         }
     }
 
@@ -189,6 +220,11 @@ impl Hub {
             job.tries += 1;
             return self.decide(job, now);
         }
+        if status == 200
+            && let Some(client) = &job.client
+        {
+            self.remember_client(&job.key, &body, client);
+        }
         match job.ask {
             Ask::Update => self.publish_answer(&job.key, Verb::Update, job.reply, status, body),
             Ask::Delete => self.publish_answer(&job.key, Verb::Delete, job.reply, status, body),
@@ -222,7 +258,9 @@ impl Hub {
     }
 
     fn settle(&mut self, job: &Job, standing: Standing, now: Now) {
+        self.history.asking.clone_from(&job.client);
         let outcome = self.perform(&job.key, job.ask, &job.payload, standing, now);
+        self.history.asking = None;
         self.respond_job(job, outcome, now);
     }
 
@@ -354,6 +392,11 @@ impl Hub {
         let epoch_before = self.shadows.get(key).map_or(0, |shadow| shadow.desired.epoch().number);
         self.stats.epochs += u64::from(shadow.desired.epoch().number > epoch_before);
         self.stats.apart += u64::from(apart);
+        let from = match standing {
+            Standing::Decider(node) => Some(node),
+            Standing::Apart => None,
+        };
+        self.remember_write(key, &shadow, from, apart);
         let stamp = stamp.with_term(shadow.term());
         let event = Event::Written { key: key.clone(), version: shadow.version, stamp, apart };
         self.then.push(Output::Event(event));

@@ -25,6 +25,8 @@ mod queue;
 mod retained;
 mod run;
 mod shadow;
+mod shadow_diff;
+mod shadow_past;
 mod subscribe;
 mod trace;
 mod why;

@@ -1,4 +1,4 @@
-//! `outpost shadow get|set|delete|watch|ls`: device shadows, by HTTP; `watch` by MQTT, as a device would.
+//! `outpost shadow get|set|rm|ls|watch` and what stands beside it: device shadows, by HTTP; `watch` by MQTT, as a device would.
 
 use std::io::Read;
 
@@ -10,6 +10,8 @@ use super::failure::Failure;
 use super::mqtt::{Broken, Connection, Event, Link, Subscription};
 use super::output::{self, Say, runtime};
 use super::publish::no_connection;
+use super::shadow_diff::Diff;
+use super::shadow_past::{History, Why};
 
 /// Shadows asked for in one request of `ls`.
 const PAGE: usize = 1_000;
@@ -25,14 +27,18 @@ pub struct Shadow {
 enum Verb {
     Get(Get),
     Set(Set),
-    Delete(Delete),
+    #[command(alias = "delete")]
+    Rm(Rm),
     Ls(Ls),
     Watch(Box<Watch>),
+    History(History),
+    Diff(Diff),
+    Why(Why),
 }
 
 /// Which shadow
 #[derive(Debug, Args)]
-struct Which {
+pub(super) struct Which {
     /// The thing, for example a device's client id
     thing: String,
     /// A named shadow; left out: the classic one
@@ -55,8 +61,8 @@ struct Get {
 /// Take a shadow away
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
-  outpost shadow delete lamp --name config")]
-struct Delete {
+  outpost shadow rm lamp --name config")]
+struct Rm {
     #[command(flatten)]
     which: Which,
     #[command(flatten)]
@@ -123,12 +129,13 @@ impl Shadow {
     pub fn run(self) -> Result<(), Failure> {
         match self.verb {
             Verb::Get(get) => show(&get.api.get(&get.which.path())?),
-            Verb::Delete(delete) => {
-                show(&accepted(delete.api.ask(Method::Delete, &delete.which.path())?)?)
-            }
+            Verb::Rm(rm) => show(&accepted(rm.api.ask(Method::Delete, &rm.which.path())?)?),
             Verb::Set(set) => set.run(),
             Verb::Ls(ls) => ls.run(),
             Verb::Watch(watch) => watch.run(),
+            Verb::History(history) => history.run(),
+            Verb::Diff(diff) => diff.run(),
+            Verb::Why(why) => why.run(),
         }
     }
 }
@@ -142,6 +149,11 @@ impl Which {
         let name =
             self.name.as_ref().map(|name| format!("?name={}", encoded(name))).unwrap_or_default();
         format!("/things/{}/shadow{name}", encoded(&self.thing))
+    }
+
+    pub(super) fn query(&self) -> String {
+        let name = self.name.as_ref().map(|name| format!("&name={}", encoded(name)));
+        format!("thing={}{}", encoded(&self.thing), name.unwrap_or_default())
     }
 
     fn topic(&self) -> String {
@@ -210,28 +222,33 @@ fn from_pairs(pairs: &[String]) -> Result<Value, Failure> {
 
 impl Ls {
     fn run(self) -> Result<(), Failure> {
-        let first = format!("/api/v1/shadows?limit={PAGE}&prefix={}", encoded(&self.prefix));
-        let mut path = first.clone();
-        loop {
-            let page = self.api.get(&path)?;
-            let mut text = String::new();
-            for shadow in page["shadows"].as_array().unwrap_or(&Vec::new()) {
-                if self.json {
-                    text += &shadow.to_string();
-                    text.push('\n');
-                } else {
-                    let (thing, name) =
-                        (shadow["thing"].as_str().unwrap_or("?"), shadow["name"].as_str());
-                    text += &name.map_or(format!("{thing}\n"), |name| format!("{thing}\t{name}\n"));
-                }
-            }
-            output::print(&text)?;
-            let next = &page["next"];
-            let Some(thing) = next["thing"].as_str() else { return Ok(()) };
-            path = format!("{first}&after_thing={}", encoded(thing));
-            if let Some(name) = next["name"].as_str() {
-                path = path + "&after_name=" + &encoded(name);
-            }
+        pages(&self.api, &self.prefix, |shadow| {
+            let (thing, name) = (shadow["thing"].as_str().unwrap_or("?"), shadow["name"].as_str());
+            output::print(&match name {
+                _ if self.json => format!("{shadow}\n"),
+                None => format!("{thing}\n"),
+                Some(name) => format!("{thing}\t{name}\n"),
+            })
+        })
+    }
+}
+
+/// Shows every shadow of a node whose thing begins with `prefix`.
+pub(super) fn pages(
+    api: &Api,
+    prefix: &str,
+    mut each: impl FnMut(&Value) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let first = format!("/api/v1/shadows?limit={PAGE}&prefix={}", encoded(prefix));
+    let mut path = first.clone();
+    loop {
+        let page = api.get(&path)?;
+        page["shadows"].as_array().into_iter().flatten().try_for_each(&mut each)?;
+        let next = &page["next"];
+        let Some(thing) = next["thing"].as_str() else { return Ok(()) };
+        path = format!("{first}&after_thing={}", encoded(thing));
+        if let Some(name) = next["name"].as_str() {
+            path = path + "&after_name=" + &encoded(name);
         }
     }
 }

@@ -310,6 +310,11 @@ section! {
         /// Shadow requests of one connection that may be under way at once (AWS: 10). More are rejected with 429, so that one
         /// client cannot keep the service to itself; too few refuses devices that do not wait for answers.
         pub shadow_in_flight_max: usize = 10, if Range(1, 10_000);
+        /// Entries in the history of shadows, all together; 0 keeps none. More occupies some 300 bytes each, in memory and on
+        /// disk; fewer and `outpost shadow why` knows less.
+        pub shadow_history_max: usize = 4_096, if Range(0, 1_000_000);
+        /// Entries in the history of one shadow. Fewer forgets sooner; more lets one busy shadow crowd the others out.
+        pub shadow_history_each_max: usize = 32, if Range(1, 10_000);
         /// Hours for which a deleted shadow's version is remembered (AWS: 48): until then a new one of its name counts on,
         /// afterwards it begins with 1. Nodes that were away must be back sooner.
         pub shadow_deleted_keep_h: u32 = 48, if Range(1, 720);

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use bytes::Bytes;
 use outpost_actors::shard::{ClientFilter, Redirect, TraceTarget};
 use outpost_model::{QoS, TopicFilter};
+use outpost_shadow::{Entry, Reason};
 use serde::{Deserialize, Serialize};
 
 use crate::bridge::Shown;
@@ -34,13 +35,30 @@ pub trait Backend: Send + Sync + 'static {
     fn shadow(&self, request: ShadowRequest) -> BoxFuture<'_, ShadowReply>;
 
     /// Up to `limit` shadows whose thing begins with `prefix` and which come after `after`, ordered by thing, then name
-    /// (the classic, unnamed one first).
+    /// (the classic, unnamed one first), with their versions.
     fn shadow_list(
         &self,
         prefix: String,
         after: Option<ShadowKey>,
         limit: usize,
-    ) -> BoxFuture<'_, Vec<ShadowKey>>;
+    ) -> BoxFuture<'_, Vec<(ShadowKey, u64)>>;
+
+    /// What happened to a shadow, the newest first.
+    fn shadow_history(&self, shadow: ShadowKey, limit: usize) -> BoxFuture<'_, Vec<Entry>> {
+        let _ = (shadow, limit);
+        Box::pin(async { Vec::new() })
+    }
+
+    /// Where the values at and below a path come from.
+    fn shadow_why(
+        &self,
+        shadow: ShadowKey,
+        path: Vec<String>,
+        limit: usize,
+    ) -> BoxFuture<'_, Vec<Reason>> {
+        let _ = (shadow, path, limit);
+        Box::pin(async { Vec::new() })
+    }
 
     /// Publishes; resolves once the message is as durable as a PUBACK promises.
     fn publish(&self, message: PublishRequest) -> BoxFuture<'_, Result<(), PublishError>>;

@@ -27,5 +27,8 @@ pub use server::{HttpError, HttpServer};
 
 /// A request that the node has not answered by now gets 504: long enough for a slow card's sync, shorter than clients wait.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Entries of a shadow's history, or values explained, in one answer at most. More makes one request hold the hub for
+/// long.
+pub const HISTORY_PAGE_MAX: usize = 1_000;
 /// Shadows in one page at most. More makes one request hold the hub for long; fewer makes lists slow.
 pub const SHADOWS_PAGE_MAX: usize = 1_000;

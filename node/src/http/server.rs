@@ -239,6 +239,12 @@ fn routes(app: &mut web::ServiceConfig) {
         )
         .service(web::resource("/api/v1/shadows").get(shadows::list).default_service(only_get()))
         .service(
+            web::resource("/api/v1/shadow/history")
+                .get(shadows::history)
+                .default_service(only_get()),
+        )
+        .service(web::resource("/api/v1/shadow/why").get(shadows::why).default_service(only_get()))
+        .service(
             web::resource("/api/v1/publish")
                 .post(publish::publish)
                 .default_service(error::method_not_allowed("POST")),

@@ -10,10 +10,10 @@ use serde_json::json;
 
 use outpost_shadow::ShadowKey;
 
-use super::SHADOWS_PAGE_MAX;
 use super::backend::{ShadowRequest, ShadowVerb};
 use super::error::{self, ApiError, Body, BodyMax, within};
 use super::server::Shared;
+use super::{HISTORY_PAGE_MAX, SHADOWS_PAGE_MAX};
 
 /// Named shadows in one page at most, as in AWS IoT. More makes one request hold the hub for longer.
 pub const NAMED_PAGE_MAX: usize = 100;
@@ -131,8 +131,12 @@ pub(super) async fn list_named(
     }
     let after = Some((thing.clone(), after_name));
     let found = within(backend.shadow_list(thing.clone(), after, size + 1)).await?;
-    let mut names: Vec<String> =
-        found.into_iter().take_while(|(of, _)| *of == thing).filter_map(|(_, name)| name).collect();
+    let mut names: Vec<String> = found
+        .into_iter()
+        .map(|(key, _)| key)
+        .take_while(|(of, _)| *of == thing)
+        .filter_map(|(_, name)| name)
+        .collect();
     let more = names.len() > size;
     names.truncate(size);
     let mut body = json!({ "results": names, "timestamp": now_s() });
@@ -176,10 +180,68 @@ pub(super) async fn list(
     let mut found = within(backend.shadow_list(prefix, after, limit + 1)).await?;
     let more = found.len() > limit;
     found.truncate(limit);
-    let entry = |(thing, name): &(String, Option<String>)| json!({ "thing": thing, "name": name });
-    let next = if more { found.last().map(entry) } else { None };
+    let place = |((thing, name), _): &_| json!({ "thing": thing, "name": name });
+    let next = if more { found.last().map(place) } else { None };
+    let entry =
+        |((thing, name), version): &_| json!({ "thing": thing, "name": name, "version": version });
     let shadows: Vec<_> = found.iter().map(entry).collect();
     Ok(HttpResponse::Ok().json(json!({ "shadows": shadows, "next": next })))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PastQuery {
+    thing: String,
+    name: Option<String>,
+    /// Of `why`: `desired` or `reported` and the keys below it, with dots between them.
+    path: Option<String>,
+    #[serde(default = "past_page_default")]
+    limit: usize,
+}
+
+fn past_page_default() -> usize {
+    100
+}
+
+/// `GET /api/v1/shadow/history?thing=&name=&limit=`.
+pub(super) async fn history(
+    backend: Data<Shared>,
+    query: Query<PastQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let query = checked_past(query)?;
+    if query.path.is_some() {
+        return Err(ApiError::bad_request("a history has no path; ask .../why"));
+    }
+    let history = within(backend.shadow_history((query.thing, query.name), query.limit)).await?;
+    Ok(HttpResponse::Ok().json(json!({ "history": history })))
+}
+
+/// `GET /api/v1/shadow/why?thing=&name=&path=&limit=`.
+pub(super) async fn why(
+    backend: Data<Shared>,
+    query: Query<PastQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let query = checked_past(query)?;
+    let path = query.path.unwrap_or_default();
+    let path =
+        if path.is_empty() { Vec::new() } else { path.split('.').map(str::to_owned).collect() };
+    let why = within(backend.shadow_why((query.thing, query.name), path, query.limit)).await?;
+    Ok(HttpResponse::Ok().json(json!({ "why": why })))
+}
+
+fn checked_past(query: Query<PastQuery>) -> Result<PastQuery, ApiError> {
+    let query = query.into_inner();
+    if !(1..=HISTORY_PAGE_MAX).contains(&query.limit) {
+        let limit = query.limit;
+        return Err(ApiError::bad_request(format!(
+            "limit is 1 to {HISTORY_PAGE_MAX}, not {limit}"
+        )));
+    }
+    let key = ShadowKey { thing: query.thing.clone(), name: query.name.clone() };
+    match key.wrong_name() {
+        Some(why) => Err(ApiError::bad_request(why)),
+        None => Ok(query),
+    }
 }
 
 fn now_s() -> u64 {

@@ -79,13 +79,13 @@ impl Backend for SmallNode {
         prefix: String,
         after: Option<ShadowKey>,
         limit: usize,
-    ) -> BoxFuture<'_, Vec<ShadowKey>> {
+    ) -> BoxFuture<'_, Vec<(ShadowKey, u64)>> {
         Box::pin(async move {
             let shadows = self.shadows.lock().expect("no test panics in here");
             let fits = |key: &&ShadowKey| {
                 key.0.starts_with(&prefix) && after.as_ref().is_none_or(|after| *key > after)
             };
-            shadows.keys().filter(fits).take(limit).cloned().collect()
+            shadows.keys().filter(fits).take(limit).map(|key| (key.clone(), 1)).collect()
         })
     }
 
@@ -257,7 +257,7 @@ fn named_shadows_come_in_pages_and_only_of_that_thing() {
     let (_, body) = api.get("/api/v1/shadows?limit=3&after_thing=lamp&after_name=b");
     assert_eq!(
         body["shadows"],
-        json!([{ "thing": "lamp", "name": "c" }, { "thing": "lamp2", "name": "d" }])
+        json!([{ "thing": "lamp", "name": "c", "version": 1 }, { "thing": "lamp2", "name": "d", "version": 1 }])
     );
     assert_eq!(body["next"], Value::Null);
 }
