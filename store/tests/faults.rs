@@ -1,14 +1,15 @@
-//! Every system call the store makes on its files fails once: EIO, ENOSPC, EINTR. Nothing acknowledged may be missing
-//! afterwards, and no store may refuse to start.
+//! Every system call the store makes on its files fails once: EIO, ENOSPC, EINTR, or comes back short; and a disk is filled
+//! to its last byte. Nothing acknowledged may be missing afterwards, and no store may refuse to start.
 //!
-//! The test runs its own binary as the process whose calls fail, under `strace -e inject`. The child does a scripted
-//! run (open, batches over flushes, close) and prints what the store says is durable; then the parent opens the store
-//! itself. `OUTPOST_FAULTS=500` goes through so many places of each call and error; without it, through one.
+//! The test runs its own binary as the process whose calls fail, under `strace -e inject` or with `short_calls.c` preloaded.
+//! The child does a scripted run (open, batches over flushes, close) and prints what the store says is durable; then the
+//! parent opens the store itself. `OUTPOST_FAULTS=500` goes through so many places of each call and error; without it,
+//! through one.
 
 use std::{
     collections::BTreeMap,
     io::Write,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, mpsc},
     time::Duration,
@@ -53,7 +54,7 @@ fn any_one_call_may_fail() {
         eprintln!("skipped: there is no strace");
         return;
     }
-    let places = std::env::var("OUTPOST_FAULTS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let places = places();
     let errors = if places > 1 { &ERRORS[..] } else { &ERRORS[..2] };
     let (mut runs, mut stalls, mut failed_opens) = (0, 0, 0);
     let before = before();
@@ -104,18 +105,170 @@ fn run(before: &Path, call: &str, fault: &str, when: &str) -> Outcome {
     let folder = copy(before);
     let inject = format!("inject={call}:{fault}:when={when}");
     let text = trace(folder.path(), &["-o", "/dev/null", "-e", &inject]);
+    judge(folder.path(), &text, &format!("{call} {fault} {when}"))
+}
+
+/// What the child said, compared with what is there.
+fn judge(folder: &Path, text: &str, what: &str) -> Outcome {
     let acked = |line: &str| line.split_once("acked ")?.1.trim().parse::<u64>().ok();
     let outcome = Outcome {
         acked: text.lines().filter_map(acked).max().or(text.contains("opened").then_some(BEFORE)),
         stalled: text.contains("stalled"),
         resumed: text.contains("resumed"),
     };
-    check(
-        folder.path(),
-        outcome.acked.unwrap_or(BEFORE),
-        &format!("{call} {fault} {when}: {text}"),
-    );
+    check(folder, outcome.acked.unwrap_or(BEFORE), &format!("{what}: {text}"));
     outcome
+}
+
+/// How many places of each call are tried.
+fn places() -> usize {
+    std::env::var("OUTPOST_FAULTS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
+}
+
+/// The library that lets calls come back short.
+fn short_calls(folder: &Path) -> Option<PathBuf> {
+    let library = folder.join("short_calls.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/short_calls.c");
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl");
+    let built = cc.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+    assert!(built || std::env::var_os("CI").is_none(), "CI has a C compiler");
+    built.then_some(library)
+}
+
+/// One child, one call of which comes back short, after which so many fail: the disk is full. How many there were.
+fn run_short(
+    before: &Path,
+    library: &Path,
+    family: &str,
+    at: usize,
+    fail: usize,
+) -> (Outcome, usize) {
+    let folder = copy(before);
+    let mut child = Command::new(std::env::current_exe().expect("this binary"));
+    child.args(["--ignored", "--exact", "child", "--nocapture"]);
+    child.env(FOLDER, folder.path()).env("LD_PRELOAD", library).env("SHORT_FAMILY", family);
+    child.env("SHORT_FOLDER", folder.path());
+    child.env("SHORT_AT", at.to_string()).env("SHORT_FAIL", fail.to_string());
+    let output = child.stderr(Stdio::null()).output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let calls = text.lines().find_map(|line| line.strip_prefix("calls ")?.parse().ok());
+    let what = format!("{family} {at} comes back short, {fail} after it fail");
+    let outcome = judge(folder.path(), &text, &what);
+    (outcome, calls.unwrap_or_else(|| panic!("the library was loaded: {text}")))
+}
+
+#[test]
+fn any_one_call_may_come_back_short_and_what_is_not_written_is_not_acknowledged() {
+    let tools = TempDir::new().expect("a temporary directory");
+    let Some(library) = short_calls(tools.path()) else {
+        return eprintln!("skipped: there is no C compiler");
+    };
+    let before = before();
+    for (family, fail) in [("write", 0), ("write", 1), ("write", 12), ("read", 0)] {
+        let (whole, calls) = run_short(before.path(), &library, family, 0, 0);
+        assert_eq!(whole.acked, Some(BEFORE + BATCHES), "nothing was made to fail");
+        assert!(calls > 20, "{family}: {calls} calls");
+        let step = calls.div_ceil(places()).max(1);
+        let (mut runs, mut stalls) = (0, 0);
+        for at in (step.div_ceil(2)..=calls).step_by(step) {
+            let (outcome, _) = run_short(before.path(), &library, family, at, fail);
+            (runs, stalls) = (runs + 1, stalls + u64::from(outcome.stalled));
+            if fail == 0 {
+                let all = outcome.acked == Some(BEFORE + BATCHES) && !outcome.stalled;
+                assert!(all, "{family} {at}: what is short is gone on with: {outcome:?}");
+            }
+        }
+        eprintln!(
+            "{family}: {calls} calls, {runs} came back short, {fail} failed after each, {stalls} stalls"
+        );
+    }
+}
+
+#[test]
+fn a_disk_filled_to_the_last_byte_keeps_what_was_acknowledged_and_goes_on_when_there_is_room() {
+    let may = Command::new("unshare").args(["-rm", "true"]).output();
+    if !may.is_ok_and(|output| output.status.success()) {
+        return eprintln!("skipped: this system permits no mount namespaces (unshare -rm)");
+    }
+    let folder = TempDir::new().expect("a temporary directory");
+    let (disk, copies) = (folder.path().join("disk"), folder.path().join("copies"));
+    std::fs::create_dir(&disk).expect("a free name");
+    std::fs::create_dir(&copies).expect("a free name");
+    let this = std::env::current_exe().expect("this binary");
+    let script = format!(
+        "mount -t tmpfs -o size=12m tmpfs {} && exec {} --ignored --exact child_on_a_full_disk --nocapture",
+        disk.display(),
+        this.display()
+    );
+    let mut child = Command::new("unshare");
+    child.args(["-rm", "sh", "-c", &script]).env(FOLDER, &disk).env("COPIES", &copies);
+    let output = child.stderr(Stdio::inherit()).output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (full, end) = text.split_once("full, 0 bytes free").expect(&text);
+    assert!(full.contains("stalled") && end.contains("resumed"), "{text}");
+    let full = judge(&copies.join("full"), full, "killed on a full disk");
+    assert!(full.acked < Some(BATCHES), "it was full before all was written: {text}");
+    let end = judge(&copies.join("end"), end, "there was room again");
+    assert_eq!(end.acked, Some(BATCHES), "all that was submitted, in the end: {text}");
+}
+
+#[test]
+#[ignore = "this is the process whose disk is full; the tests here start it"]
+fn child_on_a_full_disk() {
+    let disk = PathBuf::from(std::env::var_os(FOLDER).expect("the parent says where"));
+    let copies = PathBuf::from(std::env::var_os("COPIES").expect("the parent says where"));
+    std::fs::write(disk.join("ballast"), vec![1; 4 << 20]).expect("there is room");
+    let options = Options { reserve_bytes: 0, ..options() };
+    let store = DiskStore::open(disk.join("store"), options).expect("there is room");
+    say("opened");
+    let (told, news) = mpsc::sync_channel(2 * BATCHES as usize);
+    store.listen(Arc::new(move |event| {
+        let _ = told.try_send(event); // the main thread may have had enough
+    }));
+    let hear = |wanted: &dyn Fn(&StoreEvent) -> bool| {
+        loop {
+            let event = news.recv_timeout(10 * PATIENCE).expect("it goes on");
+            match &event {
+                StoreEvent::Synced(lsn) => say(&format!("acked {}", lsn.0)),
+                StoreEvent::Stalled(stall) => say(&format!("stalled {}", stall.cause)),
+                StoreEvent::Resumed => say("resumed"),
+                StoreEvent::Failed(why) => return say(&format!("failed {why}")),
+            }
+            if wanted(&event) {
+                return;
+            }
+        }
+    };
+    for n in 1..=BATCHES / 3 {
+        store.submit(batch(n)).expect("the backlog is far from full");
+        hear(&|event| *event == StoreEvent::Synced(outpost_store::Lsn(n)));
+    }
+    let mut filler = std::fs::File::create(disk.join("filler")).expect("a name takes no room");
+    for size in [64 * 1024, 4_096, 1] {
+        while filler.write_all(&vec![1; size]).is_ok() {}
+    }
+    for n in BATCHES / 3 + 1..=BATCHES {
+        store.submit(batch(n)).expect("the backlog is far from full");
+    }
+    hear(&|event| matches!(event, StoreEvent::Stalled(stall) if stall.full));
+    say(&format!("full, {} bytes free", store.free_bytes().expect("it says")));
+    keep(&disk, &copies.join("full"));
+    std::fs::remove_file(disk.join("filler")).expect("it is there");
+    std::fs::remove_file(disk.join("ballast")).expect("it is there");
+    hear(&|event| *event == StoreEvent::Resumed);
+    store.sync_all().expect("it writes again");
+    say(&format!("acked {}", store.synced().0));
+    drop(store);
+    keep(&disk, &copies.join("end"));
+}
+
+/// A copy of the store as it stands on disk.
+fn keep(disk: &Path, to: &Path) {
+    std::fs::create_dir(to).expect("a free name");
+    let copied =
+        Command::new("cp").args(["-r", "--sparse=always"]).arg(disk.join("store")).arg(to).status();
+    assert!(copied.expect("cp is there").success());
 }
 
 /// The most calls of each kind one thread makes in a run without faults: strace counts by thread.
