@@ -344,13 +344,32 @@ impl Shard {
             // What others have written meanwhile is none of its business.
             return self.load(session, number, from, count, upto);
         }
+        // What is on disk already needs not wait for what is written now: of a queue, rows become readable in order.
+        if self.journal.is_synced(self.expiry.gone)
+            && self.load_from(session, number, from, count, None)
+        {
+            return;
+        }
         // Rows of this very turn are not readable before they are synced.
         self.journal.hold_for_reading(Hold::Load { session, number, from, count, upto });
     }
 
     pub(super) fn load(&mut self, session: u32, number: u64, from: u64, count: usize, upto: u64) {
+        self.load_from(session, number, from, count, Some(upto));
+    }
+
+    /// Reads deliveries from a place on: all there are below `upto`, or, without that, those that can be read now. False:
+    /// there are none of these, and nothing has changed.
+    fn load_from(
+        &mut self,
+        session: u32,
+        number: u64,
+        from: u64,
+        count: usize,
+        upto: Option<u64>,
+    ) -> bool {
         let Some(slot) = self.slot_of(session, number).filter(|s| s.loading == Some(from)) else {
-            return; // ended, or its cell failed since
+            return true; // ended, or its cell failed since
         };
         slot.loading = None;
         let (cell, dup) = (slot.cell, from < slot.recovered_below);
@@ -360,14 +379,22 @@ impl Shard {
             Ok(rows) => rows,
             Err(error) => {
                 self.reread_later(session);
-                return self.log(LogLevel::Warn, format!("deliveries stay on disk: {error}"));
+                self.log(LogLevel::Warn, format!("deliveries stay on disk: {error}"));
+                return true;
             }
         };
-        let mut complete = rows.len() < count;
+        if rows.is_empty() && upto.is_none() {
+            if let Some(slot) = self.slot_of(session, number) {
+                slot.loading = Some(from);
+            }
+            return false;
+        }
+        let mut complete = upto.is_some() && rows.len() < count;
+        let end = upto.unwrap_or(u64::MAX);
         let (mut loaded, mut next) = (Vec::with_capacity(rows.len()), from);
         for (key, value) in rows {
             // What was written since is not yet durable.
-            let Some(place) = place_of(&key).filter(|place| *place < upto) else { continue };
+            let Some(place) = place_of(&key).filter(|place| *place < end) else { continue };
             match self.read_delivery(place, &value) {
                 Ok(row) => loaded.extend(self.still_allowed(session, row, dup)),
                 Err(Unread::Damaged(message)) => {
@@ -385,8 +412,9 @@ impl Shard {
         if let Some(slot) = self.slot_of(session, number).filter(|_| next > from || complete) {
             slot.recovered_below = 0; // only the first window can have been sent
         }
-        let next = if complete { upto } else { next };
+        let next = if complete { end } else { next };
         self.send(cell, CellMsg::Loaded { from, rows: loaded, next, dup });
+        true
     }
 
     /// A delivery and whether it is released, or the message that cannot be delivered.

@@ -62,6 +62,8 @@ pub(super) struct Expiry {
     due_ms: u64,
     /// A go waits until the rows can be read.
     reading: bool,
+    /// When rows behind the beginning of a queue were last taken away; see [`super::journal::Journal::mark`].
+    pub(super) gone: u32,
     /// Where it goes on: at this place in the table of sessions, at this place in its queue.
     session: usize,
     from: u64,
@@ -153,7 +155,7 @@ impl Shard {
         }
         let Some((session, number)) = self.next_full() else {
             let due_ms = self.now.mono_ms + EXPIRE_EVERY_MS;
-            self.expiry = Expiry { due_ms, ..Expiry::default() };
+            self.expiry = Expiry { due_ms, gone: self.expiry.gone, ..Expiry::default() };
             return;
         };
         self.expiry.reading = true;
@@ -210,6 +212,7 @@ impl Shard {
             {
                 let id = MessageId { node: NodeId(record.node), seq: record.seq };
                 self.ledger.drop(Drop::Expired, 1);
+                self.expiry.gone = self.journal.mark();
                 self.forget_delivery(session, place, id, record.bytes.unwrap_or(0).into());
             }
         }

@@ -165,6 +165,40 @@ fn a_queue_of_100_000_drains_in_order_from_disk() {
 }
 
 #[test]
+fn a_long_queue_on_disk_goes_out_while_the_disk_is_busy_with_what_is_written_now() {
+    const COUNT: u16 = 600;
+    let mut world = World::new();
+    let receiver = world.connect(v5("r"));
+    world.subscribe(receiver, "t", 1);
+    world.cut(receiver);
+    let sender = world.connect(v4("s"));
+    let all = (1..=COUNT).map(|n| Packet::Publish(Box::new(publish("t", &n.to_string(), 1, n))));
+    world.send_all(sender, all);
+    world.sync();
+    let receiver = world.connect(v5("r"));
+    // From here on nothing is synced, and each acknowledgement is something to write.
+    let mut got = 0;
+    loop {
+        world.pump();
+        let packets = world.take(receiver);
+        let ids = packets.iter().filter_map(|packet| match packet {
+            Packet::Publish(publish) => publish.packet_id,
+            _ => None,
+        });
+        let acks = ids.map(|id| Packet::Puback(Ack::new(id, ReasonCode::Success)));
+        let acks: Vec<Packet> = acks.collect();
+        if acks.is_empty() {
+            break;
+        }
+        got += acks.len();
+        world.send_all(receiver, acks);
+    }
+    assert_eq!(got, usize::from(COUNT));
+    world.sync();
+    assert_eq!(world.shard(0).stats().queued, 0);
+}
+
+#[test]
 fn a_client_that_does_not_read_loses_qos_0_only() {
     let mut world = World::with(1, |config| config.queue_messages_max = 10);
     let receiver = world.connect(v5("r"));
