@@ -195,7 +195,7 @@ impl Shard {
             }
             PeerFrame::Event { seq, message, shares } => {
                 check_event(id, &message, shares.as_deref())?;
-                self.peer_event(id, Arrived { seq, message, shares });
+                self.peer_event(id, Arrived { seq, message, shares })?;
             }
             PeerFrame::EventAck { seq } => self.event_acked(id, seq),
             PeerFrame::Retained { feed_seq, entry } => self.peer_retained(id, feed_seq, entry)?,
@@ -257,28 +257,33 @@ impl Shard {
         Ok(())
     }
 
-    fn peer_event(&mut self, id: NodeId, event: Arrived) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+    fn peer_event(&mut self, id: NodeId, event: Arrived) -> Result<(), String> {
+        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         if event.seq == 0 {
             peer.events_in += 1;
-            return self.route_from_peer(&event.message, event.shares.as_deref());
+            self.route_from_peer(&event.message, event.shares.as_deref());
+            return Ok(());
         }
         let newest = peer.stalled.back().map_or(peer.record.events_seen, |event| event.seq);
         if peer.greeted && event.seq <= newest {
             peer.duplicates_in += 1;
             let seen = peer.record.events_seen;
-            return self.journal.hold(Hold::Peer(id, PeerFrame::EventAck { seq: seen }));
+            self.journal.hold(Hold::Peer(id, PeerFrame::EventAck { seq: seen }));
+            return Ok(());
         }
         peer.events_in += 1;
         // Before its hello it is not known which store its numbers belong to.
         if !peer.greeted || !peer.stalled.is_empty() || !self.has_room_for(&event) {
-            let Some(peer) = self.peers.get_mut(&id) else { return };
-            if peer.stalled.len() < PEER_WINDOW {
-                peer.stalled.push_back(event);
+            let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
+            if peer.stalled.len() >= PEER_WINDOW {
+                // One left out here would be acknowledged with those behind it.
+                return Err(format!("more than {PEER_WINDOW} events that are not acknowledged"));
             }
-            return;
+            peer.stalled.push_back(event);
+            return Ok(());
         }
         self.take_event(id, &event);
+        Ok(())
     }
 
     fn take_event(&mut self, id: NodeId, event: &Arrived) {
