@@ -51,7 +51,14 @@ fn random_kills_under_twenty_publishers_lose_nothing_and_double_no_qos_2() {
     let kills = number("OUTPOST_KILLS", 4);
     let data = tempfile::tempdir().expect("a folder");
     let node = Arc::new(Mortal::default());
-    let limits = ["--set", "limits.queue_messages_max=1000000"];
+    let limits = [
+        "--set",
+        "limits.queue_messages_max=1000000",
+        "--set",
+        "limits.queue_bytes_max=1000000000",
+        "--set",
+        "limits.node_queue_bytes_max=4000000000",
+    ];
     let mut child = node.start(data.path(), &limits);
     for qos in [1, 2] {
         for id in ["here", "away"] {
@@ -61,7 +68,7 @@ fn random_kills_under_twenty_publishers_lose_nothing_and_double_no_qos_2() {
     let done = Arc::new(AtomicBool::new(false));
     let (ones, twos) = (Taken::default(), Taken::default());
     let acknowledged = Mutex::new([BTreeSet::new(), BTreeSet::new()]);
-    let began = Instant::now();
+    let (began, copies_of_all) = (Instant::now(), Mutex::new([0, 0]));
     std::thread::scope(|scope| {
         let (node, acknowledged) = (&node, &acknowledged);
         for (qos, taken) in [(1, &ones), (2, &twos)] {
@@ -106,6 +113,7 @@ fn random_kills_under_twenty_publishers_lose_nothing_and_double_no_qos_2() {
                 lost.len()
             );
             assert!(lost.is_empty(), "{who} QoS {qos} lost {lost:?}");
+            copies_of_all.lock().expect("nobody panics")[qos - 1] += copies;
             // What was under way at a kill may come twice with QoS 1, from each publisher and to each subscriber.
             let most = if qos == 1 { kills * (10 * WINDOW + 64) } else { 0 };
             assert!(copies <= most, "{who} QoS {qos}: {copies} copies after {kills} kills");
@@ -113,7 +121,13 @@ fn random_kills_under_twenty_publishers_lose_nothing_and_double_no_qos_2() {
         done.store(true, Ordering::SeqCst);
     });
     let slowest = *node.slowest_start.lock().expect("nobody panics");
-    eprintln!("{kills} kills in {:?}, slowest start to first CONNACK {slowest:?}", began.elapsed());
+    let [ones, twos] = acknowledged.lock().expect("nobody panics").each_ref().map(BTreeSet::len);
+    eprintln!(
+        "KILLS: {kills} in {:?}; acknowledged QoS 1 {ones}, QoS 2 {twos}, each to two subscribers; 0 lost; copies {:?}; \
+         slowest start to first CONNACK {slowest:?}",
+        began.elapsed(),
+        copies_of_all.lock().expect("nobody panics")
+    );
     end(&node, child);
 }
 

@@ -16,6 +16,7 @@ mod full_disk;
 mod kills;
 mod lab;
 mod ledger;
+mod limits;
 mod listeners;
 mod overload;
 mod publish;

@@ -86,15 +86,17 @@ impl Drop {
     }
 }
 
-/// Counters of one shard since it started. Two sums hold between turns, to the message:
+/// Counters of one shard since it started. Three sums hold between turns, to the message:
 ///
 /// * `accepted` is `wanted`, `unwanted`, `kept` and `requests`, together;
+/// * every PUBLISH that was read is `accepted`, `refused`, dropped as denied or looped, held back, or a copy of one of
+///   QoS 2 that is under way;
 /// * `owed` is `delivered`, all of `dropped`, and what sessions and peers are still owed ([`Ledger::missing`] is 0).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// Messages accepted from clients, peers and the node itself.
     pub accepted: u64,
-    /// Messages refused to their publisher: quota, rights, store.
+    /// Messages refused to their publisher, for want of room or by the store, and those it gave up waiting with.
     pub refused: u64,
     /// Accepted messages with a receiver.
     pub wanted: u64,
@@ -112,6 +114,8 @@ pub struct Ledger {
     pub dropped: [u64; Drop::ALL.len()],
     /// Packets that broke the protocol.
     pub protocol_errors: u64,
+    /// Filters refused in SUBACK.
+    pub refused_subscriptions: u64,
     /// Connections refused at CONNECT.
     pub refused_connects: u64,
     /// Connections accepted.

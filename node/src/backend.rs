@@ -200,6 +200,8 @@ impl Backend for NodeBackend {
                     "sessions_expired_total": shard.totals.sessions_expired,
                     "connects_total": shard.totals.connects,
                     "subscriptions": shard.subscriptions,
+                    "subscriptions_refused_total": ledger.refused_subscriptions,
+                    "checks_late_total": load(&drops.late_checks),
                     "retained": shard.retained,
                     "queued": shard.queued,
                     "queues_full": shard.queues_full,

@@ -499,6 +499,7 @@ impl Shard {
     fn forget_blocked(&mut self, phase: Phase, blocked: Blocked) {
         let Phase::Open(session) = phase else { return };
         for publish in blocked.into_all() {
+            self.ledger.refused += 1;
             if let (Some(id), Some(slot)) = (publish.packet_id, self.sessions.get(session as usize))
             {
                 let (cell, qos, reason) = (slot.cell, publish.qos, ReasonCode::QuotaExceeded);

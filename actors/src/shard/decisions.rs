@@ -228,6 +228,7 @@ impl Shard {
         filter: &str,
         reason: ReasonCode,
     ) {
+        self.ledger.refused_subscriptions += 1;
         let who = (self.client_id_of(session), filter);
         self.note(DecisionKind::SubscribeRefused, who, name(reason), "".into(), 1);
     }

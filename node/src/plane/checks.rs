@@ -1,6 +1,7 @@
 //! Checks of credentials: they take long on purpose, so they are made elsewhere, a few at a time.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,10 +26,14 @@ impl Plane {
     ) {
         let Some(commands) = self.handle.commands() else { return };
         let (gate, checks) = (Arc::clone(&self.gate), Arc::clone(&self.checks));
+        let handle = self.handle.clone();
         self.control.spawn(async move {
             let turn = tokio::time::timeout(PASSWORD_WAIT_MAX, checks.acquire_owned()).await;
             // Not checked in time: the connection ends with its time to connect.
-            let Ok(Ok(turn)) = turn else { return };
+            let Ok(Ok(turn)) = turn else {
+                handle.drops().late_checks.fetch_add(1, Ordering::Relaxed);
+                return;
+            };
             let check = tokio::task::spawn_blocking(move || {
                 let admission = gate.check_slowly(&origin, &client_id, &credentials);
                 drop(turn);
@@ -43,10 +48,11 @@ impl Plane {
     /// Has a step of an authentication method done elsewhere, as one of the checks.
     pub(super) fn step(&self, conn: ConnId, mut method: Box<dyn Method>, data: Option<Bytes>) {
         let Some(commands) = self.handle.commands() else { return };
-        let checks = Arc::clone(&self.checks);
+        let (checks, handle) = (Arc::clone(&self.checks), self.handle.clone());
         self.control.spawn(async move {
             let turn = tokio::time::timeout(PASSWORD_WAIT_MAX, checks.acquire_owned()).await;
             let Ok(Ok(turn)) = turn else {
+                handle.drops().late_checks.fetch_add(1, Ordering::Relaxed);
                 let late = Step::Refused("the node had no time to check it");
                 let _ = commands.send(Command::Stepped(conn, method, late)).await;
                 return;

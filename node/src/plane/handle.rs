@@ -118,6 +118,8 @@ pub struct Drops {
     pub local: AtomicU64,
     /// QoS 0 requests the shadow hub had no room for. With QoS 1 and 2 the client is told.
     pub shadow_requests: AtomicU64,
+    /// Credentials that had to wait for their check for too long.
+    pub late_checks: AtomicU64,
 }
 
 /// The data thread is being restarted, or has no room.
