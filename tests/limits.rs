@@ -8,9 +8,16 @@ use outpost_node::Hooks;
 use crate::support::http;
 use crate::support::node::TestNode;
 
-/// Keys of the configuration with no effect that can be counted: they shorten or lengthen what goes on, for everybody and always.
-const UNSEEN: [&str; 4] =
-    ["inflight_max", "keep_alive_s_max", "rate_bytes_max", "topic_alias_out_max"];
+/// Keys of the configuration with no effect that can be counted: they shorten or lengthen what goes on for everybody and
+/// always, or say how much of what is past is remembered.
+const UNSEEN: [&str; 6] = [
+    "inflight_max",
+    "keep_alive_s_max",
+    "rate_bytes_max",
+    "shadow_history_each_max",
+    "shadow_history_max",
+    "topic_alias_out_max",
+];
 
 fn page(file: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(file);
