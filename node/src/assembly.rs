@@ -26,14 +26,14 @@ use crate::admin::Desk;
 use crate::backend::NodeBackend;
 use crate::bridge::{Bridges, Settings};
 use crate::bus::PlaneBus;
-use crate::config::{Config, Durability, OverloadPolicy, OverloadRule};
+use crate::config::{Config, Durability, OverloadPolicy, OverloadRule, Shadows};
 use crate::gate::ConfigGate;
 use crate::http::HttpServer;
 use crate::listeners::{Listeners, OpenError};
 use crate::memory;
 use crate::peers::{Links, NodeSink};
 use crate::plane::{Command, PlaneActor, PlaneHandle, PlanePorts, PlaneSpec};
-use crate::shadows::{ShadowActor, ShadowCommand, ShadowHandle, ShadowSpec};
+use crate::shadows::{ShadowActor, ShadowCommand, ShadowHandle, ShadowSpec, policy_rule};
 use crate::traces::Traces;
 
 /// A shadow stamp from a peer further in the future than this is refused.
@@ -510,7 +510,15 @@ fn hub_config(config: &Config, node: NodeId) -> HubConfig {
             ..outpost_shadow::Limits::default()
         },
         hlc_ahead_ms_max: CLOCK_AHEAD_MS_MAX,
+        rules: shadow_rules(&config.shadows),
     }
+}
+
+fn shadow_rules(config: &Shadows) -> outpost_shadow::Rules {
+    let rules = config.policy.iter().filter_map(|rule| policy_rule(rule).ok());
+    // Checked with the configuration.
+    let policies = outpost_shadow::Policies::new(rules.collect()).unwrap_or_default();
+    outpost_shadow::Rules { strict: config.strict, policies }
 }
 
 fn cluster_config(config: &Config) -> Option<ClusterConfig> {

@@ -9,6 +9,7 @@ use outpost_actors::tree::TreeMsg;
 use outpost_cluster::Cluster;
 use outpost_flow::Health as ActorHealth;
 use outpost_hardware::{DeviceStatus, Hardware};
+use outpost_model::NodeId;
 use outpost_mqtt::packet::ReasonCode;
 use outpost_shadow::{Entry, Reason, ShadowKey as HubKey, Verb};
 use outpost_store::disk::DiskStore;
@@ -107,6 +108,18 @@ impl Backend for NodeBackend {
                 )
             });
             ShadowReply { status, body: body.into() }
+        })
+    }
+
+    fn shadow_move(
+        &self,
+        (thing, name): ShadowKey,
+        gone: bool,
+    ) -> BoxFuture<'_, Option<(NodeId, bool)>> {
+        Box::pin(async move {
+            let key = HubKey { thing, name };
+            let home = self.shadows.ask(|reply| ShadowCommand::Move { key, gone, reply }).await;
+            home.flatten().map(|home| (home.node, home.sure))
         })
     }
 

@@ -19,8 +19,8 @@ use outpost_membership::PeerFrame;
 use outpost_model::{Hlc, NodeId, QoS};
 use outpost_mqtt::packet::ReasonCode;
 use outpost_shadow::{
-    Effect, Entry, Event, Hub, HubConfig, HubStats, InFlight, Output, Reason, ShadowKey, Verb,
-    parse_topic,
+    Effect, Entry, Event, Home, Hub, HubConfig, HubStats, InFlight, OldHome, Output, Policy,
+    PolicyError, PolicyRule, Reason, ShadowKey, Verb, parse_topic,
 };
 use outpost_store::disk::DiskStore;
 use outpost_store::{Batch, Lsn, Op, Space, Store, SubmitError};
@@ -30,6 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
 use crate::clock::now;
+use crate::config::{PolicyKind, ShadowPolicy};
 use crate::peers::Links;
 use crate::plane::{Command, PlaneHandle};
 
@@ -64,6 +65,8 @@ pub enum ShadowCommand {
     History { key: ShadowKey, limit: usize, reply: oneshot::Sender<Vec<Entry>> },
     /// From HTTP: where the values below a path come from.
     Why { key: ShadowKey, path: Vec<String>, limit: usize, reply: oneshot::Sender<Vec<Reason>> },
+    /// From people: make this node the home, asking the old one; or not, as it is gone for good.
+    Move { key: ShadowKey, gone: bool, reply: oneshot::Sender<Option<Home>> },
     /// From people.
     Stats(oneshot::Sender<HubStats>),
     /// From links.
@@ -308,6 +311,14 @@ impl Driver {
             ShadowCommand::Why { key, path, limit, reply } => {
                 let _ = reply.send(self.hub.why(&key, &path, limit));
             }
+            ShadowCommand::Move { key, gone, reply } => {
+                if gone {
+                    self.hub.take_over(&key, OldHome::IsGone, now);
+                } else {
+                    self.hub.set_home(key.clone(), self.spec.hub.node, now);
+                }
+                let _ = reply.send(self.hub.home(&key));
+            }
             ShadowCommand::Stats(reply) => {
                 let _ = reply.send(self.hub.stats());
             }
@@ -315,7 +326,7 @@ impl Driver {
             ShadowCommand::PeerDown(peer) => self.hub.peer_down(peer, now),
             ShadowCommand::PeerFrame(peer, frame) => {
                 if let Err(error) = self.hub.handle_peer_frame(peer, &frame, now) {
-                    warn!("closing the link to peer {peer}: {error}");
+                    self.hub.quarantine(peer, &error, now);
                     self.spec.links.close(peer, &error.to_string());
                 }
             }
@@ -326,7 +337,11 @@ impl Driver {
     }
 
     fn device(&mut self, key: ShadowKey, verb: Verb, payload: &[u8], client: &str, job: u64) {
-        let (now, client) = (now(), Arc::<str>::from(client));
+        let now = now();
+        if verb == Verb::Update && *client == *key.thing {
+            self.hub.device_here(&key, now);
+        }
+        let client = Arc::<str>::from(client);
         let is_node = client.is_empty();
         if is_node || self.in_flight.enter(&client, self.spec.hub.limits.in_flight_max) {
             let name = (!is_node).then(|| client.to_string());
@@ -450,6 +465,10 @@ impl Driver {
                     self.answer(asker, status, body);
                 }
             }
+            Output::Event(Event::QuarantineOver { peer }) => {
+                info!("listening to peer {peer} again: its link starts anew");
+                self.spec.links.close(peer, "the quarantine is over");
+            }
             Output::Event(event) => log(&event),
         }
     }
@@ -485,8 +504,25 @@ impl Driver {
 fn log(event: &Event) {
     match event {
         Event::Written { .. } | Event::Merged { .. } => debug!("shadow: {event:?}"),
+        Event::Quarantined { peer, reason, ms } => {
+            warn!("shadows of peer {peer} are not listened to for {} s: {reason}", ms / 1_000)
+        }
         other => info!("shadow: {other:?}"),
     }
+}
+
+/// A rule of the configuration.
+///
+/// # Errors
+/// [`PolicyError`]: its path is none.
+pub fn policy_rule(rule: &ShadowPolicy) -> Result<PolicyRule, PolicyError> {
+    let expiry_ms = (rule.expiry_s > 0).then_some(rule.expiry_s as u64 * 1_000);
+    let policy = match rule.policy {
+        PolicyKind::Controlled => Policy::Controlled,
+        PolicyKind::ReportedOnly => Policy::ReportedOnly,
+        PolicyKind::LocalOverride => Policy::LocalOverride { expiry_ms },
+    };
+    PolicyRule::new(&rule.things, &rule.path, policy)
 }
 
 /// The topics every node publishes to its own subscribers, when it has merged (R9): they do not cross the links.

@@ -134,6 +134,7 @@ impl Node {
             node_name: name_of(self.index),
             limits: Limits { sweep_every_ms: 1_000, ..Limits::default() },
             hlc_ahead_ms_max: 300_000,
+            rules: outpost_shadow::Rules::default(),
         };
         let mut hub = Hub::new(config, dice, Hlc::default());
         for ((space, key), value) in self.disk.rows() {
@@ -359,8 +360,13 @@ impl Process {
                 unreachable!("an open gate is never slow and offers no method")
             }
             Event::Peer(peer, frame) => wanted.push_back(Wanted::Frame(peer, frame)),
-            Event::Shadow { topic, payload, job, .. } => match parse_topic(&topic) {
-                Some((key, verb)) => self.hub.request(key, verb, &payload, job, now),
+            Event::Shadow { topic, payload, client, job } => match parse_topic(&topic) {
+                Some((key, verb)) => {
+                    if key.thing == *client {
+                        self.hub.device_here(&key, now);
+                    }
+                    self.hub.request(key, verb, &payload, job, now)
+                }
                 None => self.shard.complete(job, ReasonCode::Success, now),
             },
             Event::Published(..) | Event::Local(..) | Event::Traced(..) | Event::TraceEnded(_) => {}

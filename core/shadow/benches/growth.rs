@@ -56,6 +56,7 @@ fn hub(section: &str) -> (usize, f64) {
         node_name: "bench".into(),
         limits: Limits::default(),
         hlc_ahead_ms_max: 60_000,
+        rules: outpost_shadow::Rules::default(),
     };
     let mut hub = Hub::new(config, 1, Hlc::default());
     let key = ShadowKey::classic("lamp");

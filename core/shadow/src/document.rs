@@ -2,13 +2,15 @@
 
 use std::borrow::Cow;
 
-use outpost_model::NodeId;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::change::WireChange;
 use crate::desired::{Desired, Merged, Part, Pen, Unsound};
+use crate::home::{Home, Place};
 use crate::leaves::{Leaf, Leaves, timestamps};
+use crate::overrides::Marks;
+use crate::planted::{Bug, is};
 use crate::request::Update;
 use crate::stamp::Stamp;
 use crate::version::{self, Class, Known, Print, VERSION_MAX};
@@ -18,16 +20,7 @@ use crate::wire::{Reader, WireError, Writer};
 type Write = (String, Option<String>);
 
 /// The first byte of a row: raise it when the format changes.
-const ROW_FORMAT: u8 = 1;
-
-/// Who deals out a shadow's version numbers, and since when. The greater one is the newer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Home {
-    /// The hybrid time of the handover.
-    pub term: u64,
-    /// The node.
-    pub node: NodeId,
-}
+const ROW_FORMAT: u8 = 2;
 
 /// A shadow as this node knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +39,8 @@ pub struct Shadow {
     pub home: Option<Home>,
     /// Its place in this node's feed.
     pub seq: u64,
+    /// Writes of `desired` that were satisfied.
+    pub marks: Marks,
     /// Print of the visible state; kept, as every merge asks for it.
     print: Print,
 }
@@ -67,6 +62,8 @@ pub struct Item {
     pub reported: Vec<Leaf>,
     /// Changes of `desired`.
     pub desired: Part,
+    /// See [`Shadow::marks`].
+    pub marks: Marks,
 }
 
 impl Default for Shadow {
@@ -79,6 +76,7 @@ impl Default for Shadow {
             deleted: Stamp::default(),
             home: None,
             seq: 0,
+            marks: Marks::default(),
             print: Print::default(),
         };
         shadow.renew_print();
@@ -114,6 +112,7 @@ impl Shadow {
         self.desired.write(&[("d".to_owned(), None)], pen);
         self.report(&[("r".to_owned(), None)], pen);
         self.deleted = self.deleted.max(pen.stamp);
+        self.reported.bury_until(self.deleted, pen.seq);
         self.finish_write(pen, class);
     }
 
@@ -123,7 +122,8 @@ impl Shadow {
     }
 
     fn report(&mut self, writes: &[(String, Option<String>)], pen: &Pen) {
-        let stamp = pen.stamp.with_term(self.term());
+        let term = if is(Bug::TermLeftOut) { 0 } else { self.term() };
+        let stamp = pen.stamp.with_term(term);
         for (path, value) in writes {
             self.reported.join(path, stamp, value.as_deref(), pen.seq);
         }
@@ -135,14 +135,9 @@ impl Shadow {
         self.renew_print();
     }
 
-    /// Takes in what a peer knows. `class` is asked after the merge, which may change who is at home. Only to be called
-    /// on a scratch copy.
-    pub fn merge(
-        &mut self,
-        item: &Item,
-        class: impl Fn(&Self) -> Class,
-        seq: u64,
-    ) -> Result<Merged, Unsound> {
+    /// Takes in what a peer knows. The merge may change who is at home, and with it whose numbers this node takes. Only
+    /// to be called on a scratch copy.
+    pub fn merge(&mut self, item: &Item, me: Place, seq: u64) -> Result<Merged, Unsound> {
         let before = self.known();
         let (touched, deleted, home) = (self.touched, self.deleted, self.home);
         let part = self.desired.merge(&item.desired, seq)?;
@@ -154,11 +149,15 @@ impl Shadow {
             changed |= self.reported.join(&leaf.path, leaf.stamp, leaf.value.as_deref(), seq);
         }
         self.touched = touched.max(item.touched);
-        self.deleted = deleted.max(item.deleted);
-        self.home = home.max(item.home);
+        if !is(Bug::DeleteMarkLost) {
+            self.deleted = deleted.max(item.deleted);
+        }
+        changed |= self.reported.bury_until(self.deleted, seq);
+        self.home = me.join(home, item.home);
+        changed |= self.join_marks(&item.marks);
         self.renew_print();
         let theirs = Known { print: item.print, version: item.version };
-        self.version = version::merged(before, self.print, theirs, class(self));
+        self.version = version::merged(before, self.print, theirs, me.class(self.home));
         changed |= (touched, deleted, home, before)
             != (self.touched, self.deleted, self.home, self.known());
         if changed {
@@ -166,6 +165,7 @@ impl Shadow {
         }
         let as_theirs = (self.known(), self.touched, self.deleted, self.home)
             == (theirs, item.touched, item.deleted, item.home);
+        let as_theirs = as_theirs && self.marks.satisfied().eq(item.marks.satisfied());
         Ok(match (changed, as_theirs && part != Merged::Extended) {
             (false, _) => Merged::Unchanged,
             (true, true) => Merged::Taken,
@@ -183,6 +183,7 @@ impl Shadow {
             home: self.home,
             reported: self.reported.iter().filter(|leaf| leaf.seq > since).cloned().collect(),
             desired: self.desired.part_since(since),
+            marks: self.marks.clone(),
         }
     }
 
@@ -193,10 +194,13 @@ impl Shadow {
         out.varint(self.version);
         out.stamp(&self.touched);
         out.stamp(&self.deleted);
-        out.varint(self.home.map_or(0, |home| home.term));
-        out.u64(self.home.map_or(0, |home| home.node.0));
+        encode_home(&mut out, self.home);
         out.varint(self.desired.epoch().number);
         self.desired.heads().iter().for_each(|head| out.fixed(head));
+        for (path, stamp) in self.marks.satisfied() {
+            out.bytes(path.as_bytes());
+            out.stamp(&stamp);
+        }
         print_of(&out.0)
     }
 
@@ -245,7 +249,7 @@ impl Shadow {
 
     /// What `desired` wants and `reported` does not show, and when each of it was wanted.
     pub fn delta(&self) -> Option<(Value, Value)> {
-        let desired = self.desired.leaves().state()?;
+        let desired = self.desired.leaves().state_without(|path| self.marks.mutes(path))?;
         let delta = difference(&desired, self.reported.state().as_ref())?;
         let metadata = masked(&self.desired.leaves().metadata()?, &delta);
         Some((delta, metadata))
@@ -307,6 +311,7 @@ impl Shadow {
         encode_facts(&mut out, self.version, &self.touched, &self.deleted, self.home);
         Leaves::encode(&mut out, self.reported.iter(), true);
         self.desired.encode(&mut out);
+        self.marks.encode(&mut out);
         out.0
     }
 
@@ -320,6 +325,7 @@ impl Shadow {
         let (version, touched, deleted, home) = decode_facts(&mut from)?;
         let reported = Leaves::from_sorted(Leaves::decode(&mut from, 'r', true)?)?;
         let desired = Desired::decode(&mut from)?;
+        let marks = Marks::decode(&mut from)?;
         from.end()?;
         let mut shadow = Self {
             desired,
@@ -329,6 +335,7 @@ impl Shadow {
             deleted,
             home,
             seq,
+            marks,
             print: Print::default(),
         };
         shadow.renew_print();
@@ -379,14 +386,19 @@ fn encode_facts(
     out.varint(version);
     out.stamp(touched);
     out.stamp(deleted);
+    encode_home(out, home);
+}
+
+fn encode_home(out: &mut Writer, home: Option<Home>) {
     out.varint(home.map_or(0, |home| home.term));
     out.u64(home.map_or(0, |home| home.node.0));
+    out.byte(u8::from(home.is_some_and(|home| home.sure)));
 }
 
 fn decode_facts(from: &mut Reader<'_>) -> Result<(u64, Stamp, Stamp, Option<Home>), WireError> {
     let version = from.number(VERSION_MAX, "version")?;
     let (touched, deleted) = (from.stamp()?, from.stamp()?);
-    let home = Home { term: from.varint()?, node: from.node()? };
+    let home = Home { term: from.varint()?, node: from.node()?, sure: from.flag()? };
     Ok((version, touched, deleted, (home.term > 0).then_some(home)))
 }
 
@@ -405,7 +417,7 @@ fn difference(desired: &Value, reported: Option<&Value>) -> Option<Value> {
 }
 
 /// 1 and 1.0 are the same number.
-fn same(a: &Value, b: &Value) -> bool {
+pub fn same(a: &Value, b: &Value) -> bool {
     let as_floats =
         || (a.is_f64() || b.is_f64()).then(|| Some((a.as_f64()?, b.as_f64()?))).flatten();
     a == b || as_floats().is_some_and(|(x, y)| x.partial_cmp(&y) == Some(std::cmp::Ordering::Equal))

@@ -12,6 +12,7 @@ use crate::document::{Item, Shadow};
 use crate::hub::{Event, Hub, Output, PeerError};
 use crate::key::ShadowKey;
 use crate::peer::Greeting;
+use crate::planted::{Bug, is};
 use crate::sync::{FRAME_BYTES_AIM, Frame, Hello, PEERS_MAX};
 use crate::version::SLOTS;
 
@@ -33,6 +34,10 @@ impl Hub {
         {
             return;
         }
+        if self.is_quarantined(peer, now) {
+            self.shut_out.insert(peer);
+            return;
+        }
         self.links += 1;
         let (feed, head, records) = (self.feed.id, self.feed.head, self.shadows.len() as u64);
         let known = self.peers.entry(peer).or_default();
@@ -49,6 +54,8 @@ impl Hub {
         if let Some(known) = self.peers.get_mut(&peer) {
             known.reset(false);
         }
+        self.shut_out.remove(&peer);
+        self.save_peer(peer);
         self.settle_pending(Some(peer), now);
         self.finish();
     }
@@ -91,6 +98,7 @@ impl Hub {
                 Err(PeerError::TooMany { peer })
             };
         }
+        self.note_heard(peer, now);
         match frame {
             Frame::Hello(hello) => self.handle_hello(peer, &hello, now),
             Frame::Items { number, stretch, settles, items } => {
@@ -136,6 +144,7 @@ impl Hub {
         }
         if greeting.your_feed == self.feed.id && greeting.read > self.feed.head {
             self.restart_feed();
+            self.give_up_numbers(now);
         }
         let known = self.peer_mut(peer);
         if known.feed != greeting.feed {
@@ -245,16 +254,13 @@ impl Hub {
         item: &Item,
         merged: &mut BTreeMap<ShadowKey, Scratch>,
     ) -> Result<Merged, PeerError> {
-        let (node, slot, seq) =
-            (self.config.node, self.slot(), self.feed.head + 1 + merged.len() as u64);
+        let (me, seq) = (self.place(), self.feed.head + 1 + merged.len() as u64);
         let have = merged.get(key).map(|(shadow, _, _)| shadow).or_else(|| self.shadows.get(key));
         let scratch = have.cloned().unwrap_or_default();
         let work = AssertUnwindSafe(|| {
             let mut scratch = scratch;
             let seq = have.filter(|_| merged.contains_key(key)).map_or(seq, |shadow| shadow.seq);
-            scratch
-                .merge(item, |shadow| Self::class_of(node, slot, shadow), seq)
-                .map(|outcome| (scratch, outcome))
+            scratch.merge(item, me, seq).map(|outcome| (scratch, outcome))
         });
         let unsound = |what| PeerError::Unsound { peer, key: key.clone(), what };
         let (shadow, outcome) = catch_unwind(work)
@@ -277,7 +283,9 @@ impl Hub {
         now: Now,
     ) -> Vec<ShadowKey> {
         let mut full = Vec::new();
-        for (key, (shadow, outcome, is_all)) in merged {
+        for (key, (mut shadow, outcome, is_all)) in merged {
+            let outcome =
+                if self.judge(&key, &mut shadow, now) { Merged::Extended } else { outcome };
             let previous = self.shadows.get(&key).cloned();
             if previous.is_none() && self.shadows.len() >= self.config.limits.shadows_max {
                 self.then.push(Output::Event(Event::Full { key: key.clone() }));
@@ -315,7 +323,12 @@ impl Hub {
         self.remember_merge(key, shadow, from, now);
         self.stats.merged += 1;
         self.stats.conflicts += u64::from(conflict);
-        self.publish_state(key, shadow, previous, now.wall_s(), None);
+        if !is(Bug::MergeIsSilent) {
+            self.publish_state(key, shadow, previous, now.wall_s(), None);
+        }
+        if is(Bug::AcceptedTwice) {
+            self.publish(key, "update/accepted", b"{}".to_vec());
+        }
         let version = shadow.version;
         self.then.push(Output::Event(Event::Merged { key: key.clone(), version, from, conflict }));
         let bytes = shadow.state_bytes();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use outpost_model::{Hlc, NodeId, Now};
 
-use crate::{Effect, Hub, HubConfig, Limits, Output, ShadowKey, Verb};
+use crate::{Effect, Hub, HubConfig, Limits, Output, Rules, ShadowKey, Verb};
 
 /// Sends the bytes as updates, as a get and as a delete.
 ///
@@ -28,7 +28,13 @@ pub fn exercise(request: &[u8]) {
 
 fn config() -> HubConfig {
     let limits = Limits::default();
-    HubConfig { node: NodeId(1), node_name: "fuzz".to_owned(), limits, hlc_ahead_ms_max: 60_000 }
+    HubConfig {
+        node: NodeId(1),
+        node_name: "fuzz".to_owned(),
+        limits,
+        hlc_ahead_ms_max: 60_000,
+        rules: Rules::default(),
+    }
 }
 
 /// Takes over what is to be written; how many answers there were.

@@ -15,12 +15,16 @@ use sha2::{Digest, Sha256};
 
 use crate::document::Shadow;
 use crate::history::History;
+use crate::home::Home;
 use crate::key::ShadowKey;
 use crate::peer::Peer;
+use crate::planted::{Bug, is};
+use crate::policy::Policies;
+use crate::quarantine::Quarantine;
 use crate::serve::Pending;
 use crate::stamp::Stamp;
 use crate::sync::PEERS_MAX;
-use crate::version::{Class, SLOTS};
+use crate::version::SLOTS;
 use crate::wire::{Reader, WireError, Writer};
 
 /// What a hub may use.
@@ -83,6 +87,17 @@ impl Default for Limits {
     }
 }
 
+/// Where the operator chose.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// Apart from a shadow's home, writes of `desired` and deletes are answered 500 instead of being accepted and merged
+    /// later. On: what was accepted was decided by one node, and a cut stops people from steering; off: both sides of a
+    /// cut can be written.
+    pub strict: bool,
+    /// Whose word counts, by thing and path.
+    pub policies: Policies,
+}
+
 /// Who this hub is and what it may use.
 #[derive(Debug, Clone)]
 pub struct HubConfig {
@@ -94,6 +109,8 @@ pub struct HubConfig {
     pub limits: Limits,
     /// A peer whose stamps are further ahead of this node's clock is refused.
     pub hlc_ahead_ms_max: u64,
+    /// What is decided otherwise than AWS does.
+    pub rules: Rules,
 }
 
 /// What the driver has to do, in this order.
@@ -184,10 +201,33 @@ pub enum Event {
         /// The new slot.
         slot: u8,
     },
+    /// This node made itself the home of a shadow, as the old home cannot be reached.
+    TakenOver {
+        /// The shadow.
+        key: ShadowKey,
+        /// Its new version.
+        version: u64,
+        /// The old home is gone for good. Else it is to give its version numbers away when it is back.
+        sure: bool,
+    },
     /// A home could not be moved, as the node that would have to agree cannot be reached.
     HomeNotMoved {
         /// The shadow.
         key: ShadowKey,
+    },
+    /// A peer sent what no honest node sends, and is not listened to for a while.
+    Quarantined {
+        /// The peer.
+        peer: NodeId,
+        /// What it sent.
+        reason: String,
+        /// For how long.
+        ms: u64,
+    },
+    /// A peer is to be listened to again: its link must be closed, so that both begin anew.
+    QuarantineOver {
+        /// The peer.
+        peer: NodeId,
     },
     /// A peer knows more of this node's feed than the disk does: the disk is an old copy. A new feed was begun.
     FeedRestarted,
@@ -298,6 +338,14 @@ pub struct Hub {
     pub(crate) links: u64,
     /// Monotonic time of the last call that had one.
     pub(crate) mono_ms: u64,
+    /// Shadows with a change at the device that stops to stand, and when.
+    pub(crate) overrides: BTreeMap<ShadowKey, u64>,
+    /// Not before this time of the wall clock is one of them over.
+    pub(crate) overrides_due_ms: u64,
+    /// Peers that were not listened to, or are not.
+    pub(crate) quarantines: BTreeMap<NodeId, Quarantine>,
+    /// Those among them that have a link.
+    pub(crate) shut_out: BTreeSet<NodeId>,
     pub(crate) sweep_after: Option<ShadowKey>,
     pub(crate) sweep_at_ms: Option<u64>,
     pub(crate) stats: HubStats,
@@ -347,6 +395,10 @@ impl Hub {
             pending_last: incarnation >> 8,
             links: 0,
             mono_ms: 0,
+            overrides: BTreeMap::new(),
+            overrides_due_ms: 0,
+            quarantines: BTreeMap::new(),
+            shut_out: BTreeSet::new(),
             sweep_after: None,
             sweep_at_ms: None,
             stats: HubStats::default(),
@@ -386,8 +438,10 @@ impl Hub {
                 let node = NodeId(u64::from_be_bytes(
                     node.try_into().map_err(|_| WireError::Range("peer"))?,
                 ));
-                let peer = Peer { feed: from.u64()?, read: from.varint()?, ..Peer::default() };
+                let (feed, read) = (from.u64()?, from.varint()?);
                 self.slots.insert(node, from.byte()? % SLOTS);
+                let heard_ms = from.varint()?;
+                let peer = Peer { feed, read, heard_ms, ..Peer::default() };
                 self.peers.insert(node, peer);
             }
             Some((&ROW_HISTORY, place)) => self.history.load(place, value)?,
@@ -399,6 +453,9 @@ impl Hub {
                 self.clock = HlcClock::new(self.clock.floor().max(latest));
                 self.feed.head = self.feed.head.max(shadow.seq);
                 self.feed.places.insert(shadow.seq, key.clone());
+                if shadow.override_ends_ms(&key.thing, &self.config.rules.policies).is_some() {
+                    self.overrides.insert(key.clone(), 0); // looked at when there is a clock
+                }
                 self.shadows.insert(key, shadow);
             }
             _ => return Err(WireError::Range("row key")),
@@ -432,6 +489,11 @@ impl Hub {
         self.shadows.get(key).map(|shadow| (shadow.version, shadow.home.map(|home| home.node)))
     }
 
+    /// Whose a shadow is; nothing when nobody is at home, or there is no such shadow.
+    pub fn home(&self, key: &ShadowKey) -> Option<Home> {
+        self.shadows.get(key)?.home
+    }
+
     /// The next thing to do; ask until there is nothing.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
@@ -459,15 +521,6 @@ impl Hub {
             records: self.shadows.len(),
             bytes: self.shadows.values().map(Shadow::memory_bytes).sum(),
             ..self.stats
-        }
-    }
-
-    /// Whose version numbers this node takes for a shadow.
-    pub(crate) fn class_of(node: NodeId, slot: u8, shadow: &Shadow) -> Class {
-        if shadow.home.is_some_and(|home| home.node == node) {
-            Class::Owner
-        } else {
-            Class::Slot(slot)
         }
     }
 
@@ -520,6 +573,7 @@ impl Hub {
         out.u64(peer.feed);
         out.varint(peer.read);
         out.byte(self.slots.get(&node).copied().unwrap_or(0));
+        out.varint(peer.heard_ms);
         self.dirty.insert(peer_row_key(node), Some(out.0));
     }
 
@@ -542,6 +596,9 @@ impl Hub {
         }
         if !self.dirty.is_empty() {
             std::mem::take(&mut self.moved_peers).into_iter().for_each(|peer| self.save_peer(peer));
+        }
+        if is(Bug::SaysBeforeSync) {
+            self.effects.extend(std::mem::take(&mut self.then).into_iter().map(Effect::Now));
         }
         let rows = std::mem::take(&mut self.dirty).into_iter().collect();
         self.effects.push_back(Effect::Commit { rows, then: std::mem::take(&mut self.then) });

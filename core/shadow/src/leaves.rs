@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::planted::{Bug, is};
 use crate::stamp::Stamp;
 use crate::wire::{Reader, WireError, Writer};
 
@@ -55,6 +56,11 @@ impl Leaves {
         self.all.iter().filter(|leaf| leaf.value.is_some())
     }
 
+    /// The last write at exactly this path, a tombstone too.
+    pub fn get(&self, path: &str) -> Option<&Leaf> {
+        self.find(path).ok().map(|at| &self.all[at])
+    }
+
     /// How many tombstones there are.
     pub fn tombstones(&self) -> usize {
         self.all.iter().filter(|leaf| leaf.value.is_none()).count()
@@ -84,7 +90,7 @@ impl Leaves {
     pub fn join(&mut self, path: &str, stamp: Stamp, value: Option<&str>, seq: u64) -> bool {
         if let Ok(at) = self.find(path) {
             let have = &mut self.all[at];
-            if have.stamp > stamp {
+            if have.stamp > stamp && !is(Bug::ArrivalDecides) {
                 return false;
             }
             if have.stamp == stamp {
@@ -92,7 +98,7 @@ impl Leaves {
             }
         }
         let above: Vec<usize> = ancestors(path).filter_map(|a| self.find(a).ok()).collect();
-        if above.iter().any(|at| self.all[*at].stamp > stamp) {
+        if !is(Bug::AncestorIgnored) && above.iter().any(|at| self.all[*at].stamp > stamp) {
             return false;
         }
         for at in above {
@@ -123,6 +129,18 @@ impl Leaves {
         !ancestors(path).any(|a| self.find(a).is_ok_and(|at| self.all[at].stamp > stamp))
     }
 
+    /// A delete at `mark` took away whatever was written before it, also under a later term that its author had not
+    /// heard of. True when there was something.
+    pub fn bury_until(&mut self, mark: Stamp, seq: u64) -> bool {
+        let older = |leaf: &&mut Leaf| leaf.value.is_some() && leaf.stamp.with_term(0) <= mark;
+        let mut any = false;
+        for leaf in self.all.iter_mut().filter(older) {
+            leaf.bury(seq);
+            any = true;
+        }
+        any
+    }
+
     /// Takes away the tombstones the predicate names; gives back how many.
     pub fn forget_tombstones(&mut self, mut may_go: impl FnMut(&Leaf) -> bool) -> usize {
         let before = self.all.len();
@@ -132,18 +150,27 @@ impl Leaves {
 
     /// The section as JSON, or `None` when nothing is visible. Empty objects do not exist.
     pub fn state(&self) -> Option<Value> {
-        self.tree(Leaf::json)
+        self.state_without(|_| false)
+    }
+
+    /// The same without the leaves the predicate names.
+    pub fn state_without(&self, left_out: impl Fn(&str) -> bool) -> Option<Value> {
+        self.tree(self.live().filter(|leaf| !left_out(&leaf.path)), Leaf::json)
     }
 
     /// The same shape with an AWS timestamp for each leaf, and for each element of an array.
     pub fn metadata(&self) -> Option<Value> {
-        self.tree(|leaf| timestamps(&leaf.json(), leaf.stamp.seconds()))
+        self.tree(self.live(), |leaf| timestamps(&leaf.json(), leaf.stamp.seconds()))
     }
 
-    fn tree(&self, content: impl Fn(&Leaf) -> Value) -> Option<Value> {
+    fn tree<'a>(
+        &self,
+        leaves: impl Iterator<Item = &'a Leaf>,
+        content: impl Fn(&Leaf) -> Value,
+    ) -> Option<Value> {
         let mut root = Value::Object(Map::new());
         let mut any = false;
-        for leaf in self.live() {
+        for leaf in leaves {
             any = true;
             let mut place = &mut root;
             for key in leaf.path.split(SEPARATOR).skip(1) {

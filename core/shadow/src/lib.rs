@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!  hub ─┬─ serve ──── request (what a client may ask), document (what it is answered)
+//!       ├─ home ───── whose a shadow is, and whose numbers its versions are
 //!       ├─ exchange ─ sync (frames), pack (shadows in them), peer (how far each has read)
 //!       ├─ reconcile ─ sketch (what two sets differ in)
-//!       ├─ sweep
+//!       ├─ quarantine (peers that are not honest)
+//!       ├─ sweep ──── overrides (knobs turned by hand), policy (whose word counts)
 //!       └─ document ─ desired (automerge in epochs), leaves (registers), version
 //! ```
 //! Start reading at [`hub`].
@@ -19,10 +21,15 @@ mod desired;
 mod document;
 mod exchange;
 mod history;
+mod home;
 mod in_flight;
 mod leaves;
+mod overrides;
 mod pack;
 mod peer;
+mod planted;
+mod policy;
+mod quarantine;
 mod reconcile;
 mod request;
 mod serve;
@@ -33,7 +40,24 @@ mod version;
 mod wire;
 
 pub use history::{Change, Entry, Reason, What};
-pub use hub::{Effect, Event, Hub, HubConfig, HubStats, Limits, LoadError, Output, PeerError};
+pub use home::{Home, OldHome};
+pub use hub::{
+    Effect, Event, Hub, HubConfig, HubStats, Limits, LoadError, Output, PeerError, Rules,
+};
 pub use in_flight::InFlight;
 pub use key::{ShadowKey, Verb, parse_topic};
+pub use policy::{POLICIES_MAX, Policies, Policy, PolicyError, PolicyRule};
+pub use quarantine::Quarantine;
 pub use stamp::Stamp;
+
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[cfg(test)]
+extern crate self as outpost_shadow;
+
+/// Random schedules, here and not in `tests/` itself because they plant bugs.
+#[cfg(test)]
+#[path = "../tests/schedules/mod.rs"]
+mod schedules;

@@ -14,9 +14,11 @@ use outpost_model::{Hlc, NodeId};
 
 use crate::change::{ACTOR_BYTES, WireChange};
 use crate::desired::{Epoch, MERGED_CHANGES_MAX, Part};
-use crate::document::{Home, Item};
+use crate::document::Item;
+use crate::home::Home;
 use crate::key::ShadowKey;
 use crate::leaves::{LEAVES_MAX, Leaf, PATH_BYTES_MAX, VALUE_BYTES_MAX, check_path, check_value};
+use crate::overrides::{MARK_MEMORY, Marks};
 use crate::stamp::Stamp;
 use crate::sync::FRAME_BYTES_MAX;
 use crate::version::VERSION_MAX;
@@ -33,6 +35,8 @@ const HOME: u8 = 1 << 2;
 const DESIRED: u8 = 1 << 3;
 const TOUCHED: u8 = 1 << 4;
 const REPORTED: u8 = 1 << 5;
+const SURE: u8 = 1 << 6;
+const MARKS: u8 = 1 << 7;
 
 /// Writes what refers to what was written before.
 #[derive(Debug, Default)]
@@ -129,6 +133,8 @@ impl Packer {
             (DESIRED, with_desired),
             (TOUCHED, item.touched != last_write(item)),
             (REPORTED, !item.reported.is_empty()),
+            (SURE, item.home.is_some_and(|home| home.sure)),
+            (MARKS, item.marks.satisfied().next().is_some()),
         ];
         self.out.byte(flags.into_iter().filter(|(_, on)| *on).map(|(bit, _)| bit).sum());
         self.key(key);
@@ -150,6 +156,9 @@ impl Packer {
         }
         if item.touched != last_write(item) {
             self.stamp(&item.touched, term);
+        }
+        if item.marks.satisfied().next().is_some() {
+            self.marks(&item.marks);
         }
     }
 
@@ -237,6 +246,14 @@ impl Packer {
         }
     }
 
+    fn marks(&mut self, marks: &Marks) {
+        self.out.varint(marks.satisfied().count() as u64);
+        for (path, stamp) in marks.satisfied() {
+            self.path(path);
+            self.stamp(&stamp, 0);
+        }
+    }
+
     fn part(&mut self, part: &Part) {
         self.out.varint(part.epoch.number);
         self.out.fixed(&part.epoch.base);
@@ -259,7 +276,7 @@ impl<'a> Unpacker<'a> {
         let print = self.from.array()?;
         let version = self.from.number(VERSION_MAX, "version")?;
         let home = if has(HOME) {
-            Some(Home { term: self.moment()?.0, node: NodeId(self.node()?) })
+            Some(Home { term: self.moment()?.0, node: NodeId(self.node()?), sure: has(SURE) })
         } else {
             None
         };
@@ -268,8 +285,12 @@ impl<'a> Unpacker<'a> {
         let reported = if has(REPORTED) { self.leaves('r', term)? } else { Vec::new() };
         let desired = if has(DESIRED) { self.part()? } else { Part::nothing() };
         let touched = Stamp::default();
-        let mut item = Item { version, print, touched, deleted, home, reported, desired };
+        let marks = Marks::default();
+        let mut item = Item { version, print, touched, deleted, home, reported, desired, marks };
         item.touched = if has(TOUCHED) { self.stamp(term)? } else { last_write(&item) };
+        if has(MARKS) {
+            item.marks = self.marks()?;
+        }
         Ok((key, item))
     }
 
@@ -355,6 +376,18 @@ impl<'a> Unpacker<'a> {
             leaves.push(Leaf { path: path.into(), stamp, value: value.map(Into::into), seq: 0 });
         }
         Ok(leaves)
+    }
+
+    fn marks(&mut self) -> Result<Marks, WireError> {
+        let count = self.from.count(LEAVES_MAX, MARK_MEMORY)?;
+        let mut marks = Marks::default();
+        for _ in 0..count {
+            let path = self.path('d')?;
+            self.from.charge(path.len())?;
+            let stamp = self.stamp(0)?;
+            marks.satisfy(path, stamp);
+        }
+        Ok(marks)
     }
 
     fn part(&mut self) -> Result<Part, WireError> {

@@ -22,6 +22,8 @@ pub struct Peer {
     pub read: u64,
     /// It has this node's feed on disk up to here, as far as is known.
     pub seen: u64,
+    /// When it was last heard, in milliseconds since 1970; kept with the rest of its row.
+    pub heard_ms: u64,
     /// The other direction: what this node sends.
     pub sending: Sending,
     /// What this node asked for, and until it comes [`Peer::read`] stands still.

@@ -11,9 +11,13 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::desired::Pen;
-use crate::document::{Home, Shadow, with_token};
+use crate::document::{Shadow, with_token};
+use crate::home::Home;
 use crate::hub::{Event, Hub, Output};
 use crate::key::{ShadowKey, Verb};
+use crate::leaves::SEPARATOR;
+use crate::planted::{Bug, is};
+use crate::policy::Policy;
 use crate::request::{Reject, Update, parse_bare, parse_update, token_of};
 use crate::stamp::Stamp;
 use crate::sync::{Ask, Frame};
@@ -154,8 +158,7 @@ impl Hub {
         if decider == self.config.node {
             return self.settle(&job, Standing::Decider(self.config.node), now);
         }
-        let reachable = self.peers.get(&decider).is_some_and(|peer| peer.greeted);
-        if !reachable || job.tries >= TRIES_MAX {
+        if !self.can_reach(decider) || job.tries >= TRIES_MAX {
             return self.settle(&job, Standing::Apart, now);
         }
         if self.pending.len() >= self.config.limits.forwards_max {
@@ -283,7 +286,10 @@ impl Hub {
                     .map_err(|reject| (reject, token))
             }
             Ask::SetHome(node) => {
-                self.hand_over(key, node, standing, now).map_err(|reject| (reject, None))
+                if matches!(standing, Standing::Apart) {
+                    return Err((Reject::new(500, "The home node cannot be reached"), None));
+                }
+                self.hand_over(key, node, now).map_err(|reject| (reject, None))
             }
         }
     }
@@ -297,7 +303,12 @@ impl Hub {
     ) -> Result<Value, Reject> {
         self.forget_deleted(key, now);
         let previous = self.shadows.get(key).cloned();
-        check_expected(update.version, previous.as_ref(), self.peers.is_empty())?;
+        if !update.desired.is_empty() {
+            self.check_owner(previous.as_ref(), standing)?;
+        }
+        let expected = update.version.filter(|_| !is(Bug::VersionNotCompared));
+        check_expected(expected, previous.as_ref(), self.peers.is_empty())?;
+        self.check_policies(key, update)?;
         if previous.is_none() && self.shadows.len() >= self.config.limits.shadows_max {
             return Err(Reject::new(429, "This node keeps as many shadows as it may"));
         }
@@ -305,6 +316,7 @@ impl Hub {
         shadow.update(update, &pen, class);
         check_grown(&shadow, previous.as_ref())?;
         self.check_size(&shadow, previous.as_ref())?;
+        self.judge(key, &mut shadow, now);
         let (timestamp_s, token) = (now.wall_s(), update.token.as_deref());
         let accepted = shadow.update_accepted(update, &pen.stamp, timestamp_s);
         self.publish_state(key, &shadow, previous.as_ref(), timestamp_s, token);
@@ -322,6 +334,7 @@ impl Hub {
     ) -> Result<Value, Reject> {
         let previous = self.shadows.get(key).filter(|shadow| shadow.exists()).cloned();
         let Some(previous) = previous else { return Err(not_there(key)) };
+        self.check_owner(Some(&previous), standing)?;
         if version.is_some_and(|version| version != previous.version) {
             return Err(Reject::conflict());
         }
@@ -331,27 +344,6 @@ impl Hub {
         let body = json!({ "version": shadow.version, "timestamp": now.wall_s() });
         self.written(key, shadow, pen.stamp, standing);
         Ok(with_token(body, token))
-    }
-
-    /// The owner's class of version numbers passes to another node. That node uses it once this record has reached it.
-    fn hand_over(
-        &mut self,
-        key: &ShadowKey,
-        node: NodeId,
-        standing: Standing,
-        now: Now,
-    ) -> Result<Value, Reject> {
-        let shadow = self.shadows.get(key).ok_or_else(|| not_there(key))?;
-        if matches!(standing, Standing::Apart) {
-            return Err(Reject::new(500, "The home node cannot be reached"));
-        }
-        if shadow.home.is_none_or(|home| home.node != node) {
-            let mut shadow = shadow.clone();
-            shadow.home = Some(Home { term: self.clock.tick(now).0, node });
-            shadow.seq = self.feed.head + 1;
-            self.install(key.clone(), shadow);
-        }
-        Ok(json!({}))
     }
 
     /// A copy to write to, what to write with, and the class of its version number.
@@ -364,15 +356,49 @@ impl Hub {
         let mut shadow = previous.cloned().unwrap_or_default();
         self.collect_tombstones(&mut shadow, now);
         let stamp = Stamp::new(self.clock.tick(now), self.config.node);
-        let class = match standing {
-            Standing::Apart => Class::Slot(self.slot()),
-            Standing::Decider(client_node) => {
-                shadow.home.get_or_insert(Home { term: stamp.hlc.0, node: client_node });
+        let class = match (standing, shadow.home) {
+            (Standing::Apart, _) => self.place().slot(),
+            (Standing::Decider(_), Some(_)) => self.place().class(shadow.home),
+            (Standing::Decider(client_node), None) => {
+                shadow.home = Some(Home { term: stamp.hlc.0, node: client_node, sure: true });
                 Class::Owner
             }
         };
         let rebase_at = self.config.limits.rebase_changes;
         (shadow, Pen { stamp, actor: self.actor, seq: self.feed.head + 1, rebase_at }, class)
+    }
+
+    /// Strict: what is intended is decided by the one who has the shadow's numbers, or not at all.
+    fn check_owner(&self, shadow: Option<&Shadow>, standing: Standing) -> Result<(), Reject> {
+        let home = shadow.and_then(|shadow| shadow.home);
+        let decides = matches!(standing, Standing::Decider(_)) && home.is_none_or(|home| home.sure);
+        if decides || !self.config.rules.strict {
+            return Ok(());
+        }
+        Err(Reject::new(500, "The shadow's owner is unreachable"))
+    }
+
+    /// What only the device says cannot be wanted.
+    fn check_policies(&self, key: &ShadowKey, update: &Update) -> Result<(), Reject> {
+        let policies = &self.config.rules.policies;
+        let refused = |(path, value): &&(String, Option<String>)| {
+            value.is_some() && policies.of(&key.thing, path) == Policy::ReportedOnly
+        };
+        match update.desired.iter().find(refused) {
+            Some((path, _)) => {
+                let path = path[1..].replace(SEPARATOR, ".");
+                let message =
+                    format!("State contains an invalid node: desired{path} is only reported");
+                Err(Reject::new(400, message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A home is on its way here already.
+    pub(crate) fn is_moving(&self, key: &ShadowKey) -> bool {
+        let moves = |job: &Job| matches!(job.ask, Ask::SetHome(_)) && job.key == *key;
+        self.pending.values().any(|pending| moves(&pending.job))
     }
 
     /// A merge is never refused, so a shadow can be too large; then only what shrinks it is accepted.
@@ -412,7 +438,8 @@ impl Hub {
         timestamp_s: u64,
         token: Option<&str>,
     ) {
-        if let Some(delta) = shadow.delta_message(timestamp_s, token) {
+        let silent = is(Bug::MergedDeltaLeftOut) && token.is_none();
+        if let Some(delta) = shadow.delta_message(timestamp_s, token).filter(|_| !silent) {
             self.publish(key, "update/delta", to_bytes(&delta));
         }
         let documents = shadow.documents_message(previous, timestamp_s, token);
@@ -463,7 +490,7 @@ impl Hub {
         self.publish(key, &format!("{}/{outcome}", verb.word()), body);
     }
 
-    fn publish(&mut self, key: &ShadowKey, tail: &str, payload: Vec<u8>) {
+    pub(crate) fn publish(&mut self, key: &ShadowKey, tail: &str, payload: Vec<u8>) {
         self.then.push(Output::Publish { topic: key.topic(tail), payload });
     }
 }

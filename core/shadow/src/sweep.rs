@@ -6,6 +6,7 @@ use crate::document::Shadow;
 use crate::hub::Hub;
 use crate::key::ShadowKey;
 use crate::leaves::Leaf;
+use crate::planted::{Bug, is};
 
 impl Hub {
     /// Time has passed. See [`Hub::next_tick_ms`].
@@ -13,6 +14,8 @@ impl Hub {
         self.mono_ms = now.mono_ms;
         self.settle_pending(None, now);
         self.hurry_sketches(now);
+        self.end_overrides(now);
+        self.end_quarantines(now);
         if self.sweep_at_ms.is_none_or(|at| at <= now.mono_ms) {
             self.sweep_at_ms = Some(now.mono_ms + self.config.limits.sweep_every_ms);
             self.sweep(now);
@@ -78,7 +81,8 @@ impl Hub {
             let oldest = too_many.checked_sub(1).map_or(0, |last| moments[last]);
             collected += leaves.forget_tombstones(|leaf: &Leaf| {
                 let age_ms = now.wall_ms.saturating_sub(leaf.stamp.hlc.ms());
-                leaf.seq <= seen
+                is(Bug::TombstonesGoAtOnce)
+                    || leaf.seq <= seen
                     || leaf.stamp.hlc.0 <= oldest
                     || age_ms >= limits.tombstone_grace_ms
             });

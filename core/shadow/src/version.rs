@@ -4,6 +4,8 @@
 //! 960 + s. Numbers given out on two sides are therefore never equal, ordinary operation shows 1, 2, 3, and only a
 //! write accepted away from the home node costs a jump (of at most 1024).
 
+use crate::planted::{Bug, is};
+
 /// Numbers in a block.
 pub const BLOCK: u64 = 1024;
 /// The first number in a block that belongs to a slot.
@@ -51,6 +53,9 @@ pub fn next(above: u64, class: Class) -> u64 {
 /// The number after a merge: equal states take the higher number, nothing new keeps its own higher number, and
 /// anything else gets a fresh one above both.
 pub fn merged(before: Known, after: Print, theirs: Known, class: Class) -> u64 {
+    if is(Bug::MergeTakesHigherNumber) {
+        return before.version.max(theirs.version);
+    }
     let unchanged = before.print == after;
     if after == theirs.print && (unchanged || theirs.version > before.version) {
         before.version.max(theirs.version)

@@ -34,6 +34,7 @@ enum Verb {
     History(History),
     Diff(Diff),
     Why(Why),
+    Move(Move),
 }
 
 /// Which shadow
@@ -65,6 +66,21 @@ struct Get {
 struct Rm {
     #[command(flatten)]
     which: Which,
+    #[command(flatten)]
+    api: Api,
+}
+
+/// Make the node that is asked the home of a shadow
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  outpost shadow move lamp
+  outpost shadow move lamp --gone      its home never comes back")]
+struct Move {
+    #[command(flatten)]
+    which: Which,
+    /// Do not ask the old home: it is gone for good
+    #[arg(long)]
+    gone: bool,
     #[command(flatten)]
     api: Api,
 }
@@ -136,6 +152,7 @@ impl Shadow {
             Verb::History(history) => history.run(),
             Verb::Diff(diff) => diff.run(),
             Verb::Why(why) => why.run(),
+            Verb::Move(it) => it.run(),
         }
     }
 }
@@ -159,6 +176,16 @@ impl Which {
     fn topic(&self) -> String {
         let name = self.name.as_ref().map(|name| format!("/name/{name}")).unwrap_or_default();
         format!("$aws/things/{}/shadow{name}/update", self.thing)
+    }
+}
+
+impl Move {
+    fn run(self) -> Result<(), Failure> {
+        let name = self.which.name.as_ref().map(|name| format!("&name={}", encoded(name)));
+        let thing = encoded(&self.which.thing);
+        let (name, gone) = (name.unwrap_or_default(), self.gone);
+        let path = format!("/api/v1/shadows/home?thing={thing}{name}&gone={gone}");
+        show(&accepted(self.api.ask(Method::Post(b""), &path)?)?)
     }
 }
 

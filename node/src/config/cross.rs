@@ -10,6 +10,7 @@ use outpost_hardware::{Drivers, HardwareConfig};
 use outpost_model::topic::check_name;
 use outpost_security::acl::Who;
 use outpost_security::identity;
+use outpost_shadow::{POLICIES_MAX, PolicyError};
 
 use crate::bridge::{BRIDGES_MAX, Settings};
 
@@ -238,6 +239,14 @@ impl Checks<'_> {
                 let key = format!("limits.overload[{index}].filter");
                 self.wrong(&key, format!("the filter {:?} {why}", rule.filter), "");
             }
+        }
+        for (index, rule) in config.shadows.policy.iter().enumerate() {
+            if let Err(why) = crate::shadows::policy_rule(rule) {
+                self.wrong(&format!("shadows.policy[{index}].path"), why.to_string(), "");
+            }
+        }
+        if config.shadows.policy.len() > POLICIES_MAX {
+            self.wrong("shadows.policy", PolicyError::TooMany.to_string(), "");
         }
         let users = || config.security.user.iter();
         for (index, rule) in config.security.acl.iter().enumerate() {

@@ -19,6 +19,8 @@ section! {
         pub cluster: Option<Cluster> = None;
         /// Bounds. Every queue, table and buffer that a device can fill has one.
         pub limits: Limits = Limits::default();
+        /// Device shadows: who decides, and whose word counts.
+        pub shadows: Shadows = Shadows::default();
         /// Who may connect, and what they may do.
         pub security: Security = Security::default();
         /// Lamps, relays and buttons on this machine.
@@ -318,6 +320,46 @@ section! {
         /// Hours for which a deleted shadow's version is remembered (AWS: 48): until then a new one of its name counts on,
         /// afterwards it begins with 1. Nodes that were away must be back sooner.
         pub shadow_deleted_keep_h: u32 = 48, if Range(1, 720);
+    }
+}
+
+section! {
+    /// Device shadows: who decides, and whose word counts.
+    pub struct Shadows {
+        /// Whether a node that cannot reach a shadow's home refuses (500) updates of `desired` and deletes. `true`: nothing is
+        /// decided twice, and a cut stops people from steering; `false`: both sides of a cut can be written and are merged.
+        /// The same on all nodes.
+        pub strict: bool = false;
+        /// Whose word counts where `desired` and `reported` differ, at most 256 rules; the first that matches decides.
+        pub policy: Vec<ShadowPolicy> = Vec::new();
+    }
+}
+
+section! {
+    /// Whose word counts for some keys of some things.
+    pub struct ShadowPolicy {
+        /// Names of things; `*` is any number of characters.
+        pub things: String = "*".into();
+        /// Keys with dots between them; `*` is one key, a last `#` is all below.
+        pub path: String = String::new(), if Required;
+        /// `controlled`: the delta holds what differs, as AWS does. `reported_only`: never a delta, and `desired` is refused.
+        /// `local_override`: once the device has shown what was desired, a later change at the device stands.
+        pub policy: PolicyKind = PolicyKind::Controlled, if Required;
+        /// How long a change at the device stands under `local_override`, in seconds; 0: until `desired` is written again.
+        pub expiry_s: usize = 0, if Range(0, 31_536_000);
+    }
+}
+
+choice! {
+    /// Whose word counts.
+    pub enum PolicyKind {
+        /// What is desired.
+        #[default]
+        Controlled = "controlled",
+        /// What the device says.
+        ReportedOnly = "reported_only",
+        /// Whoever turned the knob last.
+        LocalOverride = "local_override",
     }
 }
 

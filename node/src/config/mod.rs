@@ -26,8 +26,8 @@ pub use issue::{ConfigError, Issue, Origin, closest};
 pub use keys::{
     Access, Acl, Bias, Board, Bridge, BridgeDirection, BridgeProtocol, BridgeTopic,
     ClientCertificate, Cluster, Config, Device, Durability, Effect, Hardware, Limits, Listen,
-    ListenHttp, ListenMqtt, Listener, Log, LogFormat, Node, OverloadPolicy, OverloadRule, Security,
-    Transport, User, UserFrom,
+    ListenHttp, ListenMqtt, Listener, Log, LogFormat, Node, OverloadPolicy, OverloadRule,
+    PolicyKind, Security, ShadowPolicy, Shadows, Transport, User, UserFrom,
 };
 pub use listeners::{LISTENERS_MAX, MQTT_LISTENER};
 pub use reference::reference;

@@ -5,7 +5,7 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use outpost_actors::shard::{ClientFilter, Redirect, TraceTarget};
-use outpost_model::{QoS, TopicFilter};
+use outpost_model::{NodeId, QoS, TopicFilter};
 use outpost_shadow::{Entry, Reason};
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// One shadow request, decided as if it had come by MQTT.
     fn shadow(&self, request: ShadowRequest) -> BoxFuture<'_, ShadowReply>;
+
+    /// Makes this node the home of a shadow: with the old home's consent, or, when that one is `gone` for good, without.
+    /// Who is at home now (a consent may still be on its way), and whether surely; `None` when nobody is.
+    fn shadow_move(&self, _: ShadowKey, _gone: bool) -> BoxFuture<'_, Option<(NodeId, bool)>> {
+        Box::pin(async { None })
+    }
 
     /// Up to `limit` shadows whose thing begins with `prefix` and which come after `after`, ordered by thing, then name
     /// (the classic, unnamed one first), with their versions.

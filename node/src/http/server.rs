@@ -245,6 +245,11 @@ fn routes(app: &mut web::ServiceConfig) {
         )
         .service(web::resource("/api/v1/shadow/why").get(shadows::why).default_service(only_get()))
         .service(
+            web::resource("/api/v1/shadows/home")
+                .post(shadows::move_home)
+                .default_service(error::method_not_allowed("POST")),
+        )
+        .service(
             web::resource("/api/v1/publish")
                 .post(publish::publish)
                 .default_service(error::method_not_allowed("POST")),

@@ -244,6 +244,33 @@ fn checked_past(query: Query<PastQuery>) -> Result<PastQuery, ApiError> {
     }
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MoveQuery {
+    thing: String,
+    name: Option<String>,
+    #[serde(default)]
+    gone: bool,
+}
+
+/// `POST /api/v1/shadows/home?thing=&name=&gone=`.
+pub(super) async fn move_home(
+    backend: Data<Shared>,
+    query: Query<MoveQuery>,
+) -> Result<HttpResponse, ApiError> {
+    let MoveQuery { thing, name, gone } = query.into_inner();
+    let key = ShadowKey { thing, name };
+    if let Some(why) = key.wrong_name() {
+        return Err(ApiError::bad_request(why));
+    }
+    match within(backend.shadow_move((key.thing, key.name), gone)).await? {
+        Some((node, sure)) => {
+            Ok(HttpResponse::Ok().json(json!({ "home": node.to_string(), "sure": sure })))
+        }
+        None => Err(ApiError::new(404, "there is no such shadow, or nobody is its home yet")),
+    }
+}
+
 fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use outpost_model::{Hlc, NodeId, Now};
-use outpost_shadow::{Effect, Event, Hub, HubConfig, Limits, Output, ShadowKey, Verb};
+use outpost_shadow::{
+    Effect, Event, Hub, HubConfig, Limits, OldHome, Output, Rules, ShadowKey, Verb,
+};
 use serde_json::Value;
 
 pub type Rows = Vec<(Vec<u8>, Option<Vec<u8>>)>;
@@ -20,6 +22,15 @@ pub struct Node {
     pub events: Vec<Event>,
     pub skew_ms: i64,
     limits: Limits,
+    rules: Rules,
+}
+
+impl Node {
+    /// A hub with an empty disk.
+    fn fresh(index: usize, limits: &Limits, rules: &Rules, incarnation: u64) -> Hub {
+        let config = HubConfig { rules: rules.clone(), ..config(index, limits) };
+        Hub::new(config, incarnation * 1_000_003, Hlc::default())
+    }
 }
 
 /// Nodes and the links between them. Index = node.
@@ -39,11 +50,16 @@ pub fn config(index: usize, limits: &Limits) -> HubConfig {
         node_name,
         limits: limits.clone(),
         hlc_ahead_ms_max: 300_000,
+        rules: Rules::default(),
     }
 }
 
 impl Net {
     pub fn new(count: usize, limits: &Limits) -> Self {
+        Self::with_rules(count, limits, &Rules::default())
+    }
+
+    pub fn with_rules(count: usize, limits: &Limits, rules: &Rules) -> Self {
         let mut net = Self {
             nodes: vec![],
             wire: BTreeMap::new(),
@@ -54,12 +70,9 @@ impl Net {
         };
         for index in 0..count {
             net.incarnations += 1;
-            let config = config(index, limits);
-            let id = config.node;
-            let hub = Hub::new(config, net.incarnations * 1_000_003, Hlc::default());
             net.nodes.push(Node {
-                id,
-                hub,
+                id: config(index, limits).node,
+                hub: Node::fresh(index, limits, rules, net.incarnations),
                 disk: BTreeMap::new(),
                 waiting: VecDeque::new(),
                 published: vec![],
@@ -67,6 +80,7 @@ impl Net {
                 events: vec![],
                 skew_ms: 0,
                 limits: limits.clone(),
+                rules: rules.clone(),
             });
         }
         net
@@ -74,7 +88,11 @@ impl Net {
 
     /// A net whose nodes have all met and have nothing left to say.
     pub fn meshed(count: usize, limits: &Limits) -> Self {
-        let mut net = Self::new(count, limits);
+        Self::meshed_with_rules(count, limits, &Rules::default())
+    }
+
+    pub fn meshed_with_rules(count: usize, limits: &Limits, rules: &Rules) -> Self {
+        let mut net = Self::with_rules(count, limits, rules);
         net.connect_all();
         net.settle();
         net
@@ -129,8 +147,7 @@ impl Net {
         self.incarnations += 1;
         let this = &mut self.nodes[node];
         this.waiting.clear();
-        this.hub =
-            Hub::new(config(node, &this.limits), self.incarnations * 1_000_003, Hlc::default());
+        this.hub = Node::fresh(node, &this.limits, &this.rules, self.incarnations);
         for (key, value) in &this.disk {
             this.hub.load_row(key, value).expect("own rows are readable");
         }
@@ -155,6 +172,21 @@ impl Net {
             None => hub.handle_request(key.clone(), verb, payload, now),
         }
         self.drain(node);
+    }
+
+    /// The device of a shadow speaks at this node.
+    pub fn device_here(&mut self, node: usize, key: &ShadowKey) {
+        let now = self.now(node);
+        self.nodes[node].hub.device_here(key, now);
+        self.drain(node);
+    }
+
+    /// A person makes this node the home.
+    pub fn take_over(&mut self, node: usize, key: &ShadowKey, old: OldHome) -> bool {
+        let now = self.now(node);
+        let done = self.nodes[node].hub.take_over(key, old, now);
+        self.drain(node);
+        done
     }
 
     pub fn tick(&mut self, node: usize) {
@@ -220,7 +252,7 @@ impl Net {
 
     /// Syncs and delivers until nothing moves. Panics when that does not end.
     pub fn settle(&mut self) {
-        for _ in 0..100_000 {
+        for _ in 0..20_000 {
             let mut moved = false;
             for node in 0..self.nodes.len() {
                 moved |= self.sync_one(node);
