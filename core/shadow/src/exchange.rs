@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 
 use crate::desired::Merged;
 use crate::document::{Item, Shadow};
-use crate::hub::{Event, Hub, Output, PeerError};
+use crate::event::Event;
+use crate::hub::{Hub, Output, PeerError};
 use crate::key::ShadowKey;
 use crate::peer::Greeting;
 use crate::planted::{Bug, is};

@@ -12,7 +12,8 @@ use outpost_model::{Hlc, NodeId, Now};
 use serde_json::{Value, json};
 
 use crate::document::Shadow;
-use crate::hub::{Event, Hub, Output};
+use crate::event::Event;
+use crate::hub::{Hub, Output};
 use crate::key::ShadowKey;
 use crate::planted::{Bug, is};
 use crate::request::Reject;

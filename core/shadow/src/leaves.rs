@@ -56,11 +56,6 @@ impl Leaves {
         self.all.iter().filter(|leaf| leaf.value.is_some())
     }
 
-    /// The last write at exactly this path, a tombstone too.
-    pub fn get(&self, path: &str) -> Option<&Leaf> {
-        self.find(path).ok().map(|at| &self.all[at])
-    }
-
     /// How many tombstones there are.
     pub fn tombstones(&self) -> usize {
         self.all.iter().filter(|leaf| leaf.value.is_none()).count()

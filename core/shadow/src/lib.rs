@@ -19,6 +19,7 @@ pub mod stamp;
 mod change;
 mod desired;
 mod document;
+mod event;
 mod exchange;
 mod history;
 mod home;
@@ -39,11 +40,10 @@ mod sync;
 mod version;
 mod wire;
 
+pub use event::Event;
 pub use history::{Change, Entry, Reason, What};
 pub use home::{Home, OldHome};
-pub use hub::{
-    Effect, Event, Hub, HubConfig, HubStats, Limits, LoadError, Output, PeerError, Rules,
-};
+pub use hub::{Effect, Hub, HubConfig, HubStats, Limits, LoadError, Output, PeerError, Rules};
 pub use in_flight::InFlight;
 pub use key::{ShadowKey, Verb, parse_topic};
 pub use policy::{POLICIES_MAX, Policies, Policy, PolicyError, PolicyRule};

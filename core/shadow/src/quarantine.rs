@@ -5,7 +5,8 @@
 
 use outpost_model::{NodeId, Now};
 
-use crate::hub::{Event, Hub, Output, PeerError};
+use crate::event::Event;
+use crate::hub::{Hub, Output, PeerError};
 
 /// The first quarantine of a peer. Shorter and a peer with a wrong clock costs this node a link and a log line more often;
 /// longer and it is missed after it was mended.

@@ -12,8 +12,9 @@ use sha2::{Digest, Sha256};
 
 use crate::desired::Pen;
 use crate::document::{Shadow, with_token};
+use crate::event::Event;
 use crate::home::Home;
-use crate::hub::{Event, Hub, Output};
+use crate::hub::{Hub, Output};
 use crate::key::{ShadowKey, Verb};
 use crate::leaves::SEPARATOR;
 use crate::planted::{Bug, is};
