@@ -12,6 +12,7 @@ use outpost_model::Hlc;
 
 use crate::leaves::{VALUE_BYTES_MAX, check_value};
 use crate::pack::{Packer, Unpacker};
+use crate::planted::{Bug, is};
 use crate::stamp::Stamp;
 use crate::wire::{Reader, WireError};
 
@@ -129,7 +130,8 @@ impl WireChange {
             extra_bytes: Vec::new(),
             author: None,
         });
-        if check_of(&change.hash()) == self.check { Ok(change) } else { Err(NotBuilt::Unsound) }
+        let is_it = check_of(&change.hash()) == self.check || is(Bug::ChecksumsIgnored);
+        if is_it { Ok(change) } else { Err(NotBuilt::Unsound) }
     }
 
     /// The first bytes of its hash.

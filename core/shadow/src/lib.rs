@@ -25,6 +25,8 @@ mod history;
 mod home;
 mod in_flight;
 mod leaves;
+#[cfg(test)]
+mod meter;
 mod overrides;
 mod pack;
 mod peer;
@@ -51,11 +53,12 @@ pub use quarantine::Quarantine;
 pub use stamp::Stamp;
 
 #[cfg(test)]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-#[cfg(test)]
 extern crate self as outpost_shadow;
+
+/// Frames no honest peer sends; here and not in `tests/` itself because checksums are switched off.
+#[cfg(test)]
+#[path = "../tests/hostile_frames/mod.rs"]
+mod hostile_frames;
 
 /// Random schedules, here and not in `tests/` itself because they plant bugs.
 #[cfg(test)]

@@ -29,6 +29,8 @@ pub enum Bug {
     AcceptedTwice,
     /// A merge publishes the documents, and not what the device has still to do.
     MergedDeltaLeftOut,
+    /// Not a bug of ours but a peer's skill: whatever it makes up has the right checksums, and nothing is deflated.
+    ChecksumsIgnored,
     /// Answers and messages leave before the disk has what they tell.
     SaysBeforeSync,
 }

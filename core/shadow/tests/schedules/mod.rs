@@ -117,11 +117,12 @@ fn seed_that_finds(bug: Bug) -> Option<(u64, String)> {
 }
 
 thread_local! {
-    static QUIET: Cell<bool> = const { Cell::new(false) };
+    /// Panics of this thread say nothing.
+    pub static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Schedules that are meant to fail say nothing.
-fn quiet_panics() {
+pub fn quiet_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let loud = std::panic::take_hook();
