@@ -34,7 +34,7 @@ use crate::config::{PolicyKind, ShadowPolicy};
 use crate::peers::Links;
 use crate::plane::{Command, PlaneHandle};
 
-/// Requests that may wait for the hub. Full: a device's request is answered 429.
+/// Requests that may wait for the hub. Full: PUBACK says 0x97; at QoS 0 the request is dropped and counted.
 pub const REQUESTS_MAX: usize = 1_024;
 
 /// What the history calls a client that came by HTTP.

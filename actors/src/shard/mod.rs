@@ -397,7 +397,8 @@ impl Shard {
             subscription_ids: Vec::new(),
             properties: local.properties,
         };
-        if let Err((_, reason)) = self.route_within(publish, None, ticket, local.here_only) {
+        let reach = if local.here_only { route::Reach::Here } else { route::Reach::Everyone };
+        if let Err((_, reason)) = self.route_within(publish, None, ticket, reach) {
             self.ledger.refused += 1;
             self.settle_ticket(ticket, reason);
         }

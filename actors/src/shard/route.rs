@@ -19,6 +19,17 @@ use crate::ports::{Action, Identity};
 /// Message numbers are reserved on disk in blocks of this size.
 const MESSAGE_BLOCK: u64 = 1 << 20;
 
+/// Whom a message is meant for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// All that subscribe, and the shadow service when it is a request.
+    Everyone,
+    /// Receivers of this node.
+    Here,
+    /// All that subscribe, not the shadow service.
+    Subscribers,
+}
+
 /// Shadow requests under way at once; more are refused with 0x97.
 const SHADOW_JOBS_MAX: usize = 10_000;
 
@@ -145,23 +156,23 @@ impl Shard {
         from: Option<u32>,
         ticket: Ticket,
     ) -> Result<(), (Box<Publish>, ReasonCode)> {
-        self.route_within(publish, from, ticket, false)
+        self.route_within(publish, from, ticket, Reach::Everyone)
     }
 
-    /// The same, for receivers of this node only when `here_only`.
+    /// The same, for those it is meant for.
     pub(super) fn route_within(
         &mut self,
         publish: Publish,
         from: Option<u32>,
         ticket: Ticket,
-        here_only: bool,
+        reach: Reach,
     ) -> Result<(), (Box<Publish>, ReasonCode)> {
         let (cell, all) = self.channel(&publish.topic);
-        let recipients = if here_only { Self::here(&all) } else { all };
+        let recipients = if reach == Reach::Here { Self::here(&all) } else { all };
         if let Some(reason) = self.cannot_take(&publish, ticket, &recipients) {
             return Err((Box::new(publish), reason));
         }
-        let shadow = is_shadow_request(&publish.topic);
+        let shadow = reach != Reach::Subscribers && is_shadow_request(&publish.topic);
         if shadow && self.shadow_jobs.len() >= SHADOW_JOBS_MAX {
             return Err((Box::new(publish), ReasonCode::QuotaExceeded));
         }
@@ -437,7 +448,7 @@ impl Shard {
 }
 
 /// A request to the shadow service: `$aws/things/<thing>/shadow[/name/<name>]/{get,update,delete}`. The hub parses it.
-pub(super) fn is_shadow_request(topic: &str) -> bool {
+fn is_shadow_request(topic: &str) -> bool {
     topic.starts_with("$aws/things/")
         && ["/get", "/update", "/delete"].iter().any(|verb| topic.ends_with(verb))
 }

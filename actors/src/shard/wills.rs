@@ -8,7 +8,7 @@ use outpost_model::{Message, MessageId, MessageProperties};
 use outpost_mqtt::packet::{Publish, Will};
 use outpost_store::{ReadError, Space};
 
-use super::route::is_shadow_request;
+use super::route::Reach;
 use super::{LogLevel, Shard, Ticket};
 use crate::ledger::Drop;
 use crate::ports::Identity;
@@ -79,17 +79,9 @@ impl Shard {
             self.unwrite_will(session);
             return self.ledger.drop_unqueued(Drop::Denied, 1);
         }
-        if is_shadow_request(&will.topic) {
-            // As AWS IoT has it: a rule that republishes it is the way to a shadow.
-            self.unwrite_will(session);
-            self.ledger.drop_unqueued(Drop::WillRefused, 1);
-            let text = format!(
-                "the will of client {:?} asks the shadow service, which takes no wills: it was dropped",
-                who.client_id
-            );
-            return self.log(LogLevel::Info, text);
-        }
-        if self.route(publish_of(&will), Some(session), Ticket::None).is_ok() {
+        // The shadow service takes no wills, as in AWS IoT; whoever subscribes hears it.
+        let to = Reach::Subscribers;
+        if self.route_within(publish_of(&will), Some(session), Ticket::None, to).is_ok() {
             return self.unwrite_will(session);
         }
         let slot = &mut self.sessions[session as usize];

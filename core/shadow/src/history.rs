@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use outpost_model::{Hlc, NodeId, Now};
 use serde::{Deserialize, Serialize};
 
+use crate::change::WireChange;
 use crate::document::{Item, Shadow};
 use crate::hub::Hub;
 use crate::key::ShadowKey;
@@ -255,7 +256,7 @@ impl Hub {
             beaten(&shadow.reported, &leaf.path, leaf.stamp, leaf.value.as_deref())
         });
         let changes = item.desired.changes.iter().filter(|change| !shadow.desired.knows(change));
-        let writes = changes.flat_map(|change| change.writes());
+        let writes = changes.flat_map(WireChange::writes);
         let desired = writes
             .filter_map(|(path, stamp, value)| beaten(shadow.desired.leaves(), path, stamp, value));
         let (version, changes): (_, Vec<Change>) =

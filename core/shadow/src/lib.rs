@@ -5,7 +5,7 @@
 //!       ├─ home ───── whose a shadow is, and whose numbers its versions are
 //!       ├─ exchange ─ sync (frames), pack (shadows in them), peer (how far each has read)
 //!       ├─ reconcile ─ sketch (what two sets differ in)
-//!       ├─ quarantine (peers that are not honest)
+//!       ├─ quarantine (peers that are not honest), history
 //!       ├─ sweep ──── overrides (knobs turned by hand), policy (whose word counts)
 //!       └─ document ─ desired (automerge in epochs), leaves (registers), version
 //! ```
