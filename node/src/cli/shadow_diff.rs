@@ -1,6 +1,7 @@
 //! `outpost shadow diff NODE NODE`: which shadows differ between two nodes, and in what.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use clap::Args;
 use serde_json::Value;
@@ -107,13 +108,13 @@ fn compared((thing, name): &Key, sides: [(&str, &Value); 2], paint: Paint) -> St
     });
     for ((node, document), side) in sides.iter().zip(0..) {
         if document.is_null() {
-            out += &format!("  {node}: there is none\n");
+            let _ = writeln!(out, "  {node}: there is none");
             continue;
         }
-        out += &format!("  {node}: version {}\n", document["version"]);
+        let _ = writeln!(out, "  {node}: version {}", document["version"]);
         for (path, value) in &leaves[side] {
             if leaves[1 - side].get(path) != Some(value) {
-                out += &format!("    {path} = {value}\n");
+                let _ = writeln!(out, "    {path} = {value}");
             }
         }
     }
