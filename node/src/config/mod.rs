@@ -6,6 +6,7 @@
 //! `keys.rs` declares every key once; the struct, the check with line and column, and `docs/reference/config.md` follow
 //! from that declaration.
 
+mod bridge_keys;
 mod cross;
 mod hardware;
 mod issue;
