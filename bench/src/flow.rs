@@ -4,12 +4,11 @@
 //! it is, and whether one before it is missing.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
 
-use crate::client::{Client, Scratch};
+use crate::client::{Client, Scratch, Server};
 use crate::server::{Reading, resident};
 use crate::wire::{self, Frame};
 use crate::{Figures, Flow, Shape};
@@ -65,7 +64,7 @@ struct Load<'a> {
     payload: Vec<u8>,
 }
 
-pub fn run(server: SocketAddr, pid: u32, flow: &Flow) -> io::Result<Figures> {
+pub fn run(server: Server, pid: u32, flow: &Flow) -> io::Result<Figures> {
     let mut load = Load::connect(server, flow)?;
     let mut poll = Poll::new()?;
     let interest = Interest::READABLE | Interest::WRITABLE;
@@ -112,7 +111,7 @@ pub fn run(server: SocketAddr, pid: u32, flow: &Flow) -> io::Result<Figures> {
 }
 
 impl<'a> Load<'a> {
-    fn connect(server: SocketAddr, flow: &'a Flow) -> io::Result<Self> {
+    fn connect(server: Server, flow: &'a Flow) -> io::Result<Self> {
         let (publishers, subscribers) = match flow.shape {
             Shape::Pairs => (flow.clients, flow.clients),
             Shape::FanIn => (flow.clients, 1),
@@ -125,7 +124,8 @@ impl<'a> Load<'a> {
                 Shape::FanOut => ("bench/0/data".to_owned(), 0, 1),
             };
             let id = format!("subscriber-{number}");
-            let client = Client::connect(server, number, &id, true, Some((&filter, flow.qos)))?;
+            let subscribe = Some((&*filter, flow.qos));
+            let client = Client::connect(server, number, &id, !flow.durable, subscribe)?;
             Ok(Subscriber { client, first, next: vec![0; count] })
         };
         let publisher = |number: usize| {

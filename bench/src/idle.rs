@@ -1,17 +1,16 @@
 //! Many connections that do nothing: what one costs in memory, and what coming costs in CPU.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::Figures;
-use crate::client::Client;
+use crate::client::{Client, Server};
 use crate::server::{Reading, resident};
 
 /// The server's allocator and timers settle.
 const SETTLE: Duration = Duration::from_secs(2);
 
-pub fn run(server: SocketAddr, pid: u32, connections: usize) -> io::Result<Figures> {
+pub fn run(server: Server, pid: u32, connections: usize) -> io::Result<Figures> {
     let (before, reading, started) = (resident(pid), Reading::new(pid), Instant::now());
     let mut clients = Vec::with_capacity(connections);
     for number in 0..connections {

@@ -6,6 +6,7 @@ mod flow;
 mod idle;
 mod reset;
 mod server;
+mod websocket;
 mod wire;
 
 use std::io;
@@ -23,6 +24,9 @@ struct Arguments {
     /// Its process: CPU time and memory are read from /proc.
     #[arg(long)]
     pid: u32,
+    /// Over WebSocket.
+    #[arg(long)]
+    websocket: bool,
     #[command(subcommand)]
     mode: Mode,
 }
@@ -71,6 +75,9 @@ struct Flow {
     clients: usize,
     #[arg(long, default_value_t = 0)]
     qos: u8,
+    /// The subscribers' sessions outlive their connections: what they are owed is on disk before it is acknowledged.
+    #[arg(long)]
+    durable: bool,
     /// Bytes of payload, at least 16.
     #[arg(long, default_value_t = 64)]
     size: usize,
@@ -92,11 +99,12 @@ struct Flow {
 }
 
 fn main() -> io::Result<()> {
-    let Arguments { address, pid, mode } = Arguments::parse();
+    let Arguments { address, pid, websocket, mode } = Arguments::parse();
+    let server = client::Server { address, websocket };
     let figures = match mode {
-        Mode::Flow(flow) => flow::run(address, pid, &flow)?,
-        Mode::Idle { connections } => idle::run(address, pid, connections)?,
-        Mode::Reset { count, every, qos } => reset::run(address, pid, count, every, qos)?,
+        Mode::Flow(flow) => flow::run(server, pid, &flow)?,
+        Mode::Idle { connections } => idle::run(server, pid, connections)?,
+        Mode::Reset { count, every, qos } => reset::run(server, pid, count, every, qos)?,
     };
     let fields: Vec<_> = figures.iter().map(|(name, n)| format!("\"{name}\":{n:.4}")).collect();
     println!("{{{}}}", fields.join(","));

@@ -4,11 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::Figures;
-use crate::client::{Client, Scratch};
+use crate::client::{Client, Scratch, Server};
 use crate::server::Reading;
 use crate::wire;
 
@@ -35,7 +34,7 @@ struct Subscriber {
     seen: BTreeMap<u32, u32>,
 }
 
-pub fn run(server: SocketAddr, pid: u32, count: u32, every: u32, qos: u8) -> io::Result<Figures> {
+pub fn run(server: Server, pid: u32, count: u32, every: u32, qos: u8) -> io::Result<Figures> {
     let mut scratch: Scratch = vec![0; 256 * 1024].try_into().expect("its length");
     // Sessions of an earlier run are not wanted.
     for id in ["reset-subscriber", "reset-publisher"] {
