@@ -64,6 +64,24 @@ impl OutBuffer {
         self.front.push_back(payload.clone());
     }
 
+    /// Appends a message: what stands before its payload, and the payload, by reference when it is large.
+    pub fn put_message(&mut self, head: &[u8], payload: &Bytes) {
+        if payload.len() < BY_REFERENCE_BYTES {
+            self.tail.reserve(head.len() + payload.len());
+            self.tail.extend_from_slice(head);
+            self.tail.extend_from_slice(payload);
+            self.len += head.len() + payload.len();
+        } else {
+            self.put(head);
+            self.put_payload(payload);
+        }
+    }
+
+    /// All that is to be written, when it is in one piece: a vectored write costs more.
+    pub fn as_one(&self) -> Option<&[u8]> {
+        self.front.is_empty().then(|| &self.tail[self.written..])
+    }
+
     /// The next bytes to write, as slices for one vectored write.
     pub fn slices<'a>(&'a self, into: &mut Vec<IoSlice<'a>>) {
         into.extend(self.front.iter().take(SLICES_MAX - 1).map(|chunk| IoSlice::new(chunk)));
@@ -76,6 +94,11 @@ impl OutBuffer {
     pub fn advance(&mut self, mut count: usize) {
         self.len -= count;
         self.gone += count as u64;
+        if self.len == 0 && self.front.is_empty() && self.tail.capacity() <= KEEP_BYTES {
+            self.tail.clear();
+            self.written = 0;
+            return;
+        }
         while count > 0 {
             let Some(chunk) = self.front.front_mut() else {
                 self.written += count;
@@ -120,6 +143,18 @@ impl OutBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_is_its_head_and_its_payload_whatever_its_size() {
+        for size in [0, 64, 3_000] {
+            let payload = Bytes::from(vec![7; size]);
+            let mut out = OutBuffer::default();
+            out.put(b"ab");
+            out.put_message(b"cd", &payload);
+            assert_eq!(out.as_one().is_some(), size < BY_REFERENCE_BYTES);
+            assert_eq!((out.len(), out.take()), (4 + size, [b"abcd", &payload[..]].concat()));
+        }
+    }
 
     #[test]
     fn order_is_kept_across_small_and_large() {

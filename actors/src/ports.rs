@@ -115,6 +115,11 @@ pub trait Gate: Send + Sync + fmt::Debug {
         0
     }
 
+    /// Whether [`Gate::allows`] says yes to everything, so that it need not be asked for each message.
+    fn allows_all(&self) -> bool {
+        false
+    }
+
     /// Why [`Gate::allows`] answers so, in words.
     fn explain(&self, who: &Identity, action: Action, topic: &str) -> String {
         let yes = self.allows(who, action, topic);
@@ -147,6 +152,10 @@ impl Gate for OpenGate {
     }
 
     fn allows(&self, _: &Identity, _: Action, _: &str) -> bool {
+        true
+    }
+
+    fn allows_all(&self) -> bool {
         true
     }
 }

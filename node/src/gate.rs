@@ -130,6 +130,10 @@ impl Gate for ConfigGate {
         self.epoch
     }
 
+    fn allows_all(&self) -> bool {
+        self.acl.is_none()
+    }
+
     fn explain(&self, who: &Identity, action: Action, topic: &str) -> String {
         let Some(acl) = &self.acl else { return "allowed: there are no access rules".to_owned() };
         let decision = acl.decide(&self.subject(who), acl_action(action), topic);

@@ -85,11 +85,24 @@ impl Connection {
         written
     }
 
+    /// Nothing waits for it, in either direction, and nothing is charged to it.
+    fn is_all_written(&self) -> bool {
+        let is_quiet = self.unread == 0 && self.blocked.is_empty() && !self.paused;
+        is_quiet && self.charged == 0 && self.out.is_empty()
+    }
+
     /// Something was written, or could not be.
     fn note_lag(&mut self, now_ms: u64) {
         if self.behind == self.out.is_empty() {
             (self.behind, self.turned_ms) = (!self.behind, now_ms);
         }
+    }
+
+    /// When it counts as gone if nothing comes from it any more: after one and a half times the keep alive
+    /// (MQTT-3.1.2-22).
+    fn deadline_ms(&self, now_ms: u64) -> Option<u64> {
+        let is_kept = self.keep_alive_ms > 0 && matches!(self.phase, Phase::Open(_));
+        is_kept.then(|| now_ms + self.keep_alive_ms * 3 / 2)
     }
 
     /// For how long it has been behind, or, negative, for how long it has kept up.
@@ -100,6 +113,11 @@ impl Connection {
 
     pub(super) fn out_len(&self) -> usize {
         self.out.len()
+    }
+
+    /// A message can be written for it as for anybody else, as long as no more than `out_max` bytes wait.
+    pub(super) fn takes_plain(&self, out_max: usize) -> bool {
+        self.welcomed && self.aliases.is_none() && self.out.len() <= out_max
     }
 
     pub(super) fn generation(&self) -> u32 {
@@ -186,11 +204,12 @@ impl Shard {
         self.weigh();
         let received = self.receive_packets(conn, input, packets_max);
         self.totals.bytes_received += received.used as u64;
-        if let Some(connection) = self.connection_mut(conn) {
-            connection.unread = input.len() - received.used;
-            connection.traffic.bytes_received += received.used as u64;
+        let Some(connection) = self.connection_mut(conn) else { return received };
+        connection.unread = input.len() - received.used;
+        connection.traffic.bytes_received += received.used as u64;
+        if !connection.is_all_written() {
+            self.charge_buffers(conn);
         }
-        self.charge_buffers(conn);
         received
     }
 
@@ -213,7 +232,6 @@ impl Shard {
                     if self.traces.is_on() {
                         self.trace_packet(conn, "received", &packet);
                     }
-                    self.touch(conn);
                     self.packet(conn, packet);
                     self.settle();
                     if is_publish {
@@ -231,20 +249,22 @@ impl Shard {
         Received { used: input.len() - rest.len(), packets, paused: false }
     }
 
+    /// Counts a packet, and pushes its client's deadline back.
     fn count_received(&mut self, conn: ConnId, packet: &Packet) {
         self.totals.packets_received += 1;
-        let message = match packet {
-            Packet::Publish(publish) => Some((publish.qos, publish.payload.len())),
-            _ => None,
-        };
-        if let Some((qos, bytes)) = message {
-            self.totals.messages.count_received(qos, bytes);
-        }
         let now_ms = self.now.mono_ms;
-        let Some(connection) = self.connection_mut(conn) else { return };
+        let connection = self.connections.get_mut(conn.index as usize);
+        let Some(connection) = connection.filter(|c| c.generation == conn.generation) else {
+            return;
+        };
         connection.traffic.heard_ms = now_ms;
-        if let Some((qos, bytes)) = message {
+        if let Packet::Publish(publish) = packet {
+            let (qos, bytes) = (publish.qos, publish.payload.len());
+            self.totals.messages.count_received(qos, bytes);
             connection.traffic.messages_mut().count_received(qos, bytes);
+        }
+        if let Some(deadline_ms) = connection.deadline_ms(now_ms) {
+            self.connection_wheel.set(conn.index, deadline_ms);
         }
     }
 
@@ -257,6 +277,21 @@ impl Shard {
 
     /// The driver has written to a connection: it may be read from again.
     pub fn written(&mut self, conn: ConnId) {
+        let now_ms = self.now.mono_ms;
+        if let Some(connection) = self.connection_mut(conn)
+            && connection.is_all_written()
+        {
+            connection.note_lag(now_ms);
+            let written = connection.take_written();
+            self.totals.bytes_sent += written;
+            if self.retained_due.is_empty() {
+                return;
+            }
+        }
+        self.written_in_part(conn);
+    }
+
+    fn written_in_part(&mut self, conn: ConnId) {
         if let Some(Phase::Open(session)) = self.connection(conn).map(|c| c.phase)
             && self.retained_due.wake(session)
         {
@@ -356,12 +391,7 @@ impl Shard {
 
     pub(super) fn touch(&mut self, conn: ConnId) {
         let now_ms = self.now.mono_ms;
-        if let Some(connection) = self.connection(conn)
-            && connection.keep_alive_ms > 0
-            && matches!(connection.phase, Phase::Open(_))
-        {
-            // One and a half times the keep alive (MQTT-3.1.2-22).
-            let deadline_ms = now_ms + connection.keep_alive_ms * 3 / 2;
+        if let Some(deadline_ms) = self.connection(conn).and_then(|c| c.deadline_ms(now_ms)) {
             self.connection_wheel.set(conn.index, deadline_ms);
         }
     }

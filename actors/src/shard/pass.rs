@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use outpost_flow::Pressure;
 use outpost_model::{Message, QoS};
 use outpost_mqtt::alias::Alias;
 use outpost_mqtt::codec::PACKET_BYTES_MAX;
@@ -11,7 +12,9 @@ use outpost_mqtt::packet::{PacketId, PublishHead, Version};
 use outpost_mqtt::session::End;
 use outpost_mqtt::window::Delivery;
 
+use super::bridges::Kind;
 use super::channel::Recipient;
+use super::memory::SHED_DIVISOR;
 use super::{Cell, CellMsg, ConnId, Event, Shard};
 use crate::cell::{CellId, Turn};
 use crate::ledger::Drop;
@@ -57,18 +60,27 @@ pub(super) struct LastFrame {
 type FrameKey = (Version, bool, Option<u32>);
 
 impl LastFrame {
-    /// The head of this message; `encode` writes it when it is another than the last.
-    pub(super) fn get(
-        &mut self,
-        message: &Arc<Message>,
-        key: FrameKey,
-        encode: impl FnOnce(&mut Vec<u8>) -> bool,
-    ) -> Option<&[u8]> {
+    /// The head of this message for QoS 0; written when it is another than the last. `None`: no packet is that large.
+    fn get(&mut self, message: &Arc<Message>, key: FrameKey) -> Option<&[u8]> {
         let is_last =
             |(last, its): &(Arc<Message>, FrameKey)| Arc::ptr_eq(last, message) && *its == key;
         if !self.of.as_ref().is_some_and(is_last) {
+            let (version, retain, expiry_s) = key;
+            let head = PublishHead {
+                dup: false,
+                qos: QoS::AtMostOnce,
+                retain,
+                topic: &message.topic,
+                packet_id: None,
+                topic_alias: None,
+                expiry_s,
+                subscription_ids: &[],
+                properties: message.properties.as_deref(),
+                payload_len: message.payload.len(),
+            };
             self.head.clear();
-            self.of = encode(&mut self.head).then(|| (Arc::clone(message), key));
+            let fits = head.encode(version, PACKET_BYTES_MAX, &mut self.head).is_ok();
+            self.of = fits.then(|| (Arc::clone(message), key));
         }
         self.of.is_some().then_some(&self.head)
     }
@@ -122,7 +134,10 @@ impl Shard {
                 } => {
                     let qos = (*qos).min(message.qos);
                     let retain = *retain_as_published && message.retain;
-                    self.forward(*subscriber, *session, Parcel { message, qos, retain, ids });
+                    let parcel = Parcel { message, qos, retain, ids };
+                    if !self.pass_plain(*subscriber, *session, parcel) {
+                        self.forward(*subscriber, *session, parcel);
+                    }
                 }
                 Recipient::Group(group) => self.enqueue_group(*group, message, false),
                 Recipient::Shared(_) => {} // chosen before it came here
@@ -136,6 +151,47 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// The way of most messages of QoS 0, in one go: nothing waits before them, and there is nothing of their receiver's own
+    /// in what is written. `false`: it is not so, and nothing was done.
+    fn pass_plain(&mut self, subscriber: CellId, session: u32, parcel: Parcel<'_>) -> bool {
+        let Parcel { message, qos, retain, ids } = parcel;
+        let is_plain = qos == QoS::AtMostOnce && ids.is_empty();
+        if !is_plain || self.probe.is_some() || self.traces.is_on() {
+            return false;
+        }
+        if self.budget.pressure() >= Pressure::Shed {
+            return false;
+        }
+        let slot = self.sessions.get(session as usize);
+        let slot = slot.filter(|slot| slot.kind == Kind::Client && slot.ring.is_none());
+        let Some(conn) = slot.and_then(|slot| slot.conn) else { return false };
+        let out_max = self.config.out_bytes_max / SHED_DIVISOR;
+        let connection = self.connections.get_mut(conn.index as usize);
+        let connection =
+            connection.filter(|c| c.generation() == conn.generation && c.takes_plain(out_max));
+        let Some(connection) = connection else { return false };
+        let key = (connection.version, retain, message.expiry_left_s(self.now.wall_ms));
+        let Some(head) = self.last_frame.get(message, key) else { return false };
+        let bytes = message.payload.len();
+        if head.len() + bytes > connection.packet_max as usize {
+            return false;
+        }
+        let Some(Cell::Subscriber(subscriber)) = self.cells.body_mut(subscriber) else {
+            return false;
+        };
+        subscriber.forwarded += 1;
+        self.ledger.owed += 1;
+        self.ledger.delivered += 1;
+        connection.out.put_message(head, &message.payload);
+        connection.traffic.messages_mut().count_sent(qos, bytes);
+        self.totals.packets_sent += 1;
+        self.totals.messages.count_sent(qos, bytes);
+        if !std::mem::replace(&mut connection.flush_asked, true) {
+            self.events.push_back(Event::Flush(conn));
+        }
+        true
     }
 
     /// A turn of a subscriber: a message that matches its filter, on its way to its session. It only counts, so the
@@ -244,25 +300,7 @@ impl Shard {
             payload_len: message.payload.len(),
         };
         let out = &mut connection.out;
-        // What is the same for many receivers is encoded once.
-        let has_own = !ids.is_empty() || connection.aliases.is_some() || with_path.is_some();
-        let is_same_for_many = id.is_none() && !has_own;
-        let fits = if is_same_for_many {
-            let key = (version, retain, head.expiry_s);
-            let frame = self
-                .last_frame
-                .get(message, key, |out| head.encode(version, PACKET_BYTES_MAX, out).is_ok());
-            frame.is_some_and(|frame| {
-                let fits = frame.len() + message.payload.len() <= packet_max as usize;
-                if fits {
-                    out.put(frame);
-                }
-                fits
-            })
-        } else {
-            out.put_with(|out| head.encode(version, packet_max, out)).is_ok()
-        };
-        if !fits {
+        if out.put_with(|out| head.encode(version, packet_max, out)).is_err() {
             return false;
         }
         if let (Alias::New(number), Some(aliases)) = (alias, connection.aliases.as_mut()) {

@@ -62,6 +62,11 @@ impl RetainedDues {
         self.ready.remove(&session);
     }
 
+    /// Nobody is owed anything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.of_session.is_empty()
+    }
+
     /// A session may have room now. True when that is news to one that is owed something.
     pub(super) fn wake(&mut self, session: u32) -> bool {
         self.of_session.contains_key(&session) && self.ready.insert(session)
@@ -87,6 +92,9 @@ impl RetainedDues {
 impl Shard {
     /// Sends some retained messages to a session that is owed them and has room. `false`: there is none.
     pub(super) fn send_retained_due(&mut self) -> bool {
+        if self.retained_due.ready.is_empty() {
+            return false;
+        }
         let mut dues = std::mem::take(&mut self.retained_due);
         let taken = dues.take(|session| self.has_retained_turn(session));
         self.retained_due = dues;

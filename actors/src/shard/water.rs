@@ -120,6 +120,11 @@ impl Shard {
         let (messages_max, bytes_max) =
             (u64::from(self.config.queue_messages_max), self.config.queue_bytes_max);
         let Some(slot) = self.sessions.get_mut(session as usize) else { return };
+        let (messages_low, bytes_low) = (messages_max / 100 * MARKS[0], bytes_max / 100 * MARKS[0]);
+        if slot.mark == 0 && u64::from(slot.queued) < messages_low && slot.queued_bytes < bytes_low
+        {
+            return; // nearly always
+        }
         let percent = (u64::from(slot.queued) * 100 / messages_max.max(1))
             .max(slot.queued_bytes.saturating_mul(100) / bytes_max.max(1));
         let reached = MARKS.iter().filter(|mark| percent >= **mark).count() as u8;

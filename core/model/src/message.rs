@@ -69,8 +69,9 @@ pub struct Message {
 impl Message {
     /// Seconds of life left, `Some(0)` when expired, `None` when it never expires (MQTT 5, §3.3.2.3.3).
     pub fn expiry_left_s(&self, wall_ms: u64) -> Option<u32> {
+        let all_s = self.expiry_s?;
         let waited_s = wall_ms.saturating_sub(self.accepted_wall_ms) / 1000;
-        self.expiry_s.map(|all| u64::from(all).saturating_sub(waited_s) as u32)
+        Some(u64::from(all_s).saturating_sub(waited_s) as u32)
     }
 
     /// Roughly what it occupies in memory, for budgets.

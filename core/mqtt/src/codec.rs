@@ -8,7 +8,8 @@ use bytestring::ByteString;
 
 use crate::error::{DecodeError, PacketKind, TooLarge};
 use crate::packet::{
-    Packet, Version, ack, auth, connack, connect, disconnect, publish, suback, subscribe,
+    Packet, ReasonCode, Version, ack, auth, connack, connect, disconnect, publish, suback,
+    subscribe,
 };
 use crate::wire::{Reader, VARINT_MAX, put_with_length, read_varint};
 
@@ -272,6 +273,10 @@ pub fn encode_within(
         out.extend_from_slice(&publish.payload);
         return Ok(());
     }
+    if let Some(short) = short_ack(packet).filter(|short| short.len() <= packet_max as usize) {
+        out.extend_from_slice(&short);
+        return Ok(());
+    }
     let start = out.len();
     let mut size = 0;
     for leave in [Leave::Nothing, Leave::User, Leave::UserAndReasonString] {
@@ -283,6 +288,20 @@ pub fn encode_within(
         out.truncate(start);
     }
     Err(TooLarge { size, limit: packet_max })
+}
+
+/// An acknowledgement that says yes and nothing more: the same in all versions, and every second packet.
+fn short_ack(packet: &Packet) -> Option<[u8; 4]> {
+    let (Packet::Puback(ack) | Packet::Pubrec(ack) | Packet::Pubrel(ack) | Packet::Pubcomp(ack)) =
+        packet
+    else {
+        return None;
+    };
+    let is_bare =
+        ack.reason == ReasonCode::Success && ack.reason_string.is_none() && ack.user.is_empty();
+    let flags = if matches!(packet, Packet::Pubrel(_)) { 0b0010 } else { 0 };
+    let [high, low] = ack.packet_id.get().to_be_bytes();
+    is_bare.then_some([(packet.kind() as u8) << 4 | flags, 2, high, low])
 }
 
 fn encode_leaving(packet: &Packet, version: Version, leave: Leave, out: &mut Vec<u8>) -> usize {

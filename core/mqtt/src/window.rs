@@ -230,11 +230,12 @@ impl Queue {
     }
 
     pub(crate) fn handle_done(&mut self, id: PacketId, qos: QoS) -> Option<Delivery> {
-        let slot = self.find(id)?;
+        let index = self.index_of(id)?;
+        let slot = &self.slots[index];
         if slot.state != State::Sent || slot.delivery.qos != qos {
             return None;
         }
-        self.finish(id)
+        Some(self.finish(index))
     }
 
     pub(crate) fn handle_pubrec(&mut self, id: PacketId) -> Option<Delivery> {
@@ -250,7 +251,8 @@ impl Queue {
     }
 
     pub(crate) fn handle_pubcomp(&mut self, id: PacketId) -> Option<Delivery> {
-        matches!(self.find(id)?.state, State::Released(_)).then(|| self.finish(id))?
+        let index = self.index_of(id)?;
+        matches!(self.slots[index].state, State::Released(_)).then(|| self.finish(index))
     }
 
     /// Deliveries in memory, in order; `true` for those sent and not done.
@@ -304,22 +306,30 @@ impl Queue {
     }
 
     fn find(&mut self, id: PacketId) -> Option<&mut Slot> {
-        let oldest = self.slots.front()?.delivery.place;
-        let ahead = (u64::from(id.get() - 1) + IDS - id_index(oldest)) % IDS;
-        let index =
-            self.slots.binary_search_by_key(&(oldest + ahead), |s| s.delivery.place).ok()?;
+        let index = self.index_of(id)?;
         self.slots.get_mut(index)
     }
 
-    fn finish(&mut self, id: PacketId) -> Option<Delivery> {
-        let slot = self.find(id)?;
+    fn index_of(&self, id: PacketId) -> Option<usize> {
+        let oldest = self.slots.front()?.delivery.place;
+        let ahead = (u64::from(id.get() - 1) + IDS - id_index(oldest)) % IDS;
+        let place = oldest + ahead;
+        // Without gaps it stands where its number says.
+        if self.slots.get(ahead as usize).is_some_and(|slot| slot.delivery.place == place) {
+            return Some(ahead as usize);
+        }
+        self.slots.binary_search_by_key(&place, |slot| slot.delivery.place).ok()
+    }
+
+    fn finish(&mut self, index: usize) -> Delivery {
+        let slot = &mut self.slots[index];
         let was_due = slot.state == State::Released(false);
         slot.state = State::Done;
         let delivery = slot.delivery.clone();
         self.in_flight -= 1;
         self.pubrels_due -= usize::from(was_due);
         self.sweep();
-        Some(delivery)
+        delivery
     }
 
     /// Forgets what is done at the front.

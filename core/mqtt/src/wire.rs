@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use outpost_model::topic::{TopicError, check_name};
+use outpost_model::topic::{TOPIC_LEVELS_MAX, TopicError, check_name};
 
 use crate::error::{DecodeError, PacketKind};
 use crate::packet::{PacketId, ReasonCode};
@@ -173,6 +173,14 @@ impl<'a> Reader<'a> {
 
     /// A topic name, checked (§4.7).
     pub fn topic_name(&mut self, field: &'static str) -> Result<ByteString, DecodeError> {
+        let start = self.rest;
+        let bytes = self.field(field)?;
+        if is_plain_name(bytes)
+            && let Ok(name) = ByteString::try_from(self.keep(bytes))
+        {
+            return Ok(name);
+        }
+        self.rest = start;
         let name = self.name(field)?;
         match check_name(&name) {
             Ok(()) => Ok(name),
@@ -206,10 +214,9 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// All that is left, shared or copied.
-    pub fn rest(&mut self) -> Bytes {
-        let rest = std::mem::take(&mut self.rest);
-        self.keep(rest)
+    /// How many bytes are left.
+    pub fn left(&self) -> usize {
+        self.rest.len()
     }
 
     /// To be called last: nothing may be left.
@@ -240,6 +247,14 @@ impl<'a> Reader<'a> {
             _ => Bytes::copy_from_slice(bytes),
         }
     }
+}
+
+/// Whether bytes are a topic name for sure: short, ASCII, nothing in it that means something or cannot be seen. Nearly
+/// every PUBLISH has such a one.
+fn is_plain_name(bytes: &[u8]) -> bool {
+    let is_odd = |b: u8| !(0x20..0x7F).contains(&b) | (b == b'+') | (b == b'#');
+    let odd = bytes.iter().fold(0, |odd, b| odd | u8::from(is_odd(*b)));
+    odd == 0 && !bytes.is_empty() && bytes.len() < TOPIC_LEVELS_MAX
 }
 
 /// Whether UTF-8 text holds one of U+0000 to U+001F and U+007F to U+009F.
@@ -299,9 +314,14 @@ pub fn put_with_length(out: &mut Vec<u8>, more: usize, body: impl FnOnce(&mut Ve
     if length < 0x80 {
         out[at] = length as u8;
     } else {
-        let mut digits = Vec::with_capacity(4);
-        put_varint(&mut digits, length.min(VARINT_MAX as usize) as u32);
-        out.splice(at..=at, digits);
+        let end = out.len();
+        put_varint(out, length.min(VARINT_MAX as usize) as u32);
+        let mut digits = [0; 4];
+        let count = out.len() - end;
+        digits[..count].copy_from_slice(&out[end..]);
+        out.truncate(end + count - 1);
+        out.copy_within(at + 1..end, at + count);
+        out[at..at + count].copy_from_slice(&digits[..count]);
     }
     length
 }

@@ -1,6 +1,6 @@
 //! PUBLISH on the wire (MQTT 5 and 3.1.1, §3.3): the packet that has to be quick in both directions.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use bytestring::ByteString;
 use outpost_model::{MessageProperties, QoS};
 
@@ -39,7 +39,7 @@ pub(crate) fn decode(
     from_client: bool,
     body: &[u8],
 ) -> Result<Publish, DecodeError> {
-    let body = Bytes::copy_from_slice(body);
+    let mut body = Bytes::copy_from_slice(body);
     let mut r = Reader::sharing(PacketKind::Publish, &body);
     let qos = QoS::from_bits(flags >> 1 & 3)
         .ok_or_else(|| r.malformed("fixed header", "has both QoS bits set (MQTT-3.3.1-4)"))?;
@@ -62,7 +62,9 @@ pub(crate) fn decode(
     if version == Version::V5 {
         decode_properties(&mut publish, from_client, &mut r)?;
     }
-    publish.payload = r.rest();
+    let read = body.len() - r.left();
+    body.advance(read);
+    publish.payload = body;
     Ok(publish)
 }
 
