@@ -268,11 +268,11 @@ section! {
         /// handled as `[[limits.overload]]` says: a third while the client keeps up, all of it after two seconds of lag.
         /// Too few costs system calls and drops bursts; too many lets slow readers claim memory.
         pub write_buffer_bytes_max: usize = 3 << 20, if Range(16_384, 256 << 20);
-        /// Longest rest in microseconds between turns of the data plane that follow each other closely: what comes meanwhile
-        /// is served with one wake-up and one write a client. 0 serves each packet at once; 300 halves the CPU above some
-        /// 20,000 packets a second and costs up to twice as much at a few thousand, where each rest is one more wake-up. An
-        /// idle node never rests.
-        pub gather_us_max: u32 = 0, if Range(0, 1_000);
+        /// Longest rest in microseconds between turns of the data plane when clients send fast: what comes meanwhile is served
+        /// with one wake-up and one write a client. A rest is taken only when it promises four packets, is no longer than eight
+        /// take, and not taken when clients wait for their answers. Shorter, or 0, serves each packet sooner and spends more
+        /// CPU on each; longer keeps messages waiting for as long.
+        pub gather_us_max: u32 = 300, if Range(0, 1_000);
         /// What is done with QoS 0 messages that do not fit into a slow client's buffer.
         pub overload: Vec<OverloadRule> = Vec::new();
         /// Bytes accepted and not yet on disk before publishers are slowed down. Too few stalls on every sync; too many is

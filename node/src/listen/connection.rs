@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use outpost_actors::out_buffer::{OutBuffer, SLICES_MAX};
 use outpost_actors::shard::{ConnId, Received};
 use outpost_flow::share::{Quantum, is_heavy};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -50,6 +51,8 @@ pub struct Connection {
     served: Cell<bool>,
     paused: Cell<bool>,
     closing: Cell<bool>,
+    /// The stream did not take all that was to be written.
+    unwritten: Cell<bool>,
     /// A write failed: nobody is there any more.
     broken: Cell<bool>,
     /// There is nothing more to read, ever.
@@ -77,6 +80,7 @@ impl Connection {
             served: Cell::new(false),
             paused: Cell::new(false),
             closing: Cell::new(false),
+            unwritten: Cell::new(false),
             broken: Cell::new(false),
             ended: Cell::new(false),
             heavy: Cell::new(false),
@@ -147,7 +151,10 @@ impl Connection {
     }
 
     fn poll(&self, cx: &mut Context<'_>, plane: &Rc<Plane>) -> Poll<()> {
-        let Ok(written) = self.write(cx, plane) else { return Poll::Ready(()) };
+        // What comes of this poll is written at the end of the turn; this is for what did not go then.
+        let must_write = self.unwritten.get() || self.closing.get();
+        let written = if must_write { self.write(cx, plane) } else { self.flush_stream(cx) };
+        let Ok(written) = written else { return Poll::Ready(()) };
         if self.broken.get() || self.ended.get() {
             return Poll::Ready(());
         }
@@ -243,26 +250,37 @@ impl Connection {
     /// Writes as much as goes. `true`: everything is written.
     fn write(&self, cx: &mut Context<'_>, plane: &Plane) -> io::Result<bool> {
         plane.with_out_buffer(self.id, |out| {
+            self.unwritten.set(true);
             while !out.is_empty() {
-                let mut slices: Vec<IoSlice<'_>> =
-                    Vec::with_capacity(outpost_actors::out_buffer::SLICES_MAX);
-                out.slices(&mut slices);
-                let mut stream = self.stream.borrow_mut();
-                match Pin::new(&mut *stream).poll_write_vectored(cx, &slices) {
+                match self.poll_write(cx, out) {
                     Poll::Pending => return Ok(false),
                     Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                    Poll::Ready(Ok(count)) => {
-                        drop(slices);
-                        out.advance(count);
-                    }
+                    Poll::Ready(Ok(count)) => out.advance(count),
                     Poll::Ready(Err(error)) => return Err(error),
                 }
             }
-            match Pin::new(&mut *self.stream.borrow_mut()).poll_flush(cx) {
-                Poll::Ready(Err(error)) => Err(error),
-                _ => Ok(true),
-            }
+            self.unwritten.set(false);
+            self.flush_stream(cx)
         })
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, out: &OutBuffer) -> Poll<io::Result<usize>> {
+        let mut stream = self.stream.borrow_mut();
+        let stream = Pin::new(&mut *stream);
+        if let Some(bytes) = out.as_one() {
+            return stream.poll_write(cx, bytes);
+        }
+        let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(SLICES_MAX);
+        out.slices(&mut slices);
+        stream.poll_write_vectored(cx, &slices)
+    }
+
+    /// What the stream itself holds back (TLS, WebSocket) goes as far as it can.
+    fn flush_stream(&self, cx: &mut Context<'_>) -> io::Result<bool> {
+        match Pin::new(&mut *self.stream.borrow_mut()).poll_flush(cx) {
+            Poll::Ready(Err(error)) => Err(error),
+            _ => Ok(true),
+        }
     }
 
     fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<()> {

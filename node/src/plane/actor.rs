@@ -32,7 +32,7 @@ pub struct PlaneSpec {
     pub handle: PlaneHandle,
     /// Where clients come in.
     pub listeners: Vec<Arc<Listening>>,
-    /// Microseconds between turns that follow each other closely.
+    /// Longest rest between turns when clients send fast, microseconds.
     pub gather_us: u64,
     /// For tests only.
     pub probe: Option<Probe>,

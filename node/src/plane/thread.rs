@@ -148,7 +148,8 @@ impl Plane {
 
     /// Serves until told to stop. Ends the turns, carries out commands, keeps time.
     pub async fn run(self: &Rc<Self>, mut commands: mpsc::Receiver<Command>) {
-        let turns = self.spawn(Rc::clone(self).turns());
+        // Unconstrained: the runtime lets a task write to 128 sockets and makes the others wait for a poll of their own.
+        let turns = self.spawn(tokio::task::unconstrained(Rc::clone(self).turns()));
         let timers = self.spawn(Rc::clone(self).timers());
         let tidier = self.spawn(Rc::clone(self).tidies());
         let driver = self.drive_connections();
@@ -314,18 +315,18 @@ impl Plane {
         }
     }
 
-    /// Lets what comes next gather for a moment, when turns follow each other closely.
+    /// Lets what comes next gather for a moment, when that pays.
     fn rest(&self) {
         let (now_us, reads) = (now_us(), self.reads.take());
         if reads > 0 {
             self.handle.turns().count(now_us.saturating_sub(self.began_us.get()));
         }
-        let rest_us = self.gather.borrow_mut().handle_turn(now_us, reads);
+        let rest_us = self.gather.borrow_mut().handle_turn(now_us / 1_000, reads);
         if rest_us > 0 {
             // Not a timer of the runtime: those are of a thousand times its length. Nothing else waits on this thread.
             #[allow(
                 clippy::disallowed_methods,
-                reason = "at most 150 µs, and shorter than any timer there is"
+                reason = "at most 1 ms, and shorter than any timer there is"
             )]
             std::thread::sleep(Duration::from_micros(rest_us));
         }
