@@ -82,7 +82,7 @@ async fn a_link_made_by_both_sides_at_once_makes_no_circle() {
             let (_, page) = http::get(node.http(), "/api/v1/clients?connected=true").await;
             let clients = page["clients"].as_array().cloned().unwrap_or_default();
             clients.iter().any(|c| {
-                c["client_id"].as_str().is_some_and(|id| id.ends_with(".back"))
+                c["client_id"].as_str().is_some_and(|id| id.split('.').next_back() == Some("back"))
                     && c["subscriptions"] == 1
             })
         })

@@ -52,7 +52,7 @@ impl Shard {
                 );
             }
         })?;
-        self.each_row(Space::Sessions, |shard, key, value| shard.recover_session(key, value))?;
+        self.each_row(Space::Sessions, Self::recover_session)?;
         let numbers = self.sessions.iter().map(|(i, s)| (s.number, i as u32)).collect();
         self.recover_subscriptions(&numbers)?;
         self.recover_queues(&numbers)?;

@@ -47,8 +47,8 @@ impl Redirect {
         if self.moved { ReasonCode::ServerMoved } else { ReasonCode::UseAnotherServer }
     }
 
-    fn reference(&self) -> Option<ByteString> {
-        Some(self.to.as_str().into())
+    fn reference(&self) -> ByteString {
+        self.to.as_str().into()
     }
 }
 
@@ -114,7 +114,7 @@ impl Shard {
     /// A CONNECT that would come in, while clients are sent elsewhere: what it is told. 3.1.1 only hears 0x03.
     pub(super) fn refusal_elsewhere(&self) -> Option<Connack> {
         let to = &self.redirecting.as_ref()?.to;
-        let server_reference = to.reference();
+        let server_reference = Some(to.reference());
         Some(Connack { reason: to.reason(), server_reference, ..Connack::default() })
     }
 
@@ -160,7 +160,7 @@ impl Shard {
         if connection.version == Version::V5 && connection.welcomed {
             let disconnect = Disconnect {
                 reason: to.reason(),
-                server_reference: to.reference(),
+                server_reference: Some(to.reference()),
                 ..Disconnect::default()
             };
             self.send_packet(conn, &Packet::Disconnect(Box::new(disconnect)));

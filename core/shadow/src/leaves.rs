@@ -150,31 +150,12 @@ impl Leaves {
 
     /// The same without the leaves the predicate names.
     pub fn state_without(&self, left_out: impl Fn(&str) -> bool) -> Option<Value> {
-        self.tree(self.live().filter(|leaf| !left_out(&leaf.path)), Leaf::json)
+        tree(self.live().filter(|leaf| !left_out(&leaf.path)), Leaf::json)
     }
 
     /// The same shape with an AWS timestamp for each leaf, and for each element of an array.
     pub fn metadata(&self) -> Option<Value> {
-        self.tree(self.live(), |leaf| timestamps(&leaf.json(), leaf.stamp.seconds()))
-    }
-
-    fn tree<'a>(
-        &self,
-        leaves: impl Iterator<Item = &'a Leaf>,
-        content: impl Fn(&Leaf) -> Value,
-    ) -> Option<Value> {
-        let mut root = Value::Object(Map::new());
-        let mut any = false;
-        for leaf in leaves {
-            any = true;
-            let mut place = &mut root;
-            for key in leaf.path.split(SEPARATOR).skip(1) {
-                let object = place.as_object_mut().expect("a live leaf never lies below another");
-                place = object.entry(key).or_insert_with(|| Value::Object(Map::new()));
-            }
-            *place = content(leaf);
-        }
-        any.then_some(root)
+        tree(self.live(), |leaf| timestamps(&leaf.json(), leaf.stamp.seconds()))
     }
 
     fn find(&self, path: &str) -> Result<usize, usize> {
@@ -318,6 +299,24 @@ pub fn check_value(bytes: &[u8]) -> Result<&str, WireError> {
 
 fn ancestors(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices(SEPARATOR).map(move |(at, _)| &path[..at])
+}
+
+fn tree<'a>(
+    leaves: impl Iterator<Item = &'a Leaf>,
+    content: impl Fn(&Leaf) -> Value,
+) -> Option<Value> {
+    let mut root = Value::Object(Map::new());
+    let mut any = false;
+    for leaf in leaves {
+        any = true;
+        let mut place = &mut root;
+        for key in leaf.path.split(SEPARATOR).skip(1) {
+            let object = place.as_object_mut().expect("a live leaf never lies below another");
+            place = object.entry(key).or_insert_with(|| Value::Object(Map::new()));
+        }
+        *place = content(leaf);
+    }
+    any.then_some(root)
 }
 
 #[cfg(test)]

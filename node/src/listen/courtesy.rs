@@ -24,12 +24,14 @@ const READ_BYTES: usize = 1_024;
 #[derive(Debug, Clone)]
 pub struct Courtesies(Arc<Semaphore>);
 
-impl Courtesies {
+impl Default for Courtesies {
     /// Nobody yet.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self(Arc::new(Semaphore::new(COURTESIES_MAX)))
     }
+}
 
+impl Courtesies {
     /// What to do with a client there is no room for: tell it, when there is room for that. `bytes_max` bounds what is read.
     pub fn tell(
         &self,

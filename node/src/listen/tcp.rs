@@ -43,7 +43,7 @@ pub async fn serve(socket: TcpListener, listening: Arc<Listening>, plane: Rc<Pla
         return;
     }
     let mut reserve = Reserve::take();
-    let courtesies = Courtesies::new();
+    let courtesies = Courtesies::default();
     let mut admission = plane.admission();
     loop {
         let wait_ms = admission.wait_ms(now().mono_ms);
