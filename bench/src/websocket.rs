@@ -34,13 +34,13 @@ pub fn open(stream: &mut (impl Read + Write)) -> io::Result<Vec<u8>> {
 pub fn wrap(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(BINARY);
     match bytes.len() {
-        len @ ..=125 => out.push(MASKED | len as u8),
+        len @ ..=0x7D => out.push(MASKED | len as u8),
         len @ ..=0xFFFF => {
-            out.push(MASKED | 126);
+            out.push(MASKED | 0x7E);
             out.extend_from_slice(&(len as u16).to_be_bytes());
         }
         len => {
-            out.push(MASKED | 127);
+            out.push(MASKED | 0x7F);
             out.extend_from_slice(&(len as u64).to_be_bytes());
         }
     }

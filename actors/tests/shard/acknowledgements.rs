@@ -200,7 +200,7 @@ fn connack_waits_until_qos_2_ids_are_durably_free() {
     world.publish(sender, publish("t", "x", 2, 1));
     world.sync();
     assert_eq!(world.take(sender), [Packet::Pubrec(ack(1))]);
-    world.send_all(sender, [Packet::Pubrel(ack(1))].into_iter());
+    world.send_all(sender, [Packet::Pubrel(ack(1))]);
     world.cut(sender);
     let sender = world.start_connect(0, v5("s"));
     assert_eq!(world.take(sender), [], "its PUBREL would be answered, and the id used again");
