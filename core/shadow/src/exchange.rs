@@ -12,7 +12,7 @@ use crate::document::{Item, Shadow};
 use crate::event::Event;
 use crate::hub::{Hub, Output, PeerError};
 use crate::key::ShadowKey;
-use crate::peer::Greeting;
+use crate::peer::{Greeting, Stretch};
 use crate::planted::{Bug, is};
 use crate::sync::{FRAME_BYTES_AIM, Frame, Hello, PEERS_MAX};
 use crate::version::SLOTS;
@@ -43,8 +43,8 @@ impl Hub {
         let (feed, head, records) = (self.feed.id, self.feed.head, self.shadows.len() as u64);
         let known = self.peers.entry(peer).or_default();
         known.reset(true);
-        let (your_feed, read) = (known.feed, known.read);
-        known.said = Greeting { link: self.links, feed, head, records, your_feed, read };
+        let (your_feed, read, floor) = (known.feed, known.read, known.floor);
+        known.said = Greeting { link: self.links, feed, head, records, your_feed, read, floor };
         self.save_peer(peer);
         self.say_hello(peer);
         self.finish();
@@ -105,15 +105,15 @@ impl Hub {
             Frame::Items { number, stretch, settles, items } => {
                 self.handle_items(peer, number, stretch, settles, &items, now)?
             }
-            Frame::Ack { number, read, stretch } => self.handle_ack(peer, number, read, stretch),
+            Frame::Ack { number, floor, stretch } => self.handle_ack(peer, number, floor, stretch),
             Frame::Sketch { number, begin, first, symbols } => {
                 self.handle_sketch(peer, number, begin, first, &symbols)
             }
             Frame::Begin { link, feed } => {
                 let known = self.peer_mut(peer);
                 known.begin_reading(known.said.link == link);
-                if known.begun && known.feed != feed {
-                    (known.feed, known.read) = (feed, 0);
+                if known.begun {
+                    known.know_feed(feed);
                 }
             }
             Frame::More(upto) => self.handle_more(peer, upto),
@@ -148,9 +148,7 @@ impl Hub {
             self.give_up_numbers(now);
         }
         let known = self.peer_mut(peer);
-        if known.feed != greeting.feed {
-            (known.feed, known.read) = (greeting.feed, 0);
-        }
+        known.know_feed(greeting.feed);
         (known.greeted, known.heard) = (true, Some(greeting));
         known.restart_sending();
         self.begin_reading(peer, now);
@@ -199,7 +197,7 @@ impl Hub {
         &mut self,
         peer: NodeId,
         number: u64,
-        stretch: Option<(u64, u64)>,
+        stretch: Option<Stretch>,
         settles: bool,
         items: &[(ShadowKey, Item)],
         now: Now,
@@ -240,7 +238,7 @@ impl Hub {
         }
         known.settling &= !settles;
         let moved = match stretch {
-            Some((after, upto)) => known.read_stretch(after, upto),
+            Some(stretch) => known.read_stretch(stretch),
             None => known.settle_read(),
         };
         self.acknowledge(peer, number, moved);
@@ -356,21 +354,20 @@ impl Hub {
     fn send_acks(&mut self) {
         for (peer, number) in std::mem::take(&mut self.acks) {
             let known = self.peer_mut(peer);
-            let (read, sending) = (known.read, &mut known.sending);
-            let stretch = (sending.sketch.is_none() && sending.told < sending.sent)
-                .then_some((sending.told, sending.sent));
-            sending.told = stretch.map_or(sending.told, |(_, upto)| upto);
-            let frame = self.frame_to(peer, &Frame::Ack { number, read, stretch });
+            let (floor, sending) = (known.floor, &mut known.sending);
+            let is_untold = sending.sketch.is_none() && sending.told < sending.sent;
+            let stretch = is_untold.then(|| sending.tell());
+            let frame = self.frame_to(peer, &Frame::Ack { number, floor, stretch });
             self.then.push(frame);
         }
     }
 
-    fn handle_ack(&mut self, peer: NodeId, number: u64, read: u64, stretch: Option<(u64, u64)>) {
+    fn handle_ack(&mut self, peer: NodeId, number: u64, floor: u64, stretch: Option<Stretch>) {
         let head = self.feed.head;
         let known = self.peer_mut(peer);
         known.sending.acknowledge(number);
-        known.seen = known.seen.max(read.min(head));
-        let moved = stretch.is_some_and(|(after, upto)| known.read_stretch(after, upto));
+        known.seen = known.seen.max(floor.min(head));
+        let moved = stretch.is_some_and(|stretch| known.read_stretch(stretch));
         if moved {
             self.moved_peers.insert(peer); // no acknowledgement depends on it: written with whatever comes next
         }
@@ -444,7 +441,7 @@ impl Hub {
                 continue;
             };
             // What differs is sent whole; the peer has the others as they were when that was found out.
-            let above = if differs { 0 } else { only.map_or(since, |only| only.upto.max(since)) };
+            let above = if differs { 0 } else { only.map_or(sending.floor, |only| only.upto) };
             let item = made
                 .entry((above, key.clone()))
                 .or_insert_with(|| shadow.item_since(above))
@@ -454,25 +451,22 @@ impl Hub {
         }
         items.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let sending = &mut self.peer_mut(peer).sending;
-        let after = sending.told;
         sending.sent = upto;
+        if upto == head {
+            sending.floor = head;
+        }
         sending.known_there = sending.known_there.split_off(&(upto + 1));
         if let Some(only) = &mut sending.only {
             items.iter().for_each(|(key, _)| _ = only.keys.remove(key));
-            if upto >= only.upto {
-                sending.only = None; // behind its end all is sent, and above its end is where the peer is
+            if upto == head {
+                sending.only = None; // those that moved behind its end have been sent too
             }
         }
         if items.is_empty() {
             return None;
         }
-        sending.told = upto;
-        let number = sending.next_number();
-        Some(self.windowed(
-            peer,
-            number,
-            &Frame::Items { number, stretch: Some((after, upto)), settles: false, items },
-        ))
+        let (stretch, number) = (Some(sending.tell()), sending.next_number());
+        Some(self.windowed(peer, number, &Frame::Items { number, stretch, settles: false, items }))
     }
 
     /// Peers are asked from time to time to confirm how far they are, also when they know all that is new in the feed.
@@ -487,9 +481,7 @@ impl Hub {
             if !sending.is_idle() {
                 continue; // what is on its way will be acknowledged
             }
-            let stretch = Some((sending.told, sending.sent));
-            sending.told = sending.sent;
-            let number = sending.next_number();
+            let (stretch, number) = (Some(sending.tell()), sending.next_number());
             let nothing = Frame::Items { number, stretch, settles: false, items: Vec::new() };
             let frame = self.windowed(peer, number, &nothing);
             self.then.push(frame);

@@ -365,9 +365,10 @@ impl Hub {
                     node.try_into().map_err(|_| WireError::Range("peer"))?,
                 ));
                 let (feed, read) = (from.u64()?, from.varint()?);
+                let floor = from.number(read, "floor")?;
                 self.slots.insert(node, from.byte()? % SLOTS);
                 let heard_ms = from.varint()?;
-                let peer = Peer { feed, read, heard_ms, ..Peer::default() };
+                let peer = Peer { feed, read, floor, heard_ms, ..Peer::default() };
                 self.peers.insert(node, peer);
             }
             Some((&ROW_HISTORY, place)) => self.history.load(place, value)?,
@@ -498,6 +499,7 @@ impl Hub {
         let mut out = Writer::default();
         out.u64(peer.feed);
         out.varint(peer.read);
+        out.varint(peer.floor);
         out.byte(self.slots.get(&node).copied().unwrap_or(0));
         out.varint(peer.heard_ms);
         self.dirty.insert(peer_row_key(node), Some(out.0));

@@ -18,9 +18,12 @@ pub struct Peer {
     pub greeted: bool,
     /// Its feed, as this node last knew it; 0 when it never did.
     pub feed: u64,
-    /// How far this node has read that feed.
+    /// How far this node has read that feed: of shadows whose last place is up to here it has everything.
     pub read: u64,
-    /// It has this node's feed on disk up to here, as far as is known.
+    /// And all changes up to here, of every shadow. Behind [`Peer::read`] in the middle of a backlog: a shadow that moved
+    /// to a place not read yet took its older changes with it.
+    pub floor: u64,
+    /// It has all changes of this node's feed on disk up to here, as far as is known.
     pub seen: u64,
     /// When it was last heard, in milliseconds since 1970; kept with the rest of its row.
     pub heard_ms: u64,
@@ -30,6 +33,8 @@ pub struct Peer {
     pub missing: BTreeSet<ShadowKey>,
     /// Where [`Peer::read`] moves when nothing is missing any more.
     pub read_then: Option<u64>,
+    /// The same for [`Peer::floor`].
+    pub floor_then: Option<u64>,
     /// What this node said of itself in the greeting on this link.
     pub said: Greeting,
     /// What the peer said.
@@ -48,6 +53,10 @@ pub struct Peer {
 pub struct Sending {
     /// Everything up to this place in the feed was sent on this link.
     pub sent: u64,
+    /// All changes up to this place were sent, whatever moved since: what is sent begins here. A shadow that changes while
+    /// it waits moves to a later place, and [`Sending::sent`] passes the earlier one. Only at the head of the feed is
+    /// nothing left that moved, so while a peer is behind for long, what it is sent grows, at most to whole shadows.
+    pub floor: u64,
     /// The peer was told up to here; behind [`Sending::sent`] when what is between it told us itself.
     pub told: u64,
     /// Places whose shadows the peer knows exactly so, as it sent them.
@@ -56,7 +65,8 @@ pub struct Sending {
     pub sketch: Option<SketchOut>,
     /// It sends a sketch that tells both, since when that is awaited.
     pub deferred_ms: Option<u64>,
-    /// Up to a place only these shadows are sent: a sketch showed that it has the others.
+    /// Up to a place only these shadows are sent: a sketch showed that it has the others. Until the head of the feed is
+    /// reached, as they may move.
     pub only: Option<Only>,
     /// With the last of [`Sending::wanted`] it has all a sketch showed it to lack.
     pub settles: bool,
@@ -81,8 +91,21 @@ pub struct Greeting {
     pub records: u64,
     /// The receiver's feed as the sender last knew it; 0 when it never did.
     pub your_feed: u64,
-    /// How far the sender has read it.
+    /// How far the sender has read it, see [`Peer::read`].
     pub read: u64,
+    /// And all changes up to here, see [`Peer::floor`].
+    pub floor: u64,
+}
+
+/// A part of a feed: what was sent up to `upto`, by one who had been sent what goes up to `after`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// Behind this place.
+    pub after: u64,
+    /// Up to this one.
+    pub upto: u64,
+    /// `upto` was the head of the feed: nothing moved away that was not sent.
+    pub to_head: bool,
 }
 
 /// How one node goes on reading the other's feed.
@@ -186,8 +209,16 @@ impl Peer {
     /// What follows belongs to this node's latest greeting, or (false) to an earlier one.
     pub fn begin_reading(&mut self, begun: bool) {
         (self.begun, self.settling) = (begun, false);
-        (self.sketch, self.read_then) = (None, None);
+        self.sketch = None;
+        (self.read_then, self.floor_then) = (None, None);
         self.missing.clear();
+    }
+
+    /// The feed has this name; of one with another name nothing was read.
+    pub fn know_feed(&mut self, feed: u64) {
+        if self.feed != feed {
+            (self.feed, self.read, self.floor) = (feed, 0, 0);
+        }
     }
 
     /// Nothing is on its way, and what is sent next depends on the peer's greeting.
@@ -195,23 +226,28 @@ impl Peer {
         self.sending = Sending { number: self.sending.number, ..Sending::default() };
     }
 
-    /// A stretch of its feed came. True when [`Peer::read`] moved.
-    pub fn read_stretch(&mut self, after: u64, upto: u64) -> bool {
-        if !self.begun || after > self.read_then.unwrap_or(self.read) {
+    /// A stretch of its feed came. True when [`Peer::read`] or [`Peer::floor`] moved.
+    pub fn read_stretch(&mut self, stretch: Stretch) -> bool {
+        let read = self.read_then.unwrap_or(self.read);
+        if !self.begun || stretch.after > read {
             return false;
         }
-        self.read_then = Some(upto.max(self.read_then.unwrap_or(self.read)));
+        self.read_then = Some(stretch.upto.max(read));
+        if stretch.to_head {
+            self.floor_then = self.floor_then.max(Some(stretch.upto));
+        }
         self.settle_read()
     }
 
-    /// Moves [`Peer::read`] when nothing is missing. True when it moved.
+    /// Moves [`Peer::read`] and [`Peer::floor`] when nothing is missing. True when one moved.
     pub fn settle_read(&mut self) -> bool {
         if !self.missing.is_empty() || self.settling {
             return false;
         }
-        let before = self.read;
-        self.read = self.read_then.take().unwrap_or(before).max(before);
-        self.read != before
+        let before = (self.read, self.floor);
+        self.read = self.read.max(self.read_then.take().unwrap_or(0));
+        self.floor = self.floor.max(self.floor_then.take().unwrap_or(0));
+        (self.read, self.floor) != before
     }
 }
 
@@ -228,8 +264,15 @@ impl Sending {
 
     /// The feed is sent from its beginning.
     pub fn start_over(&mut self) {
-        (self.sent, self.told, self.settles) = (0, 0, false);
+        (self.sent, self.told, self.floor, self.settles) = (0, 0, 0, false);
         (self.sketch, self.deferred_ms, self.only) = (None, None, None);
+    }
+
+    /// The stretch the peer is told of now: up to where all was sent.
+    pub fn tell(&mut self) -> Stretch {
+        let (after, upto) = (self.told, self.sent);
+        self.told = upto;
+        Stretch { after, upto, to_head: self.floor == upto }
     }
 
     /// Takes the number of a frame that is about to be built.
@@ -259,21 +302,44 @@ impl Sending {
 mod tests {
     use super::*;
 
+    fn stretch(after: u64, upto: u64) -> Stretch {
+        Stretch { after, upto, to_head: false }
+    }
+
     #[test]
     fn a_stretch_that_does_not_follow_on_what_was_read_is_not_counted() {
         let mut peer = Peer { begun: true, ..Peer::default() };
-        assert!(peer.read_stretch(0, 5));
-        assert!(!peer.read_stretch(7, 9), "6 and 7 were lost with a link");
+        assert!(peer.read_stretch(stretch(0, 5)));
+        assert!(!peer.read_stretch(stretch(7, 9)), "6 and 7 were lost with a link");
         assert_eq!(peer.read, 5);
-        assert!(peer.read_stretch(3, 9));
+        assert!(peer.read_stretch(stretch(3, 9)));
         assert_eq!(peer.read, 9);
+    }
+
+    #[test]
+    fn all_changes_are_known_only_where_the_head_of_the_feed_was_reached() {
+        let mut peer = Peer { begun: true, ..Peer::default() };
+        peer.read_stretch(stretch(0, 5));
+        assert_eq!((peer.read, peer.floor), (5, 0), "what moved behind 5 may lack older changes");
+        peer.missing.insert(ShadowKey::classic("lamp"));
+        peer.read_stretch(Stretch { after: 5, upto: 9, to_head: true });
+        assert_eq!((peer.read, peer.floor), (5, 0), "a lamp is missing");
+        peer.missing.clear();
+        assert!(peer.settle_read());
+        assert_eq!((peer.read, peer.floor), (9, 9));
+        peer.read_stretch(stretch(9, 12));
+        assert_eq!((peer.read, peer.floor), (12, 9));
+        assert!(peer.read_stretch(Stretch { after: 12, upto: 12, to_head: true }));
+        assert_eq!(peer.floor, 12);
+        peer.know_feed(7);
+        assert_eq!((peer.read, peer.floor), (0, 0), "another feed");
     }
 
     #[test]
     fn nothing_counts_as_read_while_something_is_missing() {
         let mut peer = Peer { begun: true, ..Peer::default() };
         peer.missing.insert(ShadowKey::classic("lamp"));
-        assert!(!peer.read_stretch(0, 5));
+        assert!(!peer.read_stretch(stretch(0, 5)));
         peer.missing.clear();
         assert!(peer.settle_read());
         assert_eq!(peer.read, 5);

@@ -57,7 +57,11 @@ impl Hub {
             Reading::Sketch => (head, Some(SketchOut::default()), None),
         };
         sending.told = sending.sent;
-        known.seen = if let Reading::From(place) = theirs { place.min(head) } else { 0 };
+        sending.floor = match theirs {
+            Reading::From(place) if place < head => greeting.floor.min(place),
+            _ => sending.sent,
+        };
+        known.seen = if let Reading::From(_) = theirs { sending.floor } else { 0 };
     }
 
     // ---- the writer's side --------------------------------------------------------------------------------------
@@ -91,7 +95,7 @@ impl Hub {
         let members = self.members(&salt).map(|(member, _)| member).collect::<Vec<_>>();
         let since_ms = self.mono_ms;
         let sending = &mut self.peer_mut(peer).sending;
-        (sending.sent, sending.told) = (read, read);
+        (sending.sent, sending.told, sending.floor) = (read, read, read);
         let begin = SketchBegin { feed, read, salt, members: members.len() as u64 };
         sending.sketch = Some(SketchOut::new(salt, read, members, FIRST_SYMBOLS, since_ms));
         Some(begin)
@@ -141,11 +145,10 @@ impl Hub {
     ) {
         let known = self.peer_mut(peer);
         if let Some(begin) = begin.filter(|_| known.begun) {
-            if known.feed != begin.feed {
-                (known.feed, known.read) = (begin.feed, 0);
-            }
+            known.know_feed(begin.feed);
             known.missing.clear();
-            (known.read_then, known.settling) = (Some(begin.read), true);
+            (known.read_then, known.floor_then) = (Some(begin.read), Some(begin.read));
+            known.settling = true;
             known.sketch = Some(SketchIn::new(begin.salt, begin.members, FIRST_SYMBOLS));
         }
         if let Some(sketch) = &mut known.sketch
@@ -236,7 +239,8 @@ impl Hub {
 
     fn ask_for_whole(&mut self, peer: NodeId) {
         let known = self.peer_mut(peer);
-        (known.sketch, known.settling, known.read_then) = (None, false, None);
+        (known.sketch, known.settling) = (None, false);
+        (known.read_then, known.floor_then) = (None, None);
         if known.sending.deferred_ms.take().is_some() {
             known.sending.start_over();
         }

@@ -17,7 +17,7 @@ use outpost_model::NodeId;
 use crate::document::Item;
 use crate::key::ShadowKey;
 use crate::pack::{pack_items, unpack_items};
-use crate::peer::Greeting;
+use crate::peer::{Greeting, Stretch};
 use crate::sketch::{SYMBOLS_MAX, Symbol};
 use crate::wire::{Reader, WireError, Writer};
 
@@ -61,8 +61,8 @@ pub enum Frame {
     Items {
         /// For the acknowledgement.
         number: u64,
-        /// The stretch of the feed this is: after the first place, up to the second. `None`: asked for, out of turn.
-        stretch: Option<(u64, u64)>,
+        /// The stretch of the feed this is. `None`: asked for, out of turn.
+        stretch: Option<Stretch>,
         /// With these the receiver has all it asked for by [`Frame::WantMembers`].
         settles: bool,
         /// What changed in each.
@@ -72,10 +72,10 @@ pub enum Frame {
     Ack {
         /// The frame.
         number: u64,
-        /// The receiver has the sender's feed up to here on disk.
-        read: u64,
+        /// Who acknowledges has all changes of the other's feed up to here on disk.
+        floor: u64,
         /// A stretch of the feed of whoever acknowledges, with nothing in it that the other did not say itself.
-        stretch: Option<(u64, u64)>,
+        stretch: Option<Stretch>,
     },
     /// Symbols of the set of all shadows, see [`crate::sketch`].
     Sketch {
@@ -157,10 +157,10 @@ impl Frame {
                 out.byte(u8::from(*settles));
                 pack_items(&mut out, items);
             }
-            Self::Ack { number, read, stretch } => {
+            Self::Ack { number, floor, stretch } => {
                 out.byte(2);
                 out.varint(*number);
-                out.varint(*read);
+                out.varint(*floor);
                 encode_stretch(&mut out, *stretch);
             }
             Self::Sketch { number, begin, first, symbols } => {
@@ -226,7 +226,7 @@ impl Frame {
             1 => decode_items(&mut from)?,
             2 => Self::Ack {
                 number: from.varint()?,
-                read: from.varint()?,
+                floor: from.varint()?,
                 stretch: decode_stretch(&mut from)?,
             },
             3 => decode_sketch(&mut from)?,
@@ -256,11 +256,11 @@ impl Frame {
 
 impl Hello {
     fn encode(&self, out: &mut Writer) {
-        let Greeting { link, feed, head, records, your_feed, read } = self.greeting;
+        let Greeting { link, feed, head, records, your_feed, read, floor } = self.greeting;
         out.byte(0);
         out.u64(feed);
         out.u64(your_feed);
-        [link, head, records, read].into_iter().for_each(|number| out.varint(number));
+        [link, head, records, read, read - floor].into_iter().for_each(|number| out.varint(number));
         out.varint(self.slots.len() as u64);
         for (node, slot) in &self.slots {
             out.u64(node.0);
@@ -272,13 +272,15 @@ impl Hello {
         let (feed, your_feed) = (from.u64()?, from.u64()?);
         let (link, head) = (from.varint()?, from.varint()?);
         let (records, read) = (from.varint()?, from.varint()?);
+        let floor = read - from.number(read, "floor")?;
         let records = records.min(u64::from(u32::MAX));
         let count = from.count(PEERS_MAX + 1, 16)?;
         let mut slots = Vec::with_capacity(count);
         for _ in 0..count {
             slots.push((from.node()?, from.byte()?));
         }
-        Ok(Self { greeting: Greeting { link, feed, head, records, your_feed, read }, slots })
+        let greeting = Greeting { link, feed, head, records, your_feed, read, floor };
+        Ok(Self { greeting, slots })
     }
 }
 
@@ -333,20 +335,27 @@ fn decode_sketch(from: &mut Reader<'_>) -> Result<Frame, WireError> {
     Ok(Frame::Sketch { number, begin, first, symbols })
 }
 
-fn encode_stretch(out: &mut Writer, stretch: Option<(u64, u64)>) {
-    out.byte(u8::from(stretch.is_some()));
-    if let Some((after, upto)) = stretch {
-        out.varint(after);
-        out.varint(upto);
+/// First 0: none, 1: one that ends before the head of the feed, 2: one that ends there.
+fn encode_stretch(out: &mut Writer, stretch: Option<Stretch>) {
+    out.byte(stretch.map_or(0, |stretch| 1 + u8::from(stretch.to_head)));
+    if let Some(stretch) = stretch {
+        out.varint(stretch.after);
+        out.varint(stretch.upto);
     }
 }
 
-fn decode_stretch(from: &mut Reader<'_>) -> Result<Option<(u64, u64)>, WireError> {
-    if !from.flag()? {
-        return Ok(None);
-    }
+fn decode_stretch(from: &mut Reader<'_>) -> Result<Option<Stretch>, WireError> {
+    let to_head = match from.byte()? {
+        0 => return Ok(None),
+        1 => false,
+        2 => true,
+        _ => return Err(WireError::Range("stretch")),
+    };
     let (after, upto) = (from.varint()?, from.varint()?);
-    if after <= upto { Ok(Some((after, upto))) } else { Err(WireError::Range("stretch")) }
+    if after > upto {
+        return Err(WireError::Range("stretch"));
+    }
+    Ok(Some(Stretch { after, upto, to_head }))
 }
 
 fn decode_items(from: &mut Reader<'_>) -> Result<Frame, WireError> {

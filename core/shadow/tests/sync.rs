@@ -21,16 +21,21 @@ fn strangers(count: usize) -> Net {
         write(&mut net, n % 2, n, if n % 3 == 0 { "desired" } else { "reported" }, n as u64);
     }
     net.settle();
-    net.cut(0, 1);
-    for node in 0..2 {
-        let (peer, now) = (net.nodes[1 - node].id, net.now(node));
-        net.nodes[node].hub.forget_peer(peer, now);
-        net.drain(node);
-    }
+    strange(&mut net, 0, 1);
     net.settle();
     net.frames.clear();
     net.forget_published();
     net
+}
+
+/// Their places in each other's feed become void.
+fn strange(net: &mut Net, a: usize, b: usize) {
+    net.cut(a, b);
+    for (node, other) in [(a, b), (b, a)] {
+        let (peer, now) = (net.nodes[other].id, net.now(node));
+        net.nodes[node].hub.forget_peer(peer, now);
+        net.drain(node);
+    }
 }
 
 fn bytes(net: &Net) -> usize {
@@ -146,12 +151,7 @@ fn three_hubs_that_meet_as_strangers_take_turns() {
     }
     net.settle();
     for (a, b) in [(0, 1), (0, 2), (1, 2)] {
-        net.cut(a, b);
-        for (node, other) in [(a, b), (b, a)] {
-            let (peer, now) = (net.nodes[other].id, net.now(node));
-            net.nodes[node].hub.forget_peer(peer, now);
-            net.drain(node);
-        }
+        strange(&mut net, a, b);
     }
     for n in 0..30 {
         write(&mut net, n % 3, n * 2, "reported", 500 + n as u64);
@@ -166,6 +166,10 @@ fn a_new_hub_is_sent_the_feed_and_goes_on_where_it_was_cut_off() {
     let mut net = Net::new(2, &Limits::default());
     for n in 0..3_000 {
         write(&mut net, 0, n, "reported", n as u64);
+    }
+    // These move to later places, and take with them what was written first.
+    for n in (0..3_000).step_by(7) {
+        net.update(0, &key(n), &json!({"state": {"reported": {"other": n}}}));
     }
     net.settle();
     net.connect(0, 1);
@@ -185,4 +189,37 @@ fn a_new_hub_is_sent_the_feed_and_goes_on_where_it_was_cut_off() {
     let again: usize = net.nodes[1].hub.stats().records;
     assert_eq!(again, 3_000);
     net.take_published(1, "update/documents");
+}
+
+#[test]
+fn a_shadow_that_changes_while_it_waits_to_be_sent_arrives_whole() {
+    let mut net = Net::meshed(2, &Limits::default());
+    for n in 0..4_000 {
+        write(&mut net, 0, n, "reported", n as u64);
+        if n % 50 == 0 {
+            for (from, to) in [(0, 1), (1, 0)] {
+                while net.sync_one(from) {}
+                net.deliver_one(from, to);
+            }
+        }
+        // The link is slow: most of this still waits, and changes again.
+        let again = (n * 7_919) % (n + 1);
+        net.update(0, &key(again), &json!({"state": {"reported": {"other": n}}}));
+    }
+    net.settle();
+    net.assert_equal("after the rush");
+}
+
+#[test]
+fn what_differs_may_take_many_frames_and_arrives_whole() {
+    let mut net = strangers(900);
+    let long = "x".repeat(300);
+    for n in 0..600 {
+        net.update(n % 2, &key(n), &json!({"state": {"reported": {"note": long, "n": n}}}));
+        net.update(1 - n % 2, &key(n), &json!({"state": {"reported": {"also": n}}}));
+    }
+    net.connect(0, 1);
+    net.settle();
+    net.assert_equal("after many frames");
+    assert_eq!(net.state(1, &key(0)).0["reported"]["n"], 0);
 }
