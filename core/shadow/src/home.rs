@@ -196,6 +196,7 @@ impl Hub {
 mod tests {
     use super::*;
 
+    #[allow(clippy::unnecessary_wraps, reason = "a shadow has a home or none")]
     fn home(term: u64, node: u64, sure: bool) -> Option<Home> {
         Some(Home { term, node: NodeId(node), sure })
     }

@@ -7,6 +7,7 @@
 //! `SHADOW_FRAMES=1000000 cargo test -p outpost-shadow --lib hostile -- --nocapture` tries a million.
 
 #[path = "../support/mod.rs"]
+#[allow(clippy::duplicate_mod, reason = "tests in the crate itself share it with the schedules")]
 mod support;
 
 use outpost_shadow::{Limits, ShadowKey, Verb};
@@ -40,7 +41,7 @@ fn frames_of_a_hostile_peer_change_nothing_when_they_are_refused() {
         let all: Vec<_> = (0..WORKERS).map(|worker| scope.spawn(work(worker))).collect();
         all.into_iter().map(|one| one.join().expect("a frame did harm, see above")).collect()
     });
-    println!("{} frames each: {seen:?}", each);
+    println!("{each} frames each: {seen:?}");
     for one in seen {
         let each = each as u64;
         assert!(one.refused > each / 8 && one.taken > each / 50, "{one:?}");
