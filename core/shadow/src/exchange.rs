@@ -116,6 +116,8 @@ impl Hub {
                     known.know_feed(feed);
                 }
             }
+            // What an earlier link still brings is about a sketch that is no more.
+            Frame::More(_) | Frame::WantMembers { .. } if !self.peer_mut(peer).begun => {}
             Frame::More(upto) => self.handle_more(peer, upto),
             Frame::WantMembers { members, last } => self.handle_want_members(peer, &members, last),
             Frame::Want(keys) => self.peer_mut(peer).sending.wanted.extend(keys),

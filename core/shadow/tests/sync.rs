@@ -223,3 +223,53 @@ fn what_differs_may_take_many_frames_and_arrives_whole() {
     net.assert_equal("after many frames");
     assert_eq!(net.state(1, &key(0)).0["reported"]["n"], 0);
 }
+
+/// Numbers below a limit, the same for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 20) % limit
+    }
+
+    /// A write of one of five fields of one of 150 shadows; it does not deflate well.
+    fn write(&mut self, net: &mut Net, nodes: u64) {
+        let note: String = (0..900).map(|_| char::from(b' ' + 3 + self.below(57) as u8)).collect();
+        let section = if self.below(4) == 0 { "desired" } else { "reported" };
+        let body = json!({"state": {section: {format!("of-{}", self.below(5)): note}}});
+        net.update(self.below(nodes) as usize, &key(self.below(150) as usize), &body);
+    }
+}
+
+#[test]
+fn a_backlog_of_many_frames_that_is_cut_off_and_changes_again_and_again_arrives_whole() {
+    for seed in 0..20u64 {
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let nodes = 2 + seed % 2;
+        let mut net = Net::meshed(nodes as usize, &Limits::default());
+        net.cut(0, 1);
+        (0..240).for_each(|_| dice.write(&mut net, nodes));
+        for _ in 0..400 {
+            let from = dice.below(nodes) as usize;
+            let to = (from + 1) % nodes as usize;
+            match dice.below(80) {
+                0 => net.crash(from),
+                1 => net.cut(from, to),
+                2 if seed % 4 > 1 => strange(&mut net, from, to),
+                3..=12 => net.connect(from, to),
+                13..=34 => dice.write(&mut net, nodes),
+                _ => {
+                    net.sync_one(from);
+                    net.deliver_one(from, to);
+                    net.deliver_one(to, from);
+                }
+            }
+        }
+        net.connect_all();
+        net.settle();
+        net.assert_equal(&format!("seed {seed}"));
+    }
+}
