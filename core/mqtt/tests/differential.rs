@@ -124,6 +124,11 @@ const STRICTER: &[(&str, &[Peer], &str)] = &[
         &[Peer::ProtocolCore],
         "MQTT-2.1.3-1; its parsers get the body only",
     ),
+    (
+        "malformed AUTH: property length ends before its end",
+        &[Peer::Rmqtt],
+        "§3.15.2.1: reason code and property length are left out together",
+    ),
     ("holds U+0000", BOTH, "MQTT-1.5.4-2: MUST NOT include"),
     ("holds a control character", BOTH, "§1.5.4: MAY treat as malformed; names end in logs"),
     ("have reserved bits set", BOTH, "MQTT-3.2.2-1, MQTT-3.8.3-5 (3.1.1: MQTT-3.8.3-4)"),
