@@ -6,7 +6,8 @@ mod support;
 use outpost_model::Hlc;
 use outpost_shadow::{Hub, Limits, PeerError, ShadowKey, Verb};
 use serde_json::json;
-use support::Net;
+use support::hostile::{damaged, honest_frames, victim};
+use support::{Dice, Net};
 
 /// How many damaged frames are tried.
 const FRAMES: u64 = 100_000;
@@ -15,19 +16,10 @@ const FRAMES: u64 = 100_000;
 fn a_hundred_thousand_damaged_frames_change_nothing_when_they_are_refused() {
     quiet_panics();
     let frames = honest_frames();
-    let mut state = 0x1234_5678_9abc_def1u64;
-    let mut below = move |limit: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state % limit.max(1) as u64) as usize
-    };
+    let mut dice = Dice(0x1234_5678_9abc_def1);
     let (mut net, mut refused, mut taken) = (victim(), 0u64, 0u64);
     for round in 0..FRAMES {
-        let mut frame = frames[below(frames.len())].clone();
-        for _ in 0..=below(3) {
-            damage(&mut frame, &frames, &mut below);
-        }
+        let frame = damaged(&frames, &mut dice);
         let (now, peer) = (net.now(0), net.nodes[1].id);
         let before = net.nodes[0].hub.fingerprint();
         let hub = &mut net.nodes[0].hub;
@@ -114,72 +106,6 @@ fn quiet_panics() {
             eprintln!("{info}");
         }
     }));
-}
-
-/// Two hubs that have met, partitioned and merged, so that all kinds of frames and several epochs occur.
-fn victim() -> Net {
-    let limits = Limits { rebase_changes: 3, ..Limits::default() };
-    let mut net = Net::meshed(2, &limits);
-    for round in 0..4 {
-        net.update(round % 2, &ShadowKey::classic("lamp"), &json!({"state": {"desired": {"a": {"x": round}, "b": [1, 2]}, "reported": {"c": round}}}));
-        net.settle();
-    }
-    net.cut(0, 1);
-    for round in 0..5 {
-        net.update(0, &ShadowKey::classic("lamp"), &json!({"state": {"desired": {"left": round}}}));
-        net.update(
-            1,
-            &ShadowKey::classic("lamp"),
-            &json!({"state": {"desired": {"right": round, "a": null}}}),
-        );
-        net.update(
-            1,
-            &ShadowKey::named("lamp", "cfg"),
-            &json!({"state": {"desired": {"n": round}}}),
-        );
-    }
-    net.connect(0, 1);
-    net.settle();
-    net
-}
-
-fn honest_frames() -> Vec<Vec<u8>> {
-    let mut net = victim();
-    net.ask(0, &ShadowKey::named("lamp", "cfg"), Verb::Delete, b"", None);
-    net.settle();
-    net.nodes[1].disk.clear();
-    net.crash(1);
-    net.connect(0, 1);
-    net.settle();
-    net.frames
-}
-
-fn damage(frame: &mut Vec<u8>, frames: &[Vec<u8>], below: &mut impl FnMut(usize) -> usize) {
-    if frame.is_empty() {
-        return;
-    }
-    let at = below(frame.len());
-    match below(7) {
-        0 => frame[at] ^= 1 << below(8),
-        1 => frame[at] = [0, 1, 0x7f, 0x80, 0xff][below(5)],
-        2 => frame.truncate(at),
-        3 => {
-            let length = below(16).min(frame.len() - at);
-            let piece = frame[at..at + length].to_vec();
-            frame.splice(at..at, piece);
-        }
-        4 => {
-            let end = (at + below(8)).min(frame.len());
-            frame.drain(at..end);
-        }
-        5 => {
-            let other = &frames[below(frames.len())];
-            let from = below(other.len());
-            frame.truncate(at);
-            frame.extend_from_slice(&other[from..]);
-        }
-        _ => frame[at] = frame[at].wrapping_add(1),
-    }
 }
 
 fn still_works(net: &mut Net) {

@@ -4,7 +4,7 @@ mod support;
 
 use outpost_shadow::{Limits, ShadowKey};
 use serde_json::json;
-use support::Net;
+use support::{Dice, Net};
 
 fn key(n: usize) -> ShadowKey {
     ShadowKey::classic(&format!("dev-{n:08}"))
@@ -224,43 +224,31 @@ fn what_differs_may_take_many_frames_and_arrives_whole() {
     assert_eq!(net.state(1, &key(0)).0["reported"]["n"], 0);
 }
 
-/// Numbers below a limit, the same for the same seed.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 20) % limit
-    }
-
-    /// A write of one of five fields of one of 150 shadows; it does not deflate well.
-    fn write(&mut self, net: &mut Net, nodes: u64) {
-        let note: String = (0..900).map(|_| char::from(b' ' + 3 + self.below(57) as u8)).collect();
-        let section = if self.below(4) == 0 { "desired" } else { "reported" };
-        let body = json!({"state": {section: {format!("of-{}", self.below(5)): note}}});
-        net.update(self.below(nodes) as usize, &key(self.below(150) as usize), &body);
-    }
+/// A write of one of five fields of one of 150 shadows; it does not deflate well.
+fn write_something(dice: &mut Dice, net: &mut Net, nodes: usize) {
+    let note: String = (0..900).map(|_| char::from(b'#' + dice.below(57) as u8)).collect();
+    let section = if dice.below(4) == 0 { "desired" } else { "reported" };
+    let body = json!({"state": {section: {format!("of-{}", dice.below(5)): note}}});
+    net.update(dice.below(nodes), &key(dice.below(150)), &body);
 }
 
 #[test]
 fn a_backlog_of_many_frames_that_is_cut_off_and_changes_again_and_again_arrives_whole() {
     for seed in 0..20u64 {
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        let nodes = 2 + seed % 2;
-        let mut net = Net::meshed(nodes as usize, &Limits::default());
+        let nodes = 2 + (seed % 2) as usize;
+        let mut net = Net::meshed(nodes, &Limits::default());
         net.cut(0, 1);
-        (0..240).for_each(|_| dice.write(&mut net, nodes));
+        (0..240).for_each(|_| write_something(&mut dice, &mut net, nodes));
         for _ in 0..400 {
-            let from = dice.below(nodes) as usize;
-            let to = (from + 1) % nodes as usize;
+            let from = dice.below(nodes);
+            let to = (from + 1) % nodes;
             match dice.below(80) {
                 0 => net.crash(from),
                 1 => net.cut(from, to),
                 2 if seed % 4 > 1 => strange(&mut net, from, to),
                 3..=12 => net.connect(from, to),
-                13..=34 => dice.write(&mut net, nodes),
+                13..=34 => write_something(&mut dice, &mut net, nodes),
                 _ => {
                     net.sync_one(from);
                     net.deliver_one(from, to);

@@ -1,6 +1,8 @@
 //! A few hubs on virtual disks and links, under a virtual clock. Nothing happens unless a test says so.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod hostile;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use outpost_model::{Hlc, NodeId, Now};
@@ -310,5 +312,17 @@ impl Net {
                 "{context}: hubs differ"
             );
         }
+    }
+}
+
+/// Numbers below a limit, the same for the same seed: xorshift.
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        ((self.0 >> 20) % limit.max(1) as u64) as usize
     }
 }
