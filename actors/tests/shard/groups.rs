@@ -21,6 +21,17 @@ fn send(world: &mut World, node: usize, from: u16, to: u16) {
     world.disconnect(sender);
 }
 
+/// Node 1 has the only member of the group; the link is cut, and then twenty messages come at node 0.
+fn twenty_for_a_member_behind_a_cut() -> (World, Client) {
+    let mut world = World::with(2, |_| {});
+    world.join();
+    let b = member(&mut world, 1, "b");
+    world.sync();
+    world.cut_link();
+    send(&mut world, 0, 1, 20);
+    (world, b)
+}
+
 fn sorted(got: impl IntoIterator<Item = String>) -> Vec<u16> {
     let mut got: Vec<u16> = got.into_iter().map(|text| text.parse().expect("a number")).collect();
     got.sort_unstable();
@@ -70,12 +81,7 @@ fn a_member_that_is_there_comes_before_one_that_is_away() {
 
 #[test]
 fn what_is_for_members_behind_a_cut_waits_on_disk_and_comes_once() {
-    let mut world = World::with(2, |_| {});
-    world.join();
-    let b = member(&mut world, 1, "b");
-    world.sync();
-    world.cut_link();
-    send(&mut world, 0, 1, 20);
+    let (mut world, b) = twenty_for_a_member_behind_a_cut();
     assert_eq!(world.shard(0).stats().outbox, 20);
     world.crash(0);
     world.join();
@@ -86,12 +92,7 @@ fn what_is_for_members_behind_a_cut_waits_on_disk_and_comes_once() {
 #[test]
 fn a_group_that_has_emptied_meanwhile_gets_its_messages_elsewhere_or_they_are_counted() {
     for elsewhere in [true, false] {
-        let mut world = World::with(2, |_| {});
-        world.join();
-        let b = member(&mut world, 1, "b");
-        world.sync();
-        world.cut_link();
-        send(&mut world, 0, 1, 20);
+        let (mut world, b) = twenty_for_a_member_behind_a_cut();
         world.unsubscribe(b, SHARED);
         let a = world.connect_to(0, v5("a"));
         if elsewhere {
