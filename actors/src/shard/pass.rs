@@ -14,8 +14,9 @@ use outpost_mqtt::window::Delivery;
 
 use super::bridges::Kind;
 use super::channel::Recipient;
+use super::connection::Connection;
 use super::memory::SHED_DIVISOR;
-use super::{Cell, CellMsg, ConnId, Event, Shard};
+use super::{Cell, CellMsg, ConnId, Event, Shard, Totals};
 use crate::cell::{CellId, Turn};
 use crate::ledger::Drop;
 
@@ -185,12 +186,7 @@ impl Shard {
         self.ledger.owed += 1;
         self.ledger.delivered += 1;
         connection.out.put_message(head, &message.payload);
-        connection.traffic.messages_mut().count_sent(qos, bytes);
-        self.totals.packets_sent += 1;
-        self.totals.messages.count_sent(qos, bytes);
-        if !std::mem::replace(&mut connection.flush_asked, true) {
-            self.events.push_back(Event::Flush(conn));
-        }
+        self.events.extend(written(connection, conn, &mut self.totals, qos, bytes));
         true
     }
 
@@ -308,12 +304,7 @@ impl Shard {
         }
         connection.out.put_payload(&message.payload);
         let bytes = message.payload.len();
-        connection.traffic.messages_mut().count_sent(qos, bytes);
-        self.totals.packets_sent += 1;
-        self.totals.messages.count_sent(qos, bytes);
-        if !std::mem::replace(&mut connection.flush_asked, true) {
-            self.events.push_back(Event::Flush(conn));
-        }
+        self.events.extend(written(connection, conn, &mut self.totals, qos, bytes));
         true
     }
 
@@ -322,4 +313,18 @@ impl Shard {
         let cell = slot.cell;
         self.send(cell, CellMsg::Skip(id, qos, End::TooLarge));
     }
+}
+
+/// A message lies in the buffer of a connection: it is counted, and the first of a turn asks for the buffer to be written.
+fn written(
+    connection: &mut Connection,
+    conn: ConnId,
+    totals: &mut Totals,
+    qos: QoS,
+    payload_bytes: usize,
+) -> Option<Event> {
+    connection.traffic.messages_mut().count_sent(qos, payload_bytes);
+    totals.packets_sent += 1;
+    totals.messages.count_sent(qos, payload_bytes);
+    (!std::mem::replace(&mut connection.flush_asked, true)).then_some(Event::Flush(conn))
 }
