@@ -138,6 +138,11 @@ const STRICTER: &[(&str, &[Peer], &str)] = &[
     ("topic filter is empty", BOTH, "MQTT-4.7.3-1"),
     ("$share without a group", BOTH, "MQTT-4.8.2-1, -2"),
     (
+        "protocol error in AUTH: authentication method is missing",
+        &[Peer::Rmqtt],
+        "§3.15.2.2.2: it is a protocol error to omit it",
+    ),
+    (
         "maximum QoS is neither 0 nor 1",
         &[Peer::Rmqtt],
         "§3.2.2.3.4: any other value is a protocol error",
