@@ -22,6 +22,9 @@ type Write = (String, Option<String>);
 /// The first byte of a row: raise it when the format changes.
 const ROW_FORMAT: u8 = 2;
 
+/// Rows of earlier builds: without [`Home::sure`], when each home had the owner's numbers, and without marks.
+const ROW_FORMAT_FIRST: u8 = 1;
+
 /// A shadow as this node knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shadow {
@@ -318,14 +321,16 @@ impl Shadow {
     /// Reads what [`Shadow::to_row`] wrote.
     pub fn from_row(row: &[u8]) -> Result<Self, WireError> {
         let mut from = Reader::new(row);
-        if from.byte()? != ROW_FORMAT {
-            return Err(WireError::Range("row format"));
-        }
+        let is_first = match from.byte()? {
+            ROW_FORMAT => false,
+            ROW_FORMAT_FIRST => true,
+            _ => return Err(WireError::Range("row format")),
+        };
         let seq = from.varint()?;
-        let (version, touched, deleted, home) = decode_facts(&mut from)?;
+        let (version, touched, deleted, home) = decode_facts(&mut from, is_first)?;
         let reported = Leaves::from_sorted(Leaves::decode(&mut from, 'r', true)?)?;
         let desired = Desired::decode(&mut from)?;
-        let marks = Marks::decode(&mut from)?;
+        let marks = if is_first { Marks::default() } else { Marks::decode(&mut from)? };
         from.end()?;
         let mut shadow = Self {
             desired,
@@ -395,10 +400,14 @@ fn encode_home(out: &mut Writer, home: Option<Home>) {
     out.byte(u8::from(home.is_some_and(|home| home.sure)));
 }
 
-fn decode_facts(from: &mut Reader<'_>) -> Result<(u64, Stamp, Stamp, Option<Home>), WireError> {
+fn decode_facts(
+    from: &mut Reader<'_>,
+    is_first: bool,
+) -> Result<(u64, Stamp, Stamp, Option<Home>), WireError> {
     let version = from.number(VERSION_MAX, "version")?;
     let (touched, deleted) = (from.stamp()?, from.stamp()?);
-    let home = Home { term: from.varint()?, node: from.node()?, sure: from.flag()? };
+    let (term, node) = (from.varint()?, from.node()?);
+    let home = Home { term, node, sure: is_first || from.flag()? };
     Ok((version, touched, deleted, (home.term > 0).then_some(home)))
 }
 

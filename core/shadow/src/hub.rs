@@ -365,9 +365,11 @@ impl Hub {
                     node.try_into().map_err(|_| WireError::Range("peer"))?,
                 ));
                 let (feed, read) = (from.u64()?, from.varint()?);
-                let floor = from.number(read, "floor")?;
+                // Earlier builds kept one place, which may have passed over changes: what lies before it comes again.
+                let is_first = from.left() == 1;
+                let floor = if is_first { 0 } else { from.number(read, "floor")? };
                 self.slots.insert(node, from.byte()? % SLOTS);
-                let heard_ms = from.varint()?;
+                let heard_ms = if is_first { 0 } else { from.varint()? };
                 let peer = Peer { feed, read, floor, heard_ms, ..Peer::default() };
                 self.peers.insert(node, peer);
             }
