@@ -139,7 +139,7 @@ const STRICTER: &[(&str, &[Peer], &str)] = &[
     ("$share without a group", BOTH, "MQTT-4.8.2-1, -2"),
     (
         "protocol error in AUTH: authentication method is missing",
-        &[Peer::Rmqtt],
+        BOTH,
         "§3.15.2.2.2: it is a protocol error to omit it",
     ),
     (

@@ -16,6 +16,8 @@ const FORMAT_VERSION: u16 = 1;
 /// The empty record.
 #[derive(Debug)]
 pub(super) struct Kept {
+    /// Messages of QoS 1 and 2 under way to the verb at most. Fewer: a slow link waits for each answer; more: memory, and
+    /// more that comes again after a cut.
     pub inflight_max: u16,
     pub session_expiry_s: Option<u32>,
 }

@@ -171,6 +171,8 @@ pub struct Target {
     pub keep_alive_s: u16,
     pub version: Version,
     pub session_expiry_s: Option<u32>,
+    /// Messages of QoS 1 and 2 under way to the verb at most. Fewer: a slow link waits for each answer; more: memory, and
+    /// more that comes again after a cut.
     pub inflight_max: u16,
     pub will: Option<Will>,
     pub properties: Properties,
