@@ -28,6 +28,8 @@ pub struct FaultPlan {
     pub busy_submits: BTreeSet<u64>,
     /// This sync (the first that has something to do is 1) fails, and the store fail-stops.
     pub fail_at_sync: Option<u64>,
+    /// Rows of these spaces cannot be read.
+    pub unreadable: BTreeSet<Space>,
 }
 
 impl Default for FaultPlan {
@@ -36,6 +38,7 @@ impl Default for FaultPlan {
             backlog_bytes_max: BACKLOG_BYTES_DEFAULT,
             busy_submits: BTreeSet::new(),
             fail_at_sync: None,
+            unreadable: BTreeSet::new(),
         }
     }
 }
@@ -174,7 +177,9 @@ impl Store for MemoryStore {
     }
 
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
-        Ok(self.state.lock().rows.get(&(space, Bytes::copy_from_slice(key))).cloned())
+        let state = self.state.lock();
+        state.check_readable(space)?;
+        Ok(state.rows.get(&(space, Bytes::copy_from_slice(key))).cloned())
     }
 
     fn scan(
@@ -186,6 +191,7 @@ impl Store for MemoryStore {
     ) -> Result<Vec<Row>, ReadError> {
         let start = Bytes::copy_from_slice(prefix.max(from));
         let state = self.state.lock();
+        state.check_readable(space)?;
         let rows = state.rows.range((space, start)..);
         let rows = rows.take_while(|((its, key), _)| *its == space && key.starts_with(prefix));
         Ok(rows.take(limit).map(|((_, key), value)| (key.clone(), value.clone())).collect())
@@ -204,6 +210,13 @@ impl Store for MemoryStore {
 }
 
 impl State {
+    fn check_readable(&self, space: Space) -> Result<(), ReadError> {
+        if self.faults.unreadable.contains(&space) {
+            return Err(ReadError { space: space.name(), cause: "as planned".into() });
+        }
+        Ok(())
+    }
+
     fn submit(&mut self, batch: Batch) -> Result<Lsn, SubmitError> {
         if let Some(why) = &self.failed {
             return Err(SubmitError::Failed(why.clone()));

@@ -118,7 +118,7 @@ impl Shard {
                 // Before the body's count goes down: it must not reach zero in between.
                 Ok((delivery, _)) => self.reroute(&delivery, remains.counted),
                 Err(Unread::Later) => return false,
-                Err(Unread::Damaged(_)) => {}
+                Err(Unread::Damaged(..)) => {}
             }
         }
         self.journal.release_body(id);

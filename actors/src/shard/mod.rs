@@ -53,6 +53,7 @@ mod redirect;
 mod retained;
 mod retained_due;
 mod retained_list;
+mod revive;
 mod rights;
 mod route;
 mod run;

@@ -8,7 +8,7 @@ use outpost_store::Space;
 use serde::Serialize;
 
 use super::sessions::{Unread, place_of, queue_key};
-use super::{Cell, Event, Hold, Shard, Ticket};
+use super::{Cell, Event, Hold, LogLevel, Shard, Ticket};
 use crate::ledger::Drop;
 
 /// Messages in one page of a queue.
@@ -122,7 +122,9 @@ impl Shard {
             page.push(delivery, if sent { "in_flight" } else { "waiting" }, now.wall_ms);
         }
         let from = cold.start.max(after + 1);
-        for (place, row) in self.cold_rows(number, from, cold.end, QUEUE_PAGE_MAX + 1) {
+        // Where the disk does not answer the page ends.
+        let rows = self.cold_rows(number, from, cold.end, QUEUE_PAGE_MAX + 1).unwrap_or_default();
+        for (place, row) in rows {
             if page.is_full() {
                 return Some(page.finish());
             }
@@ -153,17 +155,18 @@ impl Shard {
         let mut again = more_in_memory;
         if !more_in_memory && cold.start < upto.min(cold.end) {
             let end = upto.min(cold.end);
-            let readable = self.journal.is_readable();
-            let rows = self.cold_rows(number, cold.start, end, DRAIN_AT_ONCE_MAX);
+            let found = self.cold_rows(number, cold.start, end, DRAIN_AT_ONCE_MAX);
+            let readable = self.journal.is_readable() && found.is_some();
+            let rows = found.unwrap_or_default();
             let all = readable && rows.len() < DRAIN_AT_ONCE_MAX;
             let next = rows.last().map_or(cold.start, |(place, _)| place + 1);
             let mut next = if all { end } else { next };
             for (place, row) in rows {
                 match self.read_delivery(place, &row) {
                     Ok((delivery, _)) => gone.push(delivery),
-                    Err(Unread::Damaged(message)) => {
+                    Err(Unread::Damaged(message, cost_bytes)) => {
                         self.ledger.drop(Drop::Damaged, 1);
-                        self.forget_delivery(session, place, message, 0);
+                        self.forget_delivery(session, place, message, cost_bytes);
                     }
                     Err(Unread::Later) => {
                         next = place; // the disk did not answer: it stays, and what is behind it
@@ -214,18 +217,30 @@ impl Shard {
         }
     }
 
-    /// Rows of deliveries on disk with places from `from` to `end`, in order. What is not synced is not among them.
-    fn cold_rows(&self, number: u64, from: u64, end: u64, limit: usize) -> Vec<(u64, Bytes)> {
+    /// Rows of deliveries on disk with places from `from` to `end`, in order. What is not synced is not among them. `None`: the
+    /// disk does not answer.
+    fn cold_rows(
+        &mut self,
+        number: u64,
+        from: u64,
+        end: u64,
+        limit: usize,
+    ) -> Option<Vec<(u64, Bytes)>> {
         if from >= end {
-            return Vec::new();
+            return Some(Vec::new());
         }
         let prefix = queue_key(number, 0)[..9].to_vec();
         let start = queue_key(number, from);
-        let rows = self.journal.store().scan(Space::Queues, &prefix, &start, limit);
-        let rows = rows.unwrap_or_default().into_iter();
-        rows.filter_map(|(key, row)| Some((place_of(&key)?, row)))
-            .filter(|(place, _)| *place < end)
-            .collect()
+        match self.journal.store().scan(Space::Queues, &prefix, &start, limit) {
+            Ok(rows) => {
+                let rows = rows.into_iter().filter_map(|(key, row)| Some((place_of(&key)?, row)));
+                Some(rows.filter(|(place, _)| *place < end).collect())
+            }
+            Err(error) => {
+                self.log(LogLevel::Warn, format!("a queue cannot be looked at: {error}"));
+                None
+            }
+        }
     }
 }
 

@@ -202,6 +202,8 @@ impl Shard {
             self.revive(id);
         } else if let Some(due_ms) = self.cells.due_ms(id) {
             self.cell_wheel.set(index, due_ms);
+        } else if self.cells.body(id).is_none() {
+            self.revive(id); // what is left of it could not be read
         }
     }
 

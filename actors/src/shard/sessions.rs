@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytestring::ByteString;
 use outpost_model::{MessageId, NodeId, QoS};
 use outpost_mqtt::packet::{Packet, PacketId, Will};
-use outpost_mqtt::session::{End, Session};
-use outpost_mqtt::window::{Delivery, Outbound};
+use outpost_mqtt::session::End;
+use outpost_mqtt::window::Delivery;
 use outpost_store::Space;
 
 use super::bridges::Kind;
@@ -95,8 +95,8 @@ impl SessionSlot {
 pub(super) enum Unread {
     /// The disk did not answer; the row may be there.
     Later,
-    /// It is there and no delivery, or its message is not there: this message.
-    Damaged(MessageId),
+    /// It is there and no delivery, or its message is not there: this message, and what it counts in the queue.
+    Damaged(MessageId, u64),
 }
 
 /// Key of a delivery's row.
@@ -397,12 +397,15 @@ impl Shard {
             let Some(place) = place_of(&key).filter(|place| *place < end) else { continue };
             match self.read_delivery(place, &value) {
                 Ok(row) => loaded.extend(self.still_allowed(session, row, dup)),
-                Err(Unread::Damaged(message)) => {
+                Err(Unread::Damaged(message, cost_bytes)) => {
                     self.ledger.drop(Drop::Damaged, 1);
-                    self.forget_delivery(session, place, message, 0);
+                    self.forget_delivery(session, place, message, cost_bytes);
                 }
                 Err(Unread::Later) => {
                     self.reread_later(session);
+                    if next == from {
+                        return true; // the cell would ask again at once, and again
+                    }
                     complete = false;
                     break;
                 }
@@ -425,7 +428,7 @@ impl Shard {
     ) -> Result<(Delivery, bool), Unread> {
         let record: DeliveryRecord = record::decode("delivery", row).map_err(|error| {
             self.log(LogLevel::Warn, error.to_string());
-            Unread::Damaged(MessageId { node: NodeId(0), seq: 0 })
+            Unread::Damaged(MessageId { node: NodeId(0), seq: 0 }, 0)
         })?;
         let id = MessageId { node: NodeId(record.node), seq: record.seq };
         let body = match self.journal.store().get(Space::Messages, &id.to_bytes()) {
@@ -438,7 +441,7 @@ impl Shard {
         let Some(message) = body.and_then(|body| record::decode_message(&body).ok()) else {
             let text = format!("the body of message {id:?} cannot be read; one delivery is lost");
             self.log(LogLevel::Warn, text);
-            return Err(Unread::Damaged(id));
+            return Err(Unread::Damaged(id, record.bytes.unwrap_or(0).into()));
         };
         let delivery = Delivery {
             place,
@@ -537,59 +540,5 @@ impl Shard {
             self.publish_will(session);
         }
         self.arm_session(session);
-    }
-
-    /// Whether a session's cell is being restarted or in quarantine.
-    pub(super) fn is_session_down(&self, session: u32) -> bool {
-        self.sessions.get(session as usize).is_some_and(|slot| self.cells.body(slot.cell).is_none())
-    }
-
-    /// A session's cell panicked. Its client is cut off; a durable session comes back from disk, another ends.
-    pub(super) fn session_crashed(&mut self, session: u32) {
-        let Some(slot) = self.sessions.get_mut(session as usize) else { return };
-        let conn = slot.conn;
-        slot.loading = None;
-        if let Some(conn) = conn {
-            self.close(
-                conn,
-                outpost_mqtt::packet::ReasonCode::UnspecifiedError,
-                "the session's actor failed; it is being restarted",
-            );
-        }
-    }
-
-    /// Gives a session's cell a new body as soon as all it had written can be read: a QoS 2 id it took or gave back
-    /// a moment ago must not be forgotten.
-    pub(super) fn revive_when_readable(&mut self, session: u32) {
-        let Some(slot) = self.sessions.get(session as usize) else { return };
-        let number = slot.number;
-        self.journal.hold_for_reading(Hold::Revive { session, number });
-    }
-
-    /// Gives a session's cell a new body: from disk, as far as it is there.
-    pub(super) fn revive_session(&mut self, session: u32) {
-        let Some(slot) = self.sessions.get(session as usize) else { return };
-        let (cell, number) = (slot.cell, slot.number);
-        if !self.is_session_down(session) {
-            return;
-        }
-        let mut body = Session::default();
-        if slot.durable {
-            let upto = slot.next_place;
-            let received = self.read_received(number);
-            body = Session::from_disk(received, Outbound::from_disk(1..upto));
-            self.sessions[session as usize].recovered_below = upto;
-        }
-        self.cells.revive(cell, Cell::Session(Box::new(body)));
-    }
-
-    pub(super) fn read_received(&self, number: u64) -> Vec<PacketId> {
-        let prefix = [&number.to_be_bytes()[..], &[1]].concat();
-        let rows = self
-            .journal
-            .store()
-            .scan(Space::Queues, &prefix, &[], usize::from(u16::MAX))
-            .unwrap_or_default();
-        rows.iter().filter_map(|(key, _)| received_id(key)).collect()
     }
 }

@@ -11,7 +11,7 @@ use super::{CellMsg, LogLevel, Shard, Ticket};
 
 /// After a row could not be read it is tried again so much later. Shorter asks a failing disk more often; longer keeps
 /// a client waiting for what is there.
-const REREAD_MS: u64 = 1_000;
+pub(super) const REREAD_MS: u64 = 1_000;
 
 const DISK: &str = "this node's disk takes no writes now (full or failing); try again later";
 const QUEUE: &str =

@@ -14,6 +14,7 @@ mod protocol;
 mod queues;
 mod quotas;
 mod random;
+mod reads;
 mod redirect;
 mod retained;
 mod rights;
