@@ -79,8 +79,6 @@ pub enum ShadowCommand {
     Synced,
     /// From the store: it stopped.
     StoreFailed(String),
-    /// From the clock.
-    Tick,
     /// From the supervisor.
     Stop(oneshot::Sender<()>),
 }
@@ -144,8 +142,6 @@ pub struct ShadowSpec {
 pub enum ShadowMsg {
     /// From the thread: it ended, with what.
     Ended(String),
-    /// From the timer.
-    Tick,
 }
 
 /// The actor.
@@ -164,15 +160,14 @@ impl ShadowActor {
 
 impl Actor for ShadowActor {
     type Msg = ShadowMsg;
-    type State = ShadowHandle;
+    type State = ();
     type Arguments = ShadowSpec;
 
     async fn pre_start(
         &self,
         myself: ActorRef<ShadowMsg>,
         spec: ShadowSpec,
-    ) -> Result<ShadowHandle, ActorProcessingErr> {
-        let handle = spec.handle.clone();
+    ) -> Result<(), ActorProcessingErr> {
         let (ready, is_ready) = oneshot::channel();
         let to_actor = myself.clone();
         std::thread::Builder::new().name("shadows".to_owned()).spawn(move || {
@@ -186,24 +181,17 @@ impl Actor for ShadowActor {
             let _ = to_actor.cast(ShadowMsg::Ended(cause));
         })?;
         is_ready.await.map_err(|_| "the hub's thread ended before it was ready")?;
-        myself.send_interval(TICK, || ShadowMsg::Tick);
-        Ok(handle)
+        Ok(())
     }
 
     async fn handle(
         &self,
         _: ActorRef<ShadowMsg>,
         message: ShadowMsg,
-        handle: &mut ShadowHandle,
+        (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
-        match message {
-            ShadowMsg::Ended(cause) => return Err(cause.into()),
-            ShadowMsg::Tick => {
-                // A full queue means the hub is awake anyway.
-                handle.try_send(ShadowCommand::Tick);
-            }
-        }
-        Ok(())
+        let ShadowMsg::Ended(cause) = message;
+        Err(cause.into())
     }
 }
 
@@ -223,21 +211,33 @@ fn run_thread(spec: ShadowSpec, ready: oneshot::Sender<()>) -> Result<(), String
     let _ = ready.send(());
     driver.drain();
     driver.weigh();
-    let mut weighed = Instant::now();
-    while let Some(command) = commands.blocking_recv() {
-        if weighed.elapsed() > WEIGH_EVERY {
+    // The thread has a timer of its own: one of the node's runtime would wake two other threads for each tick.
+    let waits = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let waits = waits.map_err(|error| format!("cannot make the hub's timer: {error}"))?;
+    let (mut weighed, mut tick_at) = (Instant::now(), Instant::now() + TICK);
+    loop {
+        let wait = async { tokio::time::timeout_at(tick_at.into(), commands.recv()).await };
+        match waits.block_on(wait) {
+            Ok(None) => return Ok(()),
+            Ok(Some(ShadowCommand::Stop(done))) => {
+                let _ = done.send(());
+                return Ok(());
+            }
+            Ok(Some(command)) => driver.command(command),
+            Err(_) => {} // it is time
+        }
+        let at = Instant::now();
+        if at >= tick_at {
+            tick_at = at + TICK;
+            driver.hub.handle_tick(now());
+        }
+        if at >= weighed + WEIGH_EVERY {
             driver.weigh();
-            weighed = Instant::now();
+            weighed = at;
         }
-        if let ShadowCommand::Stop(done) = command {
-            let _ = done.send(());
-            return Ok(());
-        }
-        driver.command(command);
         driver.drain();
         driver.release();
     }
-    Ok(())
 }
 
 enum Asker {
@@ -330,7 +330,6 @@ impl Driver {
                     self.spec.links.close(peer, &error.to_string());
                 }
             }
-            ShadowCommand::Tick => self.hub.handle_tick(now),
             ShadowCommand::StoreFailed(cause) => self.fail(&cause),
             ShadowCommand::Synced | ShadowCommand::Stop(_) => {}
         }

@@ -1,10 +1,11 @@
-//! The connections of the data thread, polled by one task of the runtime: a task each would cost 256 bytes each.
+//! The connections of the data thread, polled by one task of the runtime, which ends the turn as well: a task each would
+//! cost 256 bytes each, and a task for the turn one more wake-up for each.
 //!
 //! ```text
-//!  socket is ready ──wake──▶ ready list ──▶ driver (one task) ──poll──▶ connection
+//!  socket is ready ──wake──▶ ready list ──▶ driver (one task) ──poll──▶ connections, then the end of the turn
 //! ```
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -64,56 +65,87 @@ impl Ready {
         }
     }
 
-    /// Those who wait now, into `due`; `false`, and the driver's waker is kept, when nobody does.
-    fn take(&self, due: &mut Vec<Arc<Ticket>>, driver: &Waker) -> bool {
-        let mut list = self.0.lock();
-        if list.waiting.is_empty() {
-            list.driver = Some(driver.clone());
-            return false;
+    /// Has the driver polled, if it is idle: a turn is to be ended. One that is not ends it by itself.
+    pub fn wake_driver(&self) {
+        let driver = self.0.lock().driver.take();
+        if let Some(driver) = driver {
+            driver.wake();
         }
+    }
+
+    /// Those who wait now, into `due`.
+    fn take(&self, due: &mut Vec<Arc<Ticket>>) {
+        let mut list = self.0.lock();
         if list.waiting.len() <= POLLED_AT_ONCE_MAX {
             std::mem::swap(&mut list.waiting, due);
         } else {
             due.extend(list.waiting.drain(..POLLED_AT_ONCE_MAX));
         }
+    }
+
+    /// `true`, and whoever is next wakes the driver, when nobody waits.
+    fn is_idle(&self, driver: &Waker) -> bool {
+        let mut list = self.0.lock();
+        if !list.waiting.is_empty() {
+            return false;
+        }
+        list.driver = Some(driver.clone());
         true
     }
 }
 
+/// What the driver has to do after a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing, until somebody wakes it.
+    Rest,
+    /// Another round, behind the other tasks.
+    Again,
+    /// Another round, behind the other tasks and a look at the sockets.
+    AfterSockets,
+}
+
 /// Polls those who are ready, for ever.
-pub struct Driver<F> {
+pub struct Driver<P, E> {
     ready: Arc<Ready>,
-    poll: F,
+    poll: P,
+    end: E,
     due: Vec<Arc<Ticket>>,
 }
 
-impl<F: FnMut(u32) + Unpin> Driver<F> {
-    /// `poll` is given the place of each.
-    pub fn new(ready: Arc<Ready>, poll: F) -> Self {
-        Self { ready, poll, due: Vec::new() }
+impl<P: FnMut(u32) + Unpin, E: FnMut() -> Next + Unpin> Driver<P, E> {
+    /// `poll` is given the place of each; `end` ends a round.
+    pub fn new(ready: Arc<Ready>, poll: P, end: E) -> Self {
+        Self { ready, poll, end, due: Vec::new() }
     }
 }
 
-impl<F: FnMut(u32) + Unpin> Future for Driver<F> {
+impl<P: FnMut(u32) + Unpin, E: FnMut() -> Next + Unpin> Future for Driver<P, E> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { ready, poll, due } = &mut *self;
-        if ready.take(due, cx.waker()) {
-            for ticket in due.drain(..) {
-                // Before it is polled: what becomes ready meanwhile is not to be missed.
-                ticket.is_waiting.store(false, Ordering::Release);
-                poll(ticket.place);
+        let Self { ready, poll, end, due } = &mut *self;
+        ready.take(due);
+        for ticket in due.drain(..) {
+            // Before it is polled: what becomes ready meanwhile is not to be missed.
+            ticket.is_waiting.store(false, Ordering::Release);
+            poll(ticket.place);
+        }
+        due.shrink_to(POLLED_AT_ONCE_MAX);
+        match end() {
+            Next::AfterSockets => {
+                // Polled once, it has this task woken when the sockets have been looked at.
+                let _ = pin!(tokio::task::yield_now()).poll(cx);
             }
-            due.shrink_to(POLLED_AT_ONCE_MAX);
+            Next::Rest if ready.is_idle(cx.waker()) => {}
             // The others first; who became ready meanwhile is next.
-            cx.waker().wake_by_ref();
+            Next::Rest | Next::Again => cx.waker().wake_by_ref(),
         }
         Poll::Pending
     }
 }
 
-impl<F> Drop for Driver<F> {
+impl<P, E> Drop for Driver<P, E> {
     /// Those who wait point back here.
     fn drop(&mut self) {
         self.ready.0.lock().waiting = Vec::new();
@@ -133,12 +165,13 @@ mod tests {
         let wakers: Vec<Waker> = (0..3).map(|place| ready.waker(place)).collect();
         let polled = Rc::new(RefCell::new(Vec::new()));
         let (seen, again) = (Rc::clone(&polled), wakers[1].clone());
-        let mut driver = Driver::new(Arc::clone(&ready), move |place| {
+        let poll = move |place| {
             seen.borrow_mut().push(place);
             if place == 2 {
                 again.wake_by_ref();
             }
-        });
+        };
+        let mut driver = Driver::new(Arc::clone(&ready), poll, || Next::Rest);
         let mut cx = Context::from_waker(Waker::noop());
         let mut turn = || Pin::new(&mut driver).poll(&mut cx);
         assert!(turn().is_pending());
@@ -157,11 +190,43 @@ mod tests {
         (0..crowd).for_each(|place| ready.waker(place as u32).wake());
         let count = Rc::new(RefCell::new(0));
         let counted = Rc::clone(&count);
-        let mut driver = Driver::new(ready, move |_| *counted.borrow_mut() += 1);
+        let mut driver = Driver::new(ready, move |_| *counted.borrow_mut() += 1, || Next::Rest);
         let mut cx = Context::from_waker(Waker::noop());
         assert!(Pin::new(&mut driver).poll(&mut cx).is_pending());
         assert_eq!(*count.borrow(), POLLED_AT_ONCE_MAX);
         assert!(Pin::new(&mut driver).poll(&mut cx).is_pending());
         assert_eq!(*count.borrow(), crowd);
+    }
+
+    #[test]
+    fn a_round_ends_after_those_who_were_ready_and_when_asked_for() {
+        let ready = Arc::new(Ready::default());
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let (polled, ended) = (Rc::clone(&seen), Rc::clone(&seen));
+        let poll = move |place| polled.borrow_mut().push(Some(place));
+        let mut driver = Driver::new(Arc::clone(&ready), poll, move || {
+            ended.borrow_mut().push(None);
+            Next::Rest
+        });
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        [0, 1].into_iter().for_each(|place| ready.waker(place).wake());
+        assert!(Pin::new(&mut driver).poll(&mut cx).is_pending());
+        assert_eq!(*seen.borrow(), [Some(0), Some(1), None]);
+        assert!(!woken.0.load(Ordering::Relaxed), "there is nothing to do");
+        ready.wake_driver();
+        assert!(woken.0.load(Ordering::Relaxed), "a turn is to be ended");
+        assert!(Pin::new(&mut driver).poll(&mut cx).is_pending());
+        assert_eq!(*seen.borrow(), [Some(0), Some(1), None, None]);
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
     }
 }

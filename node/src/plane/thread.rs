@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::handle::{Command, PlaneHandle, PlanePorts};
-use super::tasks::{Driver, Ready};
+use super::tasks::{Driver, Next, Ready};
 use crate::clock::{now, now_us};
 use crate::listen::arrival;
 use crate::listen::connection::{ByteStream, Connection};
@@ -66,7 +66,6 @@ pub struct Plane {
     lost: Cell<usize>,
     tidy: Notify,
     buffer: RefCell<Box<[u8]>>,
-    turn: Notify,
     timer: Notify,
     turn_due: Cell<bool>,
     /// When the first of this turn's bytes were read.
@@ -119,7 +118,6 @@ impl Plane {
             lost: Cell::new(0),
             tidy: Notify::new(),
             buffer: RefCell::new(vec![0; READ_BUFFER_BYTES].into()),
-            turn: Notify::new(),
             timer: Notify::new(),
             turn_due: Cell::new(false),
             began_us: Cell::new(0),
@@ -148,8 +146,6 @@ impl Plane {
 
     /// Serves until told to stop. Ends the turns, carries out commands, keeps time.
     pub async fn run(self: &Rc<Self>, mut commands: mpsc::Receiver<Command>) {
-        // Unconstrained: the runtime lets a task write to 128 sockets and makes the others wait for a poll of their own.
-        let turns = self.spawn(tokio::task::unconstrained(Rc::clone(self).turns()));
         let timers = self.spawn(Rc::clone(self).timers());
         let tidier = self.spawn(Rc::clone(self).tidies());
         let driver = self.drive_connections();
@@ -176,7 +172,6 @@ impl Plane {
             }
             self.command(command);
         }
-        turns.abort();
         timers.abort();
         tidier.abort();
         driver.abort();
@@ -218,8 +213,8 @@ impl Plane {
         self.look_at_timers();
     }
 
-    /// Polls the connections that are ready. Unconstrained: the runtime would let it read from 128 sockets and then make
-    /// each other one wait for its next turn.
+    /// Polls the connections that are ready, and ends turns. Unconstrained: the runtime would let it read from or write to
+    /// 128 sockets and then make each other one wait for its next turn.
     fn drive_connections(self: &Rc<Self>) -> JoinHandle<()> {
         let plane = Rc::clone(self);
         let poll = move |place: u32| {
@@ -228,7 +223,9 @@ impl Plane {
                 let _ = plane.guarded(|| Connection::serve(&connection, &plane));
             }
         };
-        let driver = Driver::new(Arc::clone(&self.ready), poll);
+        let plane = Rc::clone(self);
+        let end = move || plane.guarded(|| plane.end_round()).unwrap_or(Next::Rest);
+        let driver = Driver::new(Arc::clone(&self.ready), poll, end);
         tokio::task::spawn_local(tokio::task::unconstrained(driver))
     }
 
@@ -289,10 +286,10 @@ impl Plane {
         Ok(written)
     }
 
-    /// Asks for the end of the turn: after every task that is ready now.
+    /// Asks for the end of the turn: after every connection that is ready now.
     pub(super) fn schedule_turn(&self) {
         if !self.turn_due.replace(true) {
-            self.turn.notify_one();
+            self.ready.wake_driver();
         }
     }
 
@@ -301,17 +298,19 @@ impl Plane {
         self.share.get().is_used_up()
     }
 
-    async fn turns(self: Rc<Self>) {
-        loop {
-            if self.waiting.borrow().is_empty() {
-                self.turn.notified().await;
-            } else {
-                // Behind all tasks that are ready, and a look at the sockets.
-                tokio::task::yield_now().await;
-            }
+    /// Those who were ready have been read from.
+    fn end_round(&self) -> Next {
+        if self.turn_due.get() || !self.waiting.borrow().is_empty() {
             self.serve_waiting();
             self.end_turn();
             self.rest();
+        }
+        if !self.waiting.borrow().is_empty() {
+            Next::AfterSockets
+        } else if self.turn_due.get() {
+            Next::Again
+        } else {
+            Next::Rest
         }
     }
 
