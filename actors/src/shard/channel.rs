@@ -59,8 +59,17 @@ pub(super) struct Subscriber {
 pub(super) struct ChannelEntry {
     pub(super) cell: CellId,
     epoch: u64,
-    recipients: Arc<[Recipient]>,
+    pub(super) recipients: Arc<[Recipient]>,
+    /// There are recipients, and all of them are sessions.
+    pub(super) only_sessions: bool,
     pub(super) used_ms: u64,
+}
+
+impl ChannelEntry {
+    /// Nobody has come or gone since the recipients were found.
+    pub(super) fn is_current(&self, table_epoch: u64) -> bool {
+        self.epoch == table_epoch
+    }
 }
 
 /// Which cell belongs to whom; what the shard needs to restart or name one.
@@ -83,13 +92,16 @@ impl Shard {
         let now_ms = self.now.mono_ms;
         if let Some(entry) = self.channels.get_mut(&**topic) {
             entry.used_ms = now_ms;
-            if entry.epoch == self.table_epoch {
+            if entry.is_current(self.table_epoch) {
                 return (entry.cell, Arc::clone(&entry.recipients));
             }
         }
         let recipients: Arc<[Recipient]> = self.find_recipients(topic).into();
+        let is_session = |recipient| matches!(recipient, &Recipient::Session { .. });
+        let only_sessions = !recipients.is_empty() && recipients.iter().all(is_session);
         if let Some(entry) = self.channels.get_mut(&**topic) {
             (entry.epoch, entry.recipients) = (self.table_epoch, Arc::clone(&recipients));
+            entry.only_sessions = only_sessions;
             return (entry.cell, recipients);
         }
         if self.channels.len() >= self.config.channels_max {
@@ -104,6 +116,7 @@ impl Shard {
             cell,
             epoch: self.table_epoch,
             recipients: Arc::clone(&recipients),
+            only_sessions,
             used_ms: now_ms,
         };
         self.channels.insert(topic, entry);

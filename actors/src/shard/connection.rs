@@ -3,6 +3,7 @@
 use std::fmt;
 
 use outpost_flow::{Class, Pace, Pressure};
+use outpost_model::QoS;
 use outpost_mqtt::alias::SentAliases;
 use outpost_mqtt::codec::{Decoder, encode_within};
 use outpost_mqtt::error::DecodeError;
@@ -219,6 +220,13 @@ impl Shard {
             if self.must_pause(conn, rest) {
                 return Received { used: input.len() - rest.len(), packets, paused: true };
             }
+            let mark = self.mark();
+            if let Some(bytes) = self.express(conn, rest) {
+                rest = &rest[bytes..];
+                packets += 1;
+                self.pace(conn, bytes as u64, mark);
+                continue;
+            }
             let Some(connection) = self.connection_mut(conn) else {
                 return Received { used: input.len(), packets, paused: false };
             };
@@ -226,7 +234,7 @@ impl Shard {
             match connection.decoder.decode(&mut rest) {
                 Ok(Some(packet)) => {
                     packets += 1;
-                    let (bytes, mark) = (before - rest.len(), self.mark());
+                    let bytes = before - rest.len();
                     let is_publish = matches!(packet, Packet::Publish(_));
                     self.count_received(conn, &packet);
                     if self.traces.is_on() {
@@ -251,6 +259,21 @@ impl Shard {
 
     /// Counts a packet, and pushes its client's deadline back.
     fn count_received(&mut self, conn: ConnId, packet: &Packet) {
+        match packet {
+            Packet::Publish(publish) => {
+                self.count_publish(conn, publish.qos, publish.payload.len());
+            }
+            _ => self.count_packet(conn, None),
+        }
+    }
+
+    /// The same for a PUBLISH with so many bytes of payload.
+    pub(super) fn count_publish(&mut self, conn: ConnId, qos: QoS, bytes: usize) {
+        self.totals.messages.count_received(qos, bytes);
+        self.count_packet(conn, Some((qos, bytes)));
+    }
+
+    fn count_packet(&mut self, conn: ConnId, publish: Option<(QoS, usize)>) {
         self.totals.packets_received += 1;
         let now_ms = self.now.mono_ms;
         let connection = self.connections.get_mut(conn.index as usize);
@@ -258,9 +281,7 @@ impl Shard {
             return;
         };
         connection.traffic.heard_ms = now_ms;
-        if let Packet::Publish(publish) = packet {
-            let (qos, bytes) = (publish.qos, publish.payload.len());
-            self.totals.messages.count_received(qos, bytes);
+        if let Some((qos, bytes)) = publish {
             connection.traffic.messages_mut().count_received(qos, bytes);
         }
         if let Some(deadline_ms) = connection.deadline_ms(now_ms) {

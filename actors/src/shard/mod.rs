@@ -38,6 +38,7 @@ mod connect;
 mod connection;
 mod decisions;
 mod ending;
+mod express;
 mod hold;
 mod inspect;
 mod journal;

@@ -165,9 +165,7 @@ impl Shard {
         if self.budget.pressure() >= Pressure::Shed {
             return false;
         }
-        let slot = self.sessions.get(session as usize);
-        let slot = slot.filter(|slot| slot.kind == Kind::Client && slot.ring.is_none());
-        let Some(conn) = slot.and_then(|slot| slot.conn) else { return false };
+        let Some(conn) = self.plain_connection(session) else { return false };
         let out_max = self.config.out_bytes_max / SHED_DIVISOR;
         let connection = self.connections.get_mut(conn.index as usize);
         let connection =
@@ -186,13 +184,21 @@ impl Shard {
         self.ledger.owed += 1;
         self.ledger.delivered += 1;
         connection.out.put_message(head, &message.payload);
-        self.events.extend(written(connection, conn, &mut self.totals, qos, bytes));
+        if let Some(event) = written(connection, conn, &mut self.totals, qos, bytes) {
+            self.events.push_back(event);
+        }
         true
+    }
+
+    /// The connection of a session that is an ordinary client's, when no message waits for it.
+    pub(super) fn plain_connection(&self, session: u32) -> Option<ConnId> {
+        let slot = self.sessions.get(session as usize)?;
+        slot.conn.filter(|_| slot.kind == Kind::Client && slot.ring.is_none())
     }
 
     /// A turn of a subscriber: a message that matches its filter, on its way to its session. It only counts, so the
     /// message goes on when its cell fails.
-    fn forward(&mut self, subscriber: CellId, session: u32, parcel: Parcel<'_>) {
+    pub(super) fn forward(&mut self, subscriber: CellId, session: u32, parcel: Parcel<'_>) {
         let turn = self.short_turn(subscriber, |cell| match cell {
             Cell::Subscriber(subscriber) => subscriber.forwarded += 1,
             _ => unreachable!("the shard keeps subscribers apart"),
@@ -304,7 +310,9 @@ impl Shard {
         }
         connection.out.put_payload(&message.payload);
         let bytes = message.payload.len();
-        self.events.extend(written(connection, conn, &mut self.totals, qos, bytes));
+        if let Some(event) = written(connection, conn, &mut self.totals, qos, bytes) {
+            self.events.push_back(event);
+        }
         true
     }
 
@@ -316,7 +324,7 @@ impl Shard {
 }
 
 /// A message lies in the buffer of a connection: it is counted, and the first of a turn asks for the buffer to be written.
-fn written(
+pub(super) fn written(
     connection: &mut Connection,
     conn: ConnId,
     totals: &mut Totals,

@@ -5,6 +5,7 @@ mod acknowledgements;
 mod authenticate;
 mod bridges;
 mod clients;
+mod express;
 mod failures;
 mod groups;
 mod memory;

@@ -6,6 +6,7 @@ pub mod error;
 pub mod exercise;
 mod outbound;
 pub mod packet;
+pub mod plain;
 mod properties;
 pub mod session;
 pub mod window;

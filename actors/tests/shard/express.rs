@@ -1,0 +1,143 @@
+//! Stories about plain messages that go their way as they came: nobody can tell it from the ordinary way, except that it is
+//! shorter.
+
+use std::sync::Arc;
+
+use outpost_actors::shard::ShardStats;
+use outpost_model::QoS;
+use outpost_mqtt::packet::{Packet, Publish, Subscribe, SubscribeOptions};
+
+use crate::world::{Client, World, fleeting, id, publish, v4, v5};
+
+const SEEDS: u64 = 20;
+const STEPS: u32 = 120;
+const TOPICS: [&str; 3] = ["a/b", "a/c", "d"];
+const FILTERS: [&str; 5] = ["a/b", "a/+", "d", "#", "$share/group/d"];
+
+/// Xorshift: enough chance for a test.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+
+    fn one<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len() as u64) as usize]
+    }
+}
+
+/// A world whose messages go the express way where they can, or never: a probe wants to see each turn.
+fn world(express: bool) -> World {
+    let mut world = World::with(1, |config| config.out_bytes_max = 8_192);
+    if !express {
+        world.set_probe(0, Arc::new(|_, _| {}));
+    }
+    world
+}
+
+fn subscribe_numbered(world: &mut World, client: Client, filter: &str, number: u32) {
+    let subscribe = Subscribe {
+        packet_id: id(9),
+        subscription_id: Some(number),
+        filters: vec![(filter.to_owned().into(), SubscribeOptions::default())],
+        user: Vec::new(),
+    };
+    world.send(client, Packet::Subscribe(subscribe));
+    world.sync();
+}
+
+fn some_publish(dice: &mut Dice, number: u32) -> Publish {
+    let size = dice.one(&[5, 60, 130, 2_100]);
+    let mut publish = publish(dice.one(&TOPICS), &format!("{number:0size$}"), 0, 0);
+    match dice.below(8) {
+        0 => publish.retain = true,
+        1 => {
+            publish.qos = QoS::AtLeastOnce;
+            publish.packet_id = Some(id(number as u16 + 1));
+        }
+        2 => publish.expiry_s = Some(60), // which 3.1.1 cannot say
+        _ => {}
+    }
+    publish
+}
+
+/// What each client got, and what was counted.
+fn played(seed: u64, express: bool) -> (Vec<Vec<Packet>>, ShardStats) {
+    let (mut world, mut dice) = (world(express), Dice(seed));
+    let clients: Vec<Client> =
+        [v4("four"), v4("quatre"), v5("five"), fleeting("brief"), v5("cinq"), v4("vier")]
+            .into_iter()
+            .map(|connect| world.connect(connect))
+            .collect();
+    let mut got = vec![Vec::new(); clients.len()];
+    for number in 0..STEPS {
+        let client = dice.one(&clients);
+        let (filter, is_five) = (dice.one(&FILTERS), dice.below(2) == 0);
+        match dice.below(14) {
+            _ if !world.is_open(client) => {}
+            0 => world.unsubscribe(client, filter),
+            1 => world.stop_reading(client),
+            2 => world.read_on(client),
+            3 if is_five => subscribe_numbered(&mut world, clients[2], "a/b", 7),
+            4 if number > STEPS / 2 && dice.below(4) == 0 => world.cut(client),
+            5 | 6 => {
+                let no_local = is_five && !filter.starts_with('$');
+                let options = SubscribeOptions { no_local, ..Default::default() };
+                world.send(client, subscribe(filter, options));
+                world.sync();
+            }
+            _ => {
+                let many = (0..=dice.below(3)).map(|_| some_publish(&mut dice, number));
+                let many: Vec<Packet> = many.map(|p| Packet::Publish(Box::new(p))).collect();
+                world.send_all(client, many);
+            }
+        }
+        world.sync();
+        for (client, got) in clients.iter().zip(&mut got) {
+            got.extend(world.take(*client));
+        }
+    }
+    (got, world.shard(0).stats())
+}
+
+fn subscribe(filter: &str, options: SubscribeOptions) -> Packet {
+    let filters = vec![(filter.to_owned().into(), options)];
+    let (packet_id, subscription_id) = (id(8), None);
+    Packet::Subscribe(Subscribe { packet_id, subscription_id, filters, user: Vec::new() })
+}
+
+#[test]
+fn both_ways_end_in_the_same_packets_and_the_same_counts() {
+    let mut delivered = 0;
+    for seed in 1..=SEEDS {
+        let ((express, its_stats), (ordinary, stats)) = (played(seed, true), played(seed, false));
+        assert_eq!(express, ordinary, "seed {seed}");
+        assert_eq!(its_stats, stats, "seed {seed}");
+        delivered += its_stats.ledger.delivered;
+    }
+    assert!(delivered > 100 * SEEDS, "{delivered} deliveries say little");
+}
+
+#[test]
+fn who_comes_is_reached_by_the_next_message_and_who_goes_is_not() {
+    let mut world = world(true);
+    let (sender, first) = (world.connect(v4("sender")), world.connect(v4("first")));
+    world.subscribe(first, "a/b", 0);
+    world.publish(sender, publish("a/b", "1", 0, 0));
+    let second = world.connect(v5("second"));
+    world.subscribe(second, "a/+", 1);
+    world.publish(sender, publish("a/b", "2", 0, 0));
+    world.unsubscribe(first, "a/b");
+    world.publish(sender, publish("a/b", "3", 0, 0));
+    world.cut(second);
+    world.publish(sender, publish("a/b", "4", 0, 0));
+    assert_eq!(
+        (world.peek(first), world.peek(second)),
+        (vec!["1".into(), "2".into()], vec!["2".into(), "3".into()])
+    );
+    assert_eq!(world.shard(0).ledger().accepted, 4);
+}
