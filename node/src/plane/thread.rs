@@ -30,7 +30,7 @@ use tracing::{info, warn};
 
 use super::handle::{Command, PlaneHandle, PlanePorts};
 use super::tasks::{Driver, Next, Ready};
-use crate::clock::{now, now_us};
+use crate::clock::{now, now_and_us, now_us};
 use crate::listen::arrival;
 use crate::listen::connection::{ByteStream, Connection};
 use crate::listen::door::{Refusal, Ticket};
@@ -236,10 +236,11 @@ impl Plane {
 
     /// Bytes for the shard, at most so many packets of them.
     pub fn receive(&self, id: ConnId, bytes: &[u8], packets_max: usize) -> Received {
+        let (now, us) = now_and_us();
         if !self.turn_due.get() {
-            self.began_us.set(now_us());
+            self.began_us.set(us);
         }
-        let received = self.shard.borrow_mut().receive_some(id, bytes, packets_max, now());
+        let received = self.shard.borrow_mut().receive_some(id, bytes, packets_max, now);
         self.share.set(self.share.get().with(received.packets, received.used));
         self.reads.set(self.reads.get() + 1);
         self.schedule_turn();
