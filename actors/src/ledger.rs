@@ -173,6 +173,12 @@ impl Ledger {
         *what += 1;
     }
 
+    /// Counts so many accepted messages that have receivers.
+    pub fn accept_wanted(&mut self, count: u64) {
+        self.accepted += count;
+        self.wanted += count;
+    }
+
     /// Deliveries that are neither done, nor dropped, nor among the `open` ones. Not 0 between turns: a mistake here.
     pub fn missing(&self, open: u64) -> i64 {
         let found = self.delivered + self.dropped_all() + open;

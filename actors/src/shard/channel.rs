@@ -3,11 +3,12 @@
 //! A channel is the runtime of one topic: it is made when the topic is first published to, knows by reference who
 //! receives, and goes when it is long unused. A subscriber is one filter of one session.
 
+use std::hash::{Hash, Hasher};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytestring::ByteString;
-use hashbrown::HashMap;
+use hashbrown::{Equivalent, HashMap};
 use outpost_membership::Shares;
 use outpost_model::{NodeId, QoS};
 use outpost_mqtt::packet::SubscribeOptions;
@@ -69,6 +70,23 @@ impl ChannelEntry {
     /// Nobody has come or gone since the recipients were found.
     pub(super) fn is_current(&self, table_epoch: u64) -> bool {
         self.epoch == table_epoch
+    }
+}
+
+/// The bytes of a topic name, to find its channel by: what is found is one.
+pub(super) struct NameBytes<'a>(pub(super) &'a [u8]);
+
+impl Hash for NameBytes<'_> {
+    /// As a text is hashed; the tests see whether it still is.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(self.0);
+        state.write_u8(0xff);
+    }
+}
+
+impl Equivalent<ByteString> for NameBytes<'_> {
+    fn equivalent(&self, name: &ByteString) -> bool {
+        **name.as_bytes() == *self.0
     }
 }
 
@@ -196,6 +214,23 @@ impl Shard {
             if let Some(entry) = self.channels.remove(&topic) {
                 self.cells.stop(entry.cell);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_found_by_its_bytes() {
+        let names =
+            ["a", "plant/hall/7", "größe/°C", "$SYS/broker", "a/very/long/name/of/some/thing"];
+        let map: HashMap<ByteString, usize> =
+            names.iter().enumerate().map(|(n, name)| (ByteString::from_static(name), n)).collect();
+        for (number, name) in names.iter().enumerate() {
+            assert_eq!(map.get(&NameBytes(name.as_bytes())), Some(&number));
+            assert_eq!(map.get(&NameBytes(&name.as_bytes()[1..])), None);
         }
     }
 }

@@ -221,9 +221,9 @@ impl Shard {
                 return Received { used: input.len() - rest.len(), packets, paused: true };
             }
             let mark = self.mark();
-            if let Some(bytes) = self.express(conn, rest) {
+            if let Some((bytes, count)) = self.express(conn, rest, packets_max - packets) {
                 rest = &rest[bytes..];
-                packets += 1;
+                packets += count;
                 self.pace(conn, bytes as u64, mark);
                 continue;
             }
@@ -261,32 +261,34 @@ impl Shard {
     fn count_received(&mut self, conn: ConnId, packet: &Packet) {
         match packet {
             Packet::Publish(publish) => {
-                self.count_publish(conn, publish.qos, publish.payload.len());
+                self.count_publish(conn, publish.qos, 1, publish.payload.len());
             }
-            _ => self.count_packet(conn, None),
+            _ => {
+                self.totals.packets_received += 1;
+                self.count_heard(conn);
+            }
         }
     }
 
-    /// The same for a PUBLISH with so many bytes of payload.
-    pub(super) fn count_publish(&mut self, conn: ConnId, qos: QoS, bytes: usize) {
-        self.totals.messages.count_received(qos, bytes);
-        self.count_packet(conn, Some((qos, bytes)));
+    /// The same for so many PUBLISH packets, with so many bytes of payload together.
+    pub(super) fn count_publish(&mut self, conn: ConnId, qos: QoS, count: u64, bytes: usize) {
+        self.totals.packets_received += count;
+        self.totals.messages.count_received(qos, count, bytes);
+        if let Some(connection) = self.count_heard(conn) {
+            connection.traffic.messages_mut().count_received(qos, count, bytes);
+        }
     }
 
-    fn count_packet(&mut self, conn: ConnId, publish: Option<(QoS, usize)>) {
-        self.totals.packets_received += 1;
+    /// Something came from a client: its deadline is pushed back.
+    fn count_heard(&mut self, conn: ConnId) -> Option<&mut Connection> {
         let now_ms = self.now.mono_ms;
         let connection = self.connections.get_mut(conn.index as usize);
-        let Some(connection) = connection.filter(|c| c.generation == conn.generation) else {
-            return;
-        };
+        let connection = connection.filter(|c| c.generation == conn.generation)?;
         connection.traffic.heard_ms = now_ms;
-        if let Some((qos, bytes)) = publish {
-            connection.traffic.messages_mut().count_received(qos, bytes);
-        }
         if let Some(deadline_ms) = connection.deadline_ms(now_ms) {
             self.connection_wheel.set(conn.index, deadline_ms);
         }
+        Some(connection)
     }
 
     /// The bytes waiting for a connection; the driver writes them and calls [`OutBuffer::advance`].

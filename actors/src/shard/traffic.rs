@@ -21,13 +21,13 @@ pub struct Messages {
 }
 
 impl Messages {
-    pub(super) fn count_received(&mut self, qos: QoS, payload_bytes: usize) {
-        self.received[qos as usize] += 1;
+    pub(super) fn count_received(&mut self, qos: QoS, count: u64, payload_bytes: usize) {
+        self.received[qos as usize] += count;
         self.payload_bytes_received += payload_bytes as u64;
     }
 
-    pub(super) fn count_sent(&mut self, qos: QoS, payload_bytes: usize) {
-        self.sent[qos as usize] += 1;
+    pub(super) fn count_sent(&mut self, qos: QoS, count: u64, payload_bytes: usize) {
+        self.sent[qos as usize] += count;
         self.payload_bytes_sent += payload_bytes as u64;
     }
 

@@ -32,7 +32,8 @@ impl Dice {
 
 /// A world whose messages go the express way where they can, or never: a probe wants to see each turn.
 fn world(express: bool) -> World {
-    let mut world = World::with(1, |config| config.out_bytes_max = 8_192);
+    // Room for a run of some messages, until one has waited for long.
+    let mut world = World::with(1, |config| config.out_bytes_max = 16_384);
     if !express {
         world.set_probe(0, Arc::new(|_, _| {}));
     }
@@ -91,8 +92,12 @@ fn played(seed: u64, express: bool) -> (Vec<Vec<Packet>>, ShardStats) {
                 world.sync();
             }
             _ => {
-                let many = (0..=dice.below(3)).map(|_| some_publish(&mut dice, number));
-                let many: Vec<Packet> = many.map(|p| Packet::Publish(Box::new(p))).collect();
+                // Some of one topic, others of any.
+                let (count, topic) = (dice.below(8), dice.one(&TOPICS));
+                let first = (0..count).map(|n| publish(topic, &format!("{number} {n}"), 0, 0));
+                let others = (0..=dice.below(3)).map(|_| some_publish(&mut dice, number));
+                let many: Vec<Packet> =
+                    first.chain(others).map(|p| Packet::Publish(Box::new(p))).collect();
                 world.send_all(client, many);
             }
         }
