@@ -259,14 +259,11 @@ impl Shard {
 
     /// Counts a packet, and pushes its client's deadline back.
     fn count_received(&mut self, conn: ConnId, packet: &Packet) {
-        match packet {
-            Packet::Publish(publish) => {
-                self.count_publish(conn, publish.qos, 1, publish.payload.len());
-            }
-            _ => {
-                self.totals.packets_received += 1;
-                self.count_heard(conn);
-            }
+        if let Packet::Publish(publish) = packet {
+            self.count_publish(conn, publish.qos, 1, publish.payload.len());
+        } else {
+            self.totals.packets_received += 1;
+            self.count_heard(conn);
         }
     }
 

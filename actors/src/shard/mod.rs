@@ -487,6 +487,14 @@ impl Shard {
         self.events.pop_front()
     }
 
+    /// The same, when it is a connection to be written to: nearly always it is, and no other event is moved for it.
+    pub fn poll_flush(&mut self) -> Option<ConnId> {
+        let Some(Event::Flush(conn)) = self.events.front() else { return None };
+        let conn = *conn;
+        self.events.pop_front();
+        Some(conn)
+    }
+
     /// Whether [`Shard::poll_event`] has something. Calls outside of a turn (`written`) may have left it there.
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()

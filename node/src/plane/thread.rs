@@ -359,6 +359,11 @@ impl Plane {
             shard.end_turn(now);
         }
         loop {
+            let flush = self.shard.borrow_mut().poll_flush();
+            if let Some(id) = flush {
+                self.with_connection(id, |connection| connection.flush(self));
+                continue;
+            }
             let event = self.shard.borrow_mut().poll_event();
             let Some(event) = event else { break };
             self.carry_out(event);
