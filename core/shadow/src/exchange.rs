@@ -20,6 +20,10 @@ use crate::version::SLOTS;
 /// Names in one frame that asks for shadows.
 const WANT_KEYS_MAX: usize = 4096;
 
+/// Shadows a peer may ask for, and take nothing, beside as many as there are here: what it was told of may be gone. Fewer and
+/// a peer on a slow link is shut out after many deletes; more and one that only asks occupies more memory here.
+pub const WANTED_GONE_MAX: usize = 1 << 16;
+
 /// A shadow after a merge, what the merge did, and whether the sender, when it sent all it has, has exactly this.
 type Scratch = (Shadow, Merged, bool);
 
@@ -120,7 +124,7 @@ impl Hub {
             Frame::More(_) | Frame::WantMembers { .. } if !self.peer_mut(peer).begun => {}
             Frame::More(upto) => self.handle_more(peer, upto),
             Frame::WantMembers { members, last } => self.handle_want_members(peer, &members, last),
-            Frame::Want(keys) => self.peer_mut(peer).sending.wanted.extend(keys),
+            Frame::Want(keys) => self.handle_want(peer, keys)?,
             Frame::Forward { id, key, ask, payload } => {
                 self.handle_forward(peer, id, &key, ask, &payload, now)
             }
@@ -373,6 +377,17 @@ impl Hub {
         if moved {
             self.moved_peers.insert(peer); // no acknowledgement depends on it: written with whatever comes next
         }
+    }
+
+    fn handle_want(&mut self, peer: NodeId, keys: Vec<ShadowKey>) -> Result<(), PeerError> {
+        let most = self.shadows.len() + WANTED_GONE_MAX;
+        let wanted = &mut self.peer_mut(peer).sending.wanted;
+        if let Some(key) = keys.first().filter(|_| wanted.len() + keys.len() > most) {
+            let (key, what) = (key.clone(), "it asks for more of them than there are");
+            return Err(PeerError::Unsound { peer, key, what });
+        }
+        wanted.extend(keys);
+        Ok(())
     }
 
     // ---- sending ----------------------------------------------------------------------------------------------

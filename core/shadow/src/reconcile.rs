@@ -196,7 +196,8 @@ impl Hub {
             Ok(true) => self.settle_difference(peer),
             Ok(false) if !all => return false,
             Ok(false)
-                if wanted <= SYMBOLS_MAX && (wanted as u64) < 2 * sketch.members_there + 64 =>
+                if wanted <= SYMBOLS_MAX
+                    && (wanted as u64) / 2 < sketch.members_there.saturating_add(32) =>
             {
                 sketch.asked = wanted;
                 let frame = self.frame_to(peer, &Frame::More(wanted as u64));

@@ -95,6 +95,58 @@ fn damaged_rows_are_left_out_and_do_not_panic() {
     }
 }
 
+/// A number as frames have it.
+fn varint(mut value: u64, out: &mut Vec<u8>) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+#[test]
+fn a_sketch_of_more_shadows_than_can_be_counted_is_no_sketch() {
+    let mut net = victim();
+    net.settle();
+    let mut frame = vec![2, 3, 1, 1];
+    frame.extend([0; 8]); // the feed
+    frame.push(0);
+    frame.extend([0; 16]); // the salt
+    varint(u64::MAX, &mut frame);
+    frame.extend([0, 32]);
+    for symbol in 0..32u64 {
+        frame.extend((symbol + 1).to_be_bytes());
+        frame.extend([9, 9, 9, 9, 6]); // a hash of nothing, and three more than before
+    }
+    let (now, peer) = (net.now(0), net.nodes[1].id);
+    let taken = net.nodes[0].hub.handle_peer_frame(peer, &frame, now);
+    assert_eq!(taken, Ok(()), "it can only make this node ask");
+    still_works(&mut net);
+}
+
+#[test]
+fn who_asks_for_ever_more_shadows_and_takes_none_is_refused() {
+    const KEYS: u64 = 10_000;
+    let mut net = victim();
+    net.settle();
+    let (now, peer) = (net.now(0), net.nodes[1].id);
+    let refused = (0..100u64).find_map(|round| {
+        let mut frame = vec![2, 4];
+        varint(KEYS, &mut frame);
+        for key in 0..KEYS {
+            let thing = format!("{:07}", round * KEYS + key);
+            frame.push(thing.len() as u8);
+            frame.extend(thing.as_bytes());
+            frame.push(0);
+        }
+        let result = net.nodes[0].hub.handle_peer_frame(peer, &frame, now);
+        while net.nodes[0].hub.poll_effect().is_some() {} // it acknowledges nothing
+        result.err()
+    });
+    assert!(matches!(refused, Some(PeerError::Unsound { .. })), "{refused:?}");
+    still_works(&mut net);
+}
+
 /// Damaged changes may make automerge panic; that is caught, but would fill the test's output.
 fn quiet_panics() {
     std::panic::set_hook(Box::new(|info| {
