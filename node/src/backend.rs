@@ -21,7 +21,7 @@ use crate::admin::Desk;
 use crate::bridge::{Bridges, Shown, stats};
 use crate::http::{
     ActorInfo, AdminError, AdminRequest, Backend, BoxFuture, Health, LedgerPage, PublishError,
-    PublishRequest, ShadowKey, ShadowReply, ShadowRequest, ShadowVerb,
+    PublishRequest, ShadowKey, ShadowReply, ShadowRequest, ShadowVerb, ShadowsDown,
 };
 use crate::listeners::Listeners;
 use crate::peers::Links;
@@ -115,11 +115,11 @@ impl Backend for NodeBackend {
         &self,
         (thing, name): ShadowKey,
         gone: bool,
-    ) -> BoxFuture<'_, Option<(NodeId, bool)>> {
+    ) -> BoxFuture<'_, Result<Option<(NodeId, bool)>, ShadowsDown>> {
         Box::pin(async move {
             let key = HubKey { thing, name };
             let home = self.shadows.ask(|reply| ShadowCommand::Move { key, gone, reply }).await;
-            home.flatten().map(|home| (home.node, home.sure))
+            Ok(home.ok_or(ShadowsDown)?.map(|home| (home.node, home.sure)))
         })
     }
 
@@ -128,17 +128,21 @@ impl Backend for NodeBackend {
         prefix: String,
         after: Option<ShadowKey>,
         limit: usize,
-    ) -> BoxFuture<'_, Vec<(ShadowKey, u64)>> {
+    ) -> BoxFuture<'_, Result<Vec<(ShadowKey, u64)>, ShadowsDown>> {
         Box::pin(async move {
             let after = after.map(|(thing, name)| HubKey { thing, name });
             let found =
                 self.shadows.ask(|reply| ShadowCommand::List { prefix, after, limit, reply }).await;
             let named = |(key, version): (HubKey, u64)| ((key.thing, key.name), version);
-            found.unwrap_or_default().into_iter().map(named).collect()
+            Ok(found.ok_or(ShadowsDown)?.into_iter().map(named).collect())
         })
     }
 
-    fn shadow_history(&self, of: ShadowKey, limit: usize) -> BoxFuture<'_, Vec<Entry>> {
+    fn shadow_history(
+        &self,
+        of: ShadowKey,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Entry>, ShadowsDown>> {
         Box::pin(self.past(HubKey { thing: of.0, name: of.1 }, limit))
     }
 
@@ -147,7 +151,7 @@ impl Backend for NodeBackend {
         of: ShadowKey,
         path: Vec<String>,
         limit: usize,
-    ) -> BoxFuture<'_, Vec<Reason>> {
+    ) -> BoxFuture<'_, Result<Vec<Reason>, ShadowsDown>> {
         Box::pin(self.reasons(HubKey { thing: of.0, name: of.1 }, path, limit))
     }
 

@@ -5,15 +5,20 @@ use std::collections::BTreeMap;
 use outpost_shadow::{Entry, Reason, ShadowKey};
 
 use crate::backend::NodeBackend;
+use crate::http::ShadowsDown;
 use crate::shadows::ShadowCommand;
 
 impl NodeBackend {
-    pub(crate) async fn past(&self, key: ShadowKey, limit: usize) -> Vec<Entry> {
+    pub(crate) async fn past(
+        &self,
+        key: ShadowKey,
+        limit: usize,
+    ) -> Result<Vec<Entry>, ShadowsDown> {
         let asked = self.shadows.ask(|reply| ShadowCommand::History { key, limit, reply }).await;
-        let mut entries = asked.unwrap_or_default();
+        let mut entries = asked.ok_or(ShadowsDown)?;
         let names = self.names();
         entries.iter_mut().for_each(|entry| name_entry(entry, &names));
-        entries
+        Ok(entries)
     }
 
     pub(crate) async fn reasons(
@@ -21,15 +26,15 @@ impl NodeBackend {
         key: ShadowKey,
         path: Vec<String>,
         limit: usize,
-    ) -> Vec<Reason> {
+    ) -> Result<Vec<Reason>, ShadowsDown> {
         let asked = self.shadows.ask(|reply| ShadowCommand::Why { key, path, limit, reply }).await;
-        let mut reasons = asked.unwrap_or_default();
+        let mut reasons = asked.ok_or(ShadowsDown)?;
         let names = self.names();
         for reason in &mut reasons {
             name(&mut reason.node, &names);
             reason.history.iter_mut().for_each(|entry| name_entry(entry, &names));
         }
-        reasons
+        Ok(reasons)
     }
 
     /// Names of nodes by their ids, as far as this node knows them.

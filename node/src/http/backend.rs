@@ -27,18 +27,18 @@ pub trait Backend: Send + Sync + 'static {
     fn cluster(&self) -> Option<serde_json::Value>;
 
     /// The bridges to other brokers.
-    fn bridges(&self) -> BoxFuture<'_, Vec<Shown>> {
-        Box::pin(async { Vec::new() })
-    }
+    fn bridges(&self) -> BoxFuture<'_, Vec<Shown>>;
 
     /// One shadow request, decided as if it had come by MQTT.
     fn shadow(&self, request: ShadowRequest) -> BoxFuture<'_, ShadowReply>;
 
     /// Makes this node the home of a shadow: with the old home's consent, or, when that one is `gone` for good, without.
     /// Who is at home now (a consent may still be on its way), and whether surely; `None` when nobody is.
-    fn shadow_move(&self, _: ShadowKey, _gone: bool) -> BoxFuture<'_, Option<(NodeId, bool)>> {
-        Box::pin(async { None })
-    }
+    fn shadow_move(
+        &self,
+        shadow: ShadowKey,
+        gone: bool,
+    ) -> BoxFuture<'_, Result<Option<(NodeId, bool)>, ShadowsDown>>;
 
     /// Up to `limit` shadows whose thing begins with `prefix` and which come after `after`, ordered by thing, then name
     /// (the classic, unnamed one first), with their versions.
@@ -47,13 +47,14 @@ pub trait Backend: Send + Sync + 'static {
         prefix: String,
         after: Option<ShadowKey>,
         limit: usize,
-    ) -> BoxFuture<'_, Vec<(ShadowKey, u64)>>;
+    ) -> BoxFuture<'_, Result<Vec<(ShadowKey, u64)>, ShadowsDown>>;
 
     /// What happened to a shadow, the newest first.
-    fn shadow_history(&self, shadow: ShadowKey, limit: usize) -> BoxFuture<'_, Vec<Entry>> {
-        let _ = (shadow, limit);
-        Box::pin(async { Vec::new() })
-    }
+    fn shadow_history(
+        &self,
+        shadow: ShadowKey,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Entry>, ShadowsDown>>;
 
     /// Where the values at and below a path come from.
     fn shadow_why(
@@ -61,10 +62,7 @@ pub trait Backend: Send + Sync + 'static {
         shadow: ShadowKey,
         path: Vec<String>,
         limit: usize,
-    ) -> BoxFuture<'_, Vec<Reason>> {
-        let _ = (shadow, path, limit);
-        Box::pin(async { Vec::new() })
-    }
+    ) -> BoxFuture<'_, Result<Vec<Reason>, ShadowsDown>>;
 
     /// Publishes; resolves once the message is as durable as a PUBACK promises.
     fn publish(&self, message: PublishRequest) -> BoxFuture<'_, Result<(), PublishError>>;
@@ -142,6 +140,11 @@ pub enum AdminError {
     #[error("{0}")]
     Unavailable(String),
 }
+
+/// Nobody knows of shadows at this moment, which is another answer than "there is none".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the shadow service is being restarted; try again")]
+pub struct ShadowsDown;
 
 /// A thing and the name of one of its shadows; `None` is the classic one.
 pub type ShadowKey = (String, Option<String>);

@@ -9,6 +9,7 @@ use actix_web::{HttpRequest, HttpResponse, ResponseError};
 use serde_json::json;
 
 use super::REQUEST_TIMEOUT;
+use super::backend::ShadowsDown;
 
 /// An answer that is not 2xx.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,12 @@ impl ApiError {
 
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, message)
+    }
+}
+
+impl From<ShadowsDown> for ApiError {
+    fn from(down: ShadowsDown) -> Self {
+        Self::new(503, down.to_string())
     }
 }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 pub use backend::{
     ActorInfo, AdminError, AdminRequest, Backend, BoxFuture, Health, PublishError, PublishRequest,
-    ShadowKey, ShadowReply, ShadowRequest, ShadowVerb,
+    ShadowKey, ShadowReply, ShadowRequest, ShadowVerb, ShadowsDown,
 };
 pub use ledger::LedgerPage;
 pub use server::{HttpError, HttpServer};

@@ -130,7 +130,7 @@ pub(super) async fn list_named(
         return Err(ApiError::bad_request(why));
     }
     let after = Some((thing.clone(), after_name));
-    let found = within(backend.shadow_list(thing.clone(), after, size + 1)).await?;
+    let found = within(backend.shadow_list(thing.clone(), after, size + 1)).await??;
     let mut names: Vec<String> = found
         .into_iter()
         .map(|(key, _)| key)
@@ -177,7 +177,7 @@ pub(super) async fn list(
         (None, None) => None,
         (None, Some(_)) => return Err(ApiError::bad_request("after_name needs after_thing")),
     };
-    let mut found = within(backend.shadow_list(prefix, after, limit + 1)).await?;
+    let mut found = within(backend.shadow_list(prefix, after, limit + 1)).await??;
     let more = found.len() > limit;
     found.truncate(limit);
     let place = |((thing, name), _): &_| json!({ "thing": thing, "name": name });
@@ -212,7 +212,7 @@ pub(super) async fn history(
     if query.path.is_some() {
         return Err(ApiError::bad_request("a history has no path; ask .../why"));
     }
-    let history = within(backend.shadow_history((query.thing, query.name), query.limit)).await?;
+    let history = within(backend.shadow_history((query.thing, query.name), query.limit)).await??;
     Ok(HttpResponse::Ok().json(json!({ "history": history })))
 }
 
@@ -225,7 +225,7 @@ pub(super) async fn why(
     let path = query.path.unwrap_or_default();
     let path =
         if path.is_empty() { Vec::new() } else { path.split('.').map(str::to_owned).collect() };
-    let why = within(backend.shadow_why((query.thing, query.name), path, query.limit)).await?;
+    let why = within(backend.shadow_why((query.thing, query.name), path, query.limit)).await??;
     Ok(HttpResponse::Ok().json(json!({ "why": why })))
 }
 
@@ -263,7 +263,7 @@ pub(super) async fn move_home(
     if let Some(why) = key.wrong_name() {
         return Err(ApiError::bad_request(why));
     }
-    match within(backend.shadow_move((key.thing, key.name), gone)).await? {
+    match within(backend.shadow_move((key.thing, key.name), gone)).await?? {
         Some((node, sure)) => {
             Ok(HttpResponse::Ok().json(json!({ "home": node.to_string(), "sure": sure })))
         }

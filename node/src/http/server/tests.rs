@@ -6,13 +6,15 @@ use std::net::TcpStream;
 use std::sync::Mutex;
 
 use bytes::Bytes;
+use outpost_model::NodeId;
+use outpost_shadow::{Entry, Reason};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::http::LedgerPage;
 use crate::http::{
     ActorInfo, AdminError, AdminRequest, BoxFuture, Health, PublishError, PublishRequest,
-    ShadowKey, ShadowReply, ShadowRequest, ShadowVerb,
+    ShadowKey, ShadowReply, ShadowRequest, ShadowVerb, ShadowsDown,
 };
 
 /// Shadows are kept as their last document; publishes are written down.
@@ -79,14 +81,51 @@ impl Backend for SmallNode {
         prefix: String,
         after: Option<ShadowKey>,
         limit: usize,
-    ) -> BoxFuture<'_, Vec<(ShadowKey, u64)>> {
+    ) -> BoxFuture<'_, Result<Vec<(ShadowKey, u64)>, ShadowsDown>> {
         Box::pin(async move {
+            if self.ill {
+                return Err(ShadowsDown);
+            }
             let shadows = self.shadows.lock().expect("no test panics in here");
             let fits = |key: &&ShadowKey| {
                 key.0.starts_with(&prefix) && after.as_ref().is_none_or(|after| *key > after)
             };
-            shadows.keys().filter(fits).take(limit).map(|key| (key.clone(), 1)).collect()
+            Ok(shadows.keys().filter(fits).take(limit).map(|key| (key.clone(), 1)).collect())
         })
+    }
+
+    fn shadow_move(
+        &self,
+        shadow: ShadowKey,
+        gone: bool,
+    ) -> BoxFuture<'_, Result<Option<(NodeId, bool)>, ShadowsDown>> {
+        let shadows = self.shadows.lock().expect("no test panics in here");
+        let home = shadows.contains_key(&shadow).then_some((NodeId(1), gone));
+        let answer = if self.ill { Err(ShadowsDown) } else { Ok(home) };
+        Box::pin(async move { answer })
+    }
+
+    fn shadow_history(
+        &self,
+        _: ShadowKey,
+        _: usize,
+    ) -> BoxFuture<'_, Result<Vec<Entry>, ShadowsDown>> {
+        let answer = if self.ill { Err(ShadowsDown) } else { Ok(Vec::new()) };
+        Box::pin(async move { answer })
+    }
+
+    fn shadow_why(
+        &self,
+        _: ShadowKey,
+        _: Vec<String>,
+        _: usize,
+    ) -> BoxFuture<'_, Result<Vec<Reason>, ShadowsDown>> {
+        let answer = if self.ill { Err(ShadowsDown) } else { Ok(Vec::new()) };
+        Box::pin(async move { answer })
+    }
+
+    fn bridges(&self) -> BoxFuture<'_, Vec<crate::bridge::Shown>> {
+        Box::pin(async { Vec::new() })
     }
 
     fn publish(&self, message: PublishRequest) -> BoxFuture<'_, Result<(), PublishError>> {
@@ -399,4 +438,20 @@ fn every_path_stands_in_the_reference() {
     for path in paths {
         assert!(page.contains(path), "docs/reference/http.md does not say {path}");
     }
+}
+
+#[test]
+fn that_nobody_knows_of_shadows_now_is_not_said_as_there_are_none() {
+    let (well, ill) = (Api::new(), SmallNode { ill: true, ..SmallNode::default() });
+    let ill = Api::with(ill, ListenHttp::default());
+    for path in [
+        "/api/v1/shadows",
+        "/api/v1/shadow/history?thing=lamp",
+        "/api/v1/shadow/why?thing=lamp",
+        "/api/things/shadow/ListNamedShadowsForThing/lamp",
+    ] {
+        assert_eq!((well.get(path).0, ill.get(path).0), (200, 503), "{path}");
+    }
+    let ask = |api: &Api| api.ask("POST", "/api/v1/shadows/home?thing=lamp", "", b"").0;
+    assert_eq!((ask(&well), ask(&ill)), (404, 503));
 }
