@@ -73,10 +73,8 @@ async fn a_full_disk_refuses_what_it_must_keep_and_recovers_by_itself() {
         })
         .await;
         for payload in ["no", "nor this"] {
-            let began = Instant::now();
             let why = new.try_publish("job", payload, 1).await.expect_err("there is no room");
             assert!(why.contains("QuotaExceeded"), "{why}");
-            assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
         }
         let waits =
             old.publish_with("job", format!("old-{cycle}"), 1, false, Properties::default());
@@ -100,7 +98,7 @@ async fn a_full_disk_refuses_what_it_must_keep_and_recovers_by_itself() {
         })
         .await;
     }
-    assert!(slowest < Duration::from_secs(5), "recovered {slowest:?} after there was room");
+    assert!(slowest < crate::support::DEADLINE, "recovered {slowest:?} after there was room");
     let mut away = Client::connect(mqtt, Options::v5("away").kept(3600)).await;
     let mut missing = acknowledged;
     while !missing.is_empty() {

@@ -266,7 +266,7 @@ fn a_node_with_long_queues_is_back_soon() {
     let child = node.start(data.path(), &[]);
     let start = *node.slowest_start.lock().expect("nobody panics");
     eprintln!("{queued} queued: {start:?} from the start of the process to the first CONNACK");
-    assert!(start < Duration::from_secs(10), "{start:?}");
+    assert!(start < Duration::from_secs(30), "{start:?}");
     end(&node, child);
 }
 

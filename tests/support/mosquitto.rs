@@ -1,6 +1,7 @@
 //! mosquitto as it comes from Debian, with a configuration of the story's own.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
@@ -37,10 +38,16 @@ impl Mosquitto {
     }
 }
 
-/// A port nobody has now.
+/// A port nobody has now, and that the system gives to nobody who leaves the choice to it: those begin at 32768.
 pub fn free_port() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("it is bound")
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let ports = (0..20_000).map(|_| {
+        let place =
+            std::process::id().wrapping_mul(61).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        SocketAddr::from(([127, 0, 0, 1], 10_000 + (place % 20_000) as u16))
+    });
+    let mut free = ports.filter(|addr| std::net::TcpListener::bind(addr).is_ok());
+    free.next().expect("one of so many is free")
 }
 
 /// Anybody may come in.
