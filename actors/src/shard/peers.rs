@@ -1,6 +1,6 @@
 //! Peers: subscribers on other nodes. What they want durably waits for them on disk while they are away.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use outpost_flow::Quota;
@@ -229,30 +229,34 @@ impl Shard {
 
     fn peer_interest(&mut self, id: NodeId, frame: &PeerFrame) -> Result<(), String> {
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
-        let named: Vec<&str> = match frame {
+        let mut named: BTreeSet<String> = match frame {
             PeerFrame::InterestAll(all) | PeerFrame::InterestAdd(all) => {
-                all.iter().map(|i| &*i.pattern).collect()
+                all.iter().map(|i| i.pattern.clone()).collect()
             }
-            _ => Vec::new(),
+            PeerFrame::InterestRemove(gone) => gone.iter().cloned().collect(),
+            _ => BTreeSet::new(),
         };
         if named.iter().any(|pattern| pattern.len() > super::NAME_BYTES_MAX) {
             return Err("interest in a filter too long to be kept".to_owned());
         }
-        let before = peer.interest.all();
+        let is_begin = matches!(frame, PeerFrame::InterestAll(_));
+        let is_end = matches!(frame, PeerFrame::InterestAdd(more) if more.is_empty());
+        if is_begin || is_end {
+            named.extend(peer.interest.all().into_iter().map(|interest| interest.pattern));
+        }
+        let before: Vec<bool> = named.iter().map(|name| peer.interest.is_durable(name)).collect();
         peer.interest.apply(frame).map_err(|error| error.to_string())?;
-        let after = peer.interest.all();
         self.table_epoch += 1;
         self.retry_blocked |= self.full_peers > 0;
         // Durable interest outlives a restart of this node while the peer is away.
-        let durable = |all: Vec<Interest>| {
-            all.into_iter().filter(|i| i.durable).map(|i| i.pattern).collect::<Vec<_>>()
-        };
-        let (before, after) = (durable(before), durable(after));
-        for gone in before.iter().filter(|p| after.binary_search(p).is_err()) {
-            self.journal.delete(Space::Peers, interest_key(id, gone));
-        }
-        for new in after.iter().filter(|p| before.binary_search(p).is_err()) {
-            self.journal.put(Space::Peers, interest_key(id, new), bytes::Bytes::new());
+        for (name, before) in named.iter().zip(before) {
+            match (before, peer.interest.is_durable(name)) {
+                (true, false) => self.journal.delete(Space::Peers, interest_key(id, name)),
+                (false, true) => {
+                    self.journal.put(Space::Peers, interest_key(id, name), bytes::Bytes::new());
+                }
+                _ => {}
+            }
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! Two nodes and a link between them that breaks.
 
 use outpost_actors::ledger::Drop;
-use outpost_membership::{Interest, PeerFrame, RetainedEntry};
+use outpost_membership::interest::LocalInterest;
+use outpost_membership::{Hello, Interest, PeerFrame, RetainedEntry};
 use outpost_model::{Hlc, NodeId};
 use outpost_store::{Op, Space, Store};
 
@@ -191,4 +192,41 @@ fn an_event_whose_body_is_gone_from_disk_is_counted_and_does_not_stop_the_others
     assert_eq!(world.drain(receiver), ["1", "3"]);
     let stats = world.shard(0).stats();
     assert_eq!((stats.outbox, stats.ledger.dropped[Drop::Damaged as usize]), (0, 1));
+}
+
+#[test]
+fn a_list_of_interest_that_breaks_off_takes_nothing_away() {
+    let mut world = World::with(2, |_| {});
+    world.join();
+    let receiver = world.connect_to(1, v5("r"));
+    world.subscribe(receiver, "wanted", 1);
+    world.cut(receiver);
+    world.cut_link();
+    // The next link breaks when the first part of what node 2 wants has come.
+    let mut all = LocalInterest::default();
+    all.add("wanted", true);
+    (0..300).for_each(|n| drop(all.add(&format!("{n:0>1000}"), true)));
+    let first = all.all_frames().swap_remove(0);
+    assert!(matches!(&first, PeerFrame::InterestAll(part) if part.len() < all.len()));
+    let hello = Hello {
+        store_id: world.store(1).store_id(),
+        your_store_id: world.store(0).store_id(),
+        events_seen: 0,
+        retained_seen: 0,
+    };
+    let now = world.now();
+    let shard = world.shard_mut(0);
+    shard.peer_up(NodeId(2), now);
+    for frame in [PeerFrame::Hello(hello), first] {
+        shard.peer_frame(NodeId(2), frame, now).expect("as a peer says it");
+    }
+    shard.peer_down(NodeId(2), now);
+    world.sync();
+    let sender = world.connect(v5("s"));
+    world.publish(sender, publish("wanted", "kept", 1, 1));
+    world.sync();
+    world.crash(0);
+    world.join();
+    let receiver = world.connect_to(1, v5("r"));
+    assert_eq!(world.drain(receiver), ["kept"]);
 }

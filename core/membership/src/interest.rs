@@ -3,7 +3,7 @@
 //! [`LocalInterest`] turns subscriptions coming and going into the few frames a peer needs to hear; [`PeerInterest`]
 //! holds what a peer said. Both are plain tables.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use outpost_model::{TopicFilter, TopicTable};
@@ -88,7 +88,7 @@ impl LocalInterest {
     }
 
     /// Everything wanted, as the frames that tell a peer whose link just came up: one [`PeerFrame::InterestAll`], then
-    /// [`PeerFrame::InterestAdd`] as often as [`INTEREST_FRAME_BYTES`] makes necessary.
+    /// [`PeerFrame::InterestAdd`] as often as [`INTEREST_FRAME_BYTES`] makes necessary, and an empty one that ends the list.
     pub fn all_frames(&self) -> Vec<PeerFrame> {
         let mut parts = vec![Vec::new()];
         let mut bytes = 0;
@@ -102,7 +102,8 @@ impl LocalInterest {
         }
         let mut parts = parts.into_iter();
         let first = PeerFrame::InterestAll(parts.next().expect("never empty"));
-        std::iter::once(first).chain(parts.map(PeerFrame::InterestAdd)).collect()
+        let end = PeerFrame::InterestAdd(Vec::new());
+        std::iter::once(first).chain(parts.map(PeerFrame::InterestAdd)).chain([end]).collect()
     }
 
     fn flags(&self, pattern: &str) -> Option<Flags> {
@@ -129,6 +130,9 @@ pub struct PeerInterest {
     wanted: BTreeMap<Arc<str>, Flags>,
     table: TopicTable<Want>,
     filters_max: usize,
+    /// Wanted durably before the list that is being told, and not named in it so far: until it ends nobody knows whether
+    /// they are wanted still, and the link may break before that.
+    unconfirmed: BTreeSet<Arc<str>>,
 }
 
 /// Who wants what stands under a filter.
@@ -172,7 +176,8 @@ impl Default for PeerInterest {
 impl PeerInterest {
     /// Wants nothing yet, and never more than `filters_max` filters.
     pub fn new(filters_max: usize) -> Self {
-        Self { wanted: BTreeMap::new(), table: TopicTable::default(), filters_max }
+        let (wanted, unconfirmed) = (BTreeMap::new(), BTreeSet::new());
+        Self { wanted, table: TopicTable::default(), filters_max, unconfirmed }
     }
 
     /// Applies one of the three interest frames; every other frame changes nothing.
@@ -182,8 +187,13 @@ impl PeerInterest {
     pub fn apply(&mut self, frame: &PeerFrame) -> Result<(), InterestError> {
         match frame {
             PeerFrame::InterestAll(all) => {
-                *self = Self::new(self.filters_max);
+                self.begin_list();
                 all.iter().try_for_each(|interest| self.want(interest))
+            }
+            PeerFrame::InterestAdd(more) if more.is_empty() => {
+                let gone = std::mem::take(&mut self.unconfirmed);
+                gone.iter().for_each(|pattern| self.forget(pattern));
+                Ok(())
             }
             PeerFrame::InterestAdd(more) => {
                 more.iter().try_for_each(|interest| self.want(interest))
@@ -234,6 +244,11 @@ impl PeerInterest {
             .collect()
     }
 
+    /// Whether the peer wants this filter also while it is away.
+    pub fn is_durable(&self, pattern: &str) -> bool {
+        self.wanted.get(pattern).is_some_and(|flags| flags.durable)
+    }
+
     /// How many filters it wants.
     pub fn len(&self) -> usize {
         self.wanted.len()
@@ -244,13 +259,28 @@ impl PeerInterest {
         self.wanted.is_empty()
     }
 
+    /// What is wanted only while the link is up is told anew; the rest stays until the list has ended.
+    fn begin_list(&mut self) {
+        let (durable, fleeting): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.wanted).into_iter().partition(|(_, flags)| flags.durable);
+        self.wanted = fleeting.iter().cloned().collect();
+        fleeting.iter().for_each(|(pattern, _)| self.forget(pattern));
+        self.unconfirmed = durable.iter().map(|(pattern, _)| Arc::clone(pattern)).collect();
+        let away = |(pattern, flags): (Arc<str>, Flags)| (pattern, Flags { live: false, ..flags });
+        self.wanted = durable.into_iter().map(away).collect();
+    }
+
     fn want(&mut self, interest: &Interest) -> Result<(), InterestError> {
         let name = &interest.pattern;
         let Ok(filter) = TopicFilter::new(name.as_str()) else {
             return Err(InterestError::BadFilter(name.chars().take(200).collect()));
         };
+        self.unconfirmed.remove(&**name);
         if !self.wanted.contains_key(&**name) && self.wanted.len() >= self.filters_max {
-            return Err(InterestError::TooMany { limit: self.filters_max });
+            let Some(old) = self.unconfirmed.pop_first() else {
+                return Err(InterestError::TooMany { limit: self.filters_max });
+            };
+            self.forget(&old);
         }
         self.forget(name);
         let name: Arc<str> = name.as_str().into();
@@ -264,6 +294,7 @@ impl PeerInterest {
     }
 
     fn forget(&mut self, name: &str) {
+        self.unconfirmed.remove(name);
         let Some((name, flags)) = self.wanted.remove_entry(name) else { return };
         let pattern = TopicFilter::pattern_of(&name);
         if pattern.len() < name.len() {
@@ -331,7 +362,26 @@ mod tests {
         assert_eq!(peer.wants("plant/line-3/machine/9/temperature"), Some(true));
         assert_eq!(peer.wants("plant/line-4/machine/9/temperature"), Some(false));
         assert_eq!(peer.wants("old"), None);
-        assert_eq!(LocalInterest::default().all_frames(), [PeerFrame::InterestAll(Vec::new())]);
+        let nothing = [PeerFrame::InterestAll(Vec::new()), PeerFrame::InterestAdd(Vec::new())];
+        assert_eq!(LocalInterest::default().all_frames(), nothing);
+    }
+
+    #[test]
+    fn what_a_peer_wants_durably_outlives_a_list_that_breaks_off() {
+        let mut peer = PeerInterest::new(3);
+        let before = vec![interest("a", true), interest("b", false), interest("c", true)];
+        peer.apply(&PeerFrame::InterestAll(before)).expect("valid");
+        peer.apply(&PeerFrame::InterestAll(vec![interest("d", false)])).expect("valid");
+        assert_eq!(peer.all(), [interest("a", true), interest("c", true), interest("d", false)]);
+        // Nothing is kept in place of what is named.
+        peer.apply(&PeerFrame::InterestAdd(vec![interest("c", true), interest("e", true)]))
+            .expect("there is room");
+        assert_eq!(peer.all(), [interest("c", true), interest("d", false), interest("e", true)]);
+        let again = vec![interest("e", true)];
+        peer.apply(&PeerFrame::InterestAll(again.clone())).expect("valid");
+        assert_eq!(peer.wants("c"), Some(true), "the list may go on");
+        peer.apply(&PeerFrame::InterestAdd(Vec::new())).expect("the end");
+        assert_eq!((peer.all(), peer.wants("c"), peer.wants("e")), (again, None, Some(true)));
     }
 
     #[test]
