@@ -74,7 +74,8 @@ impl Shard {
             self.ledger.take_back(Drop::SessionEnded);
         }
         match place {
-            Place::Here(group) => self.enqueue_group(group, &delivery.message, true),
+            // It waits: the row that goes says that nobody else got it.
+            Place::Here(group) => self.enqueue_group(group, &delivery.message, true, true),
             Place::Peer(peer) => {
                 let groups = vec![shared.name.to_string()];
                 self.pass_on(peer, groups, 1, &delivery.message);

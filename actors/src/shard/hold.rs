@@ -1,9 +1,10 @@
 //! What waits for the disk, and who waits with it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use outpost_membership::{Hello, PeerFrame};
-use outpost_model::{NodeId, QoS};
+use outpost_model::{Message, NodeId, QoS};
 use outpost_mqtt::packet::{Connack, Connect, Packet, PacketId, ReasonCode};
 
 use super::ConnId;
@@ -19,7 +20,7 @@ pub(super) enum Hold {
         connect: Box<Connect>,
         connack: Box<Connack>,
     },
-    /// Rows of QoS 2 deliveries: their packet ids are safe to use.
+    /// What QoS 2 deliveries stand on: their rows, so that their packet ids are safe to use, and that they were taken.
     Rows {
         session: u32,
         number: u64,
@@ -44,6 +45,11 @@ pub(super) enum Hold {
     },
     Settle(Ticket, ReasonCode),
     Peer(NodeId, PeerFrame),
+    /// A QoS 2 message that a peer's clients get only while they are there.
+    Fleeting {
+        peer: NodeId,
+        message: Arc<Message>,
+    },
     Outbox {
         peer: NodeId,
         seq: u64,

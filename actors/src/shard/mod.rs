@@ -199,8 +199,8 @@ enum CellMsg {
     LinkLost,
     /// To a session: from its client.
     Packet(Packet),
-    /// To a session: a message for its client; `true` when its row is written.
-    Deliver(Delivery, bool),
+    /// To a session: a message for its client; `durable` when its row is written, `waits` for [`CellMsg::RowsSynced`].
+    Deliver { delivery: Delivery, durable: bool, waits: bool },
     /// To a session: what it published is settled.
     Accepted { id: PacketId, qos: QoS, reason: ReasonCode, same_link: bool },
     /// To a session: this delivery could not be written; it ends so.
@@ -209,7 +209,7 @@ enum CellMsg {
     Subscribed(PacketId, Vec<ReasonCode>, bool),
     /// To a session: deliveries from disk.
     Loaded { from: u64, rows: Vec<(Delivery, bool)>, next: u64, dup: bool },
-    /// To a session: the rows of its deliveries below this place are durable.
+    /// To a session: what its deliveries below this place waited for is durable.
     RowsSynced(u64),
 }
 

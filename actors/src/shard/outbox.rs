@@ -34,12 +34,13 @@ pub(super) struct Owed {
 type OwedBody = (Arc<Message>, Option<Arc<Shares>>);
 
 impl Shard {
-    /// A message for a peer.
+    /// A message for a peer; `waits` as in [`super::pass::Parcel`], for nothing would tell the peer a copy from the first.
     pub(super) fn enqueue_peer(
         &mut self,
         id: NodeId,
         durable: bool,
         shares: Option<Arc<Shares>>,
+        waits: bool,
         message: Arc<Message>,
     ) {
         let limits = self.outbox_limits();
@@ -49,15 +50,10 @@ impl Shard {
         // What a share group is owed goes elsewhere when this peer turns out to have nobody: it must not get lost on the way.
         let kept = durable || behind_kept || shares.is_some();
         if message.qos == QoS::AtMostOnce || !kept {
-            if peer.up {
-                peer.events_out += 1;
-                (self.ledger.owed, self.ledger.delivered) =
-                    (self.ledger.owed + 1, self.ledger.delivered + 1);
-                let frame = PeerFrame::Event { seq: 0, message, shares };
-                self.events.push_back(Event::Peer(id, frame));
+            if waits && peer.up {
+                self.journal.hold(Hold::Fleeting { peer: id, message });
             } else {
-                // Only subscribers that are connected there wanted it, and they cannot be reached.
-                self.ledger.drop_unqueued(Drop::Offline, 1);
+                self.send_unkept(id, message, shares);
             }
             return;
         }
@@ -83,6 +79,23 @@ impl Shard {
         self.journal.put(Space::Outbox, outbox_key(id, seq), outbox_row(&message, shares));
         self.journal.need_body(&message);
         self.journal.hold(Hold::Outbox { peer: id, seq });
+    }
+
+    /// What need not be kept goes out as far as there is a link now.
+    pub(super) fn send_unkept(
+        &mut self,
+        id: NodeId,
+        message: Arc<Message>,
+        shares: Option<Arc<Shares>>,
+    ) {
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.up) else {
+            // Only subscribers that are connected there wanted it, and they cannot be reached.
+            return self.ledger.drop_unqueued(Drop::Offline, 1);
+        };
+        peer.events_out += 1;
+        (self.ledger.owed, self.ledger.delivered) =
+            (self.ledger.owed + 1, self.ledger.delivered + 1);
+        self.events.push_back(Event::Peer(id, PeerFrame::Event { seq: 0, message, shares }));
     }
 
     fn outbox_limits(&self) -> QuotaLimits {

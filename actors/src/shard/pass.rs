@@ -28,6 +28,9 @@ pub(super) struct Parcel<'a> {
     pub(super) retain: bool,
     /// Numbers of the subscriptions that matched.
     pub(super) ids: &'a [u32],
+    /// That it was taken is being written: with QoS 2 it leaves once that is durable. A crash before would forget it, the
+    /// message would be taken again, and the copy could go to a session that has not seen it (MQTT 5, §4.3.3).
+    pub(super) waits: bool,
 }
 
 impl<'a> Parcel<'a> {
@@ -45,7 +48,7 @@ impl<'a> Parcel<'a> {
 
     pub(super) fn of(delivery: &'a Delivery) -> Self {
         let Delivery { message, qos, retain, subscription_ids: ids, .. } = delivery;
-        Self { message, qos: *qos, retain: *retain, ids }
+        Self { message, qos: *qos, retain: *retain, ids, waits: false }
     }
 }
 
@@ -93,12 +96,14 @@ impl LastFrame {
 }
 
 impl Shard {
-    /// A turn of a channel: a message for its topic. `from`: who published it, when that was a client of this node.
+    /// A turn of a channel: a message for its topic. `from`: who published it, when that was a client of this node;
+    /// `waits` as in [`Parcel`].
     pub(super) fn publish_on(
         &mut self,
         channel: CellId,
         message: &Arc<Message>,
         from: Option<u32>,
+        waits: bool,
         recipients: &[Recipient],
     ) {
         let turn = self.short_turn(channel, |cell| match cell {
@@ -107,26 +112,40 @@ impl Shard {
         });
         match turn {
             // The channel was retired, not its receivers.
-            Turn::Done | Turn::Gone => self.pass_to_all(message, from, recipients),
+            Turn::Done | Turn::Gone => self.pass_to_all(message, from, waits, recipients),
             Turn::Panicked(verdict) => {
-                self.pass_on_or_lose(message, recipients, Drop::Crashed);
+                self.pass_on_or_lose(message, waits, recipients, Drop::Crashed);
                 self.cell_failed(channel, &verdict);
             }
-            Turn::Unavailable => self.pass_on_or_lose(message, recipients, Drop::Quarantined),
+            Turn::Unavailable => {
+                self.pass_on_or_lose(message, waits, recipients, Drop::Quarantined)
+            }
         }
     }
 
     /// The channel's cell failed. A client is told that its message is not safe; a peer has nobody left to ask, so its
     /// message goes on without the cell.
-    fn pass_on_or_lose(&mut self, message: &Arc<Message>, recipients: &[Recipient], why: Drop) {
+    fn pass_on_or_lose(
+        &mut self,
+        message: &Arc<Message>,
+        waits: bool,
+        recipients: &[Recipient],
+        why: Drop,
+    ) {
         if message.id.node != self.config.node {
-            return self.pass_to_all(message, None, recipients);
+            return self.pass_to_all(message, None, waits, recipients);
         }
         self.ledger.drop_unqueued(why, recipients.len() as u64);
         self.crashed_messages.push(message.id);
     }
 
-    fn pass_to_all(&mut self, message: &Arc<Message>, from: Option<u32>, recipients: &[Recipient]) {
+    fn pass_to_all(
+        &mut self,
+        message: &Arc<Message>,
+        from: Option<u32>,
+        waits: bool,
+        recipients: &[Recipient],
+    ) {
         for recipient in recipients {
             match recipient {
                 Recipient::Session { session, no_local: true, .. } if Some(*session) == from => {}
@@ -135,15 +154,16 @@ impl Shard {
                 } => {
                     let qos = (*qos).min(message.qos);
                     let retain = *retain_as_published && message.retain;
-                    let parcel = Parcel { message, qos, retain, ids };
+                    let parcel = Parcel { message, qos, retain, ids, waits };
                     if !self.pass_plain(*subscriber, *session, parcel) {
                         self.forward(*subscriber, *session, parcel);
                     }
                 }
-                Recipient::Group(group) => self.enqueue_group(*group, message, false),
+                Recipient::Group(group) => self.enqueue_group(*group, message, false, waits),
                 Recipient::Shared(_) => {} // chosen before it came here
                 Recipient::Peer { peer, durable, shares } => {
-                    self.enqueue_peer(*peer, *durable, shares.clone(), Arc::clone(message));
+                    let message = Arc::clone(message);
+                    self.enqueue_peer(*peer, *durable, shares.clone(), waits, message);
                 }
                 Recipient::Local(subscription) => {
                     self.ledger.owed += 1;
@@ -157,7 +177,7 @@ impl Shard {
     /// The way of most messages of QoS 0, in one go: nothing waits before them, and there is nothing of their receiver's own
     /// in what is written. `false`: it is not so, and nothing was done.
     fn pass_plain(&mut self, subscriber: CellId, session: u32, parcel: Parcel<'_>) -> bool {
-        let Parcel { message, qos, retain, ids } = parcel;
+        let Parcel { message, qos, retain, ids, .. } = parcel;
         let is_plain = qos == QoS::AtMostOnce && ids.is_empty();
         if !is_plain || self.probe.is_some() || self.traces.is_on() {
             return false;
@@ -270,7 +290,7 @@ impl Shard {
         if self.traces.is_on() {
             self.trace_delivery(session, parcel, id, dup);
         }
-        let Parcel { message, qos, retain, ids } = parcel;
+        let Parcel { message, qos, retain, ids, .. } = parcel;
         let with_path = self.with_path(session, message);
         if with_path.is_some() && !dup {
             self.note_sent(session, &message.topic, &message.payload);

@@ -109,7 +109,8 @@ impl Shard {
             if message.expiry_left_s(wall_ms) != Some(0) {
                 let qos = due.qos.min(message.qos);
                 let ids = due.id.as_slice();
-                self.enqueue(session, Parcel { message: &message, qos, retain: true, ids }, None);
+                let parcel = Parcel { message: &message, qos, retain: true, ids, waits: false };
+                self.enqueue(session, parcel, None);
             }
         }
         // A policy may have cut the client off meanwhile, and its session may have ended with that.

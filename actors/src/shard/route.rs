@@ -206,9 +206,17 @@ impl Shard {
         }
         if !recipients.is_empty() {
             let recipients = self.choose_shares(recipients, &message);
-            self.publish_on(cell, &message, from, &recipients);
+            let waits = message.qos == QoS::ExactlyOnce && from.is_some_and(|s| self.is_noted(s));
+            self.publish_on(cell, &message, from, waits, &recipients);
         }
         Ok(())
+    }
+
+    /// Whether a row says which QoS 2 messages of a client were taken: packet ids where its session is kept, or the will
+    /// that goes when it is said.
+    fn is_noted(&self, session: u32) -> bool {
+        let slot = self.sessions.get(session as usize);
+        slot.is_none_or(|slot| slot.durable || slot.will_kept)
     }
 
     /// Whether a PUBACK may tell that nobody subscribes: "If the Server knows" it (MQTT 5, §3.4.2.1), so not while a peer
@@ -412,6 +420,7 @@ impl Shard {
             }
             Hold::Peer(peer, frame) => self.tell_peer(peer, frame),
             Hold::Outbox { peer, seq } => self.outbox_durable(peer, seq),
+            Hold::Fleeting { peer, message } => self.send_unkept(peer, message, None),
             Hold::Retained { peer, feed_seq } => self.retained_durable(peer, feed_seq),
             Hold::Load { session, number, from, count, upto } => {
                 self.load(session, number, from, count, upto)

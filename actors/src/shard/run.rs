@@ -99,7 +99,9 @@ impl Shard {
             }
             Turn::Unavailable => self.lost(id, is_from_client),
             Turn::Gone => match message {
-                Some(CellMsg::Deliver(delivery, false)) if delivery.share.is_some() => {
+                Some(CellMsg::Deliver { delivery, durable: false, .. })
+                    if delivery.share.is_some() =>
+                {
                     self.reroute(&delivery, true);
                 }
                 _ => self.lost(id, is_from_client),
@@ -265,7 +267,9 @@ fn session_turn(
             session.transmit(now, fx);
         }
         CellMsg::Packet(packet) => session.handle_packet(packet, limits, now, fx),
-        CellMsg::Deliver(delivery, durable) => session.handle_delivery(delivery, durable, now, fx),
+        CellMsg::Deliver { delivery, durable, waits } => {
+            session.handle_delivery(delivery, durable, waits, now, fx)
+        }
         CellMsg::Accepted { id, qos, reason, same_link } => {
             session.handle_accepted(id, qos, reason, same_link, fx)
         }

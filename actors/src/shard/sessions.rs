@@ -239,11 +239,12 @@ impl Shard {
             self.write_delivery(session, &delivery, false);
             self.journal.need_body(&delivery.message);
         }
-        if durable && delivery.qos == QoS::ExactlyOnce {
+        let waits = delivery.qos == QoS::ExactlyOnce && (durable || parcel.waits);
+        if waits {
             let (number, upto) = (self.sessions[session as usize].number, delivery.place + 1);
             self.journal.hold(Hold::Rows { session, number, upto });
         }
-        self.send(cell, CellMsg::Deliver(delivery, durable));
+        self.send(cell, CellMsg::Deliver { delivery, durable, waits });
     }
 
     fn write_delivery(&mut self, session: u32, delivery: &Delivery, released: bool) {

@@ -173,7 +173,7 @@ impl Shard {
     ) {
         // A number of this node: its peers take each number of it once.
         let copy = Arc::new(Message { id: self.next_message_id(), ..message.clone() });
-        self.enqueue_peer(peer, true, Some(Arc::new(Shares { groups, hops })), copy);
+        self.enqueue_peer(peer, true, Some(Arc::new(Shares { groups, hops })), false, copy);
     }
 
     /// Who receives an event of a peer: the ordinary receivers here, never another peer, and the groups it names; and the
@@ -203,7 +203,13 @@ impl Shard {
         (cell, recipients.into(), away)
     }
 
-    pub(super) fn route_from_peer(&mut self, message: &Arc<Message>, shares: Option<&Shares>) {
+    /// An event of a peer; `numbered` when its place in what the peer sends is written down.
+    pub(super) fn route_from_peer(
+        &mut self,
+        message: &Arc<Message>,
+        shares: Option<&Shares>,
+        numbered: bool,
+    ) {
         if self.traces.is_on() {
             self.trace_accepted(None, message);
         }
@@ -219,7 +225,8 @@ impl Shard {
             }
         }
         if !recipients.is_empty() {
-            self.publish_on(cell, message, None, &recipients);
+            let waits = numbered && message.qos == QoS::ExactlyOnce;
+            self.publish_on(cell, message, None, waits, &recipients);
         }
     }
 }

@@ -387,8 +387,14 @@ impl Shard {
         !group.members.is_empty() && group.members.iter().all(|m| self.is_behind(m.session))
     }
 
-    /// A message for one member of a group. `again` when the session it had been given to ended.
-    pub(super) fn enqueue_group(&mut self, id: u32, message: &Arc<Message>, again: bool) {
+    /// A message for one member of a group. `again` when the session it had been given to ended; `waits` as in [`Parcel`].
+    pub(super) fn enqueue_group(
+        &mut self,
+        id: u32,
+        message: &Arc<Message>,
+        again: bool,
+        waits: bool,
+    ) {
         let group = self.groups.get(&id);
         let chosen = group.and_then(|group| self.next_member(group, message.qos, again));
         let (Some(index), Some(group)) = (chosen, self.groups.get_mut(&id)) else {
@@ -399,7 +405,7 @@ impl Shard {
         let (qos, retain) =
             (member.qos.min(message.qos), member.retain_as_published && message.retain);
         let share = format!("$share/{}/{}", group.name.0, group.name.1);
-        let parcel = Parcel { message, qos, retain, ids: member.id.as_slice() };
+        let parcel = Parcel { message, qos, retain, ids: member.id.as_slice(), waits };
         self.enqueue(member.session, parcel, Some(share.into()));
     }
 }

@@ -197,13 +197,14 @@ impl Shard {
                 Recipient::Session { session, retain_as_published: retain, ids, .. } => {
                     if self.sessions.get(session as usize).is_some_and(|s| s.conn.is_some()) {
                         let qos = QoS::AtMostOnce;
-                        self.enqueue(session, Parcel { message, qos, retain, ids: &ids }, None);
+                        let parcel = Parcel { message, qos, retain, ids: &ids, waits: false };
+                        self.enqueue(session, parcel, None);
                     }
                 }
-                Recipient::Group(group) => self.enqueue_group(group, message, false),
+                Recipient::Group(group) => self.enqueue_group(group, message, false, false),
                 Recipient::Shared(shared) => {
                     if let Some(group) = shared.here {
-                        self.enqueue_group(group, message, false);
+                        self.enqueue_group(group, message, false, false);
                     }
                 }
                 Recipient::Peer { .. } | Recipient::Local(_) => {}

@@ -4,6 +4,7 @@ use outpost_actors::ledger::Drop;
 use outpost_membership::interest::LocalInterest;
 use outpost_membership::{Hello, Interest, PeerFrame, RetainedEntry};
 use outpost_model::{Hlc, NodeId};
+use outpost_mqtt::packet::Publish;
 use outpost_store::{Op, Space, Store};
 
 use crate::retained::retained;
@@ -58,6 +59,22 @@ fn a_peer_is_not_told_that_something_is_durable_before_it_is() {
     world.join();
     let receiver = world.connect_to(1, v5("r"));
     assert_eq!(world.drain(receiver), ["kept"]);
+}
+
+#[test]
+fn a_qos_2_message_taken_again_after_a_crash_comes_once_to_a_fleeting_session_of_a_peer() {
+    let mut world = World::with(2, |_| {});
+    world.join();
+    let receiver = world.connect_to(1, fleeting("r"));
+    world.subscribe(receiver, "t", 2);
+    let sender = world.connect_to(0, v5("s"));
+    world.publish(sender, publish("t", "once", 2, 7)); // its packet id is not on disk yet
+    world.crash(0);
+    world.join();
+    let sender = world.connect_to(0, v5("s"));
+    world.publish(sender, Publish { dup: true, ..publish("t", "once", 2, 7) });
+    world.drain(sender);
+    assert_eq!(world.drain(receiver), ["once"]);
 }
 
 #[test]

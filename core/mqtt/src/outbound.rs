@@ -17,12 +17,13 @@ impl Outbound {
         Self((!cold.is_empty()).then(|| Box::new(Queue::from_disk(cold))))
     }
 
-    /// Takes a delivery in. With `durable` it may be left to the disk, where its owner has put it already.
-    pub fn push(&mut self, delivery: Delivery, durable: bool) {
-        self.0.get_or_insert_default().push(delivery, durable);
+    /// Takes a delivery in. With `durable` it may be left to the disk, where its owner has put it already; with `waits` it
+    /// is not sent before [`Outbound::handle_synced`].
+    pub fn push(&mut self, delivery: Delivery, durable: bool, waits: bool) {
+        self.0.get_or_insert_default().push(delivery, durable, waits);
     }
 
-    /// The rows of all places below `upto` are durable.
+    /// What all places below `upto` waited for is durable.
     pub fn handle_synced(&mut self, upto: u64) {
         if let Some(queue) = &mut self.0 {
             queue.handle_synced(upto);

@@ -233,11 +233,13 @@ impl Session {
         self.transmit(now, fx);
     }
 
-    /// A delivery for this client; `durable` when its row is written and it may be left to the disk.
+    /// A delivery for this client; `durable` when its row is written and it may be left to the disk, `waits` when it is
+    /// not to be sent before [`Session::handle_rows_synced`].
     pub fn handle_delivery(
         &mut self,
         delivery: Delivery,
         durable: bool,
+        waits: bool,
         now: Now,
         fx: &mut Vec<Effect>,
     ) {
@@ -247,7 +249,7 @@ impl Session {
             }
             return;
         }
-        self.outbound.push(delivery, durable);
+        self.outbound.push(delivery, durable, waits);
         self.transmit(now, fx);
     }
 
@@ -286,7 +288,7 @@ impl Session {
         }
     }
 
-    /// The rows of all deliveries with places below `upto` are durable.
+    /// What all deliveries with places below `upto` waited for is durable.
     pub fn handle_rows_synced(&mut self, upto: u64, now: Now, fx: &mut Vec<Effect>) {
         self.outbound.handle_synced(upto);
         self.transmit(now, fx);

@@ -48,8 +48,8 @@ fn id_index(place: u64) -> u64 {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// QoS 2, its row is not yet durable: sent now and forgotten in a crash, its packet id could come to name another
-    /// message, which the client would take for a copy.
+    /// QoS 2, and its row or that it was taken is not yet durable: sent now and forgotten in a crash, its packet id could
+    /// come to name another message, which the client would take for a copy, or the message be taken and sent once more.
     Written,
     /// Not sent on this connection; `true` when an earlier connection may have sent it.
     Queued(bool),
@@ -101,14 +101,13 @@ impl Queue {
         Self { cold, ..Self::default() }
     }
 
-    pub(crate) fn push(&mut self, delivery: Delivery, durable: bool) {
+    pub(crate) fn push(&mut self, delivery: Delivery, durable: bool, waits: bool) {
         debug_assert!(delivery.place > 0, "QoS 0 has no place");
         if durable && (!self.cold.is_empty() || self.slots.len() >= HOT_MAX) {
             let start = if self.cold.is_empty() { delivery.place } else { self.cold.start };
             self.cold = start..delivery.place + 1;
             return;
         }
-        let waits = durable && delivery.qos == QoS::ExactlyOnce;
         let state = if waits { State::Written } else { State::Queued(false) };
         self.slots.push_back(Slot { delivery, state });
     }
@@ -374,7 +373,7 @@ mod tests {
     fn queue(places: Range<u64>, qos: QoS) -> Outbound {
         let mut out = Outbound::default();
         let end = places.end;
-        places.for_each(|place| out.push(delivery(place, qos), true));
+        places.for_each(|place| out.push(delivery(place, qos), true, qos == QoS::ExactlyOnce));
         out.handle_synced(end);
         out
     }
@@ -456,7 +455,7 @@ mod tests {
             false,
         );
         assert_eq!(sent(&mut out, 1_000).len(), 10);
-        out.push(delivery(1_001, QoS::AtLeastOnce), true);
+        out.push(delivery(1_001, QoS::AtLeastOnce), true, false);
         assert!(
             sent(&mut out, 1_000).is_empty(),
             "a newer delivery must not overtake those on disk"
@@ -466,8 +465,8 @@ mod tests {
     #[test]
     fn a_qos_2_delivery_waits_for_its_row_and_holds_back_what_follows() {
         let mut out = Outbound::default();
-        out.push(delivery(1, QoS::ExactlyOnce), true);
-        out.push(delivery(2, QoS::AtLeastOnce), true);
+        out.push(delivery(1, QoS::ExactlyOnce), true, true);
+        out.push(delivery(2, QoS::AtLeastOnce), true, false);
         assert!(sent(&mut out, 10).is_empty());
         out.handle_synced(2);
         assert_eq!(sent(&mut out, 10), [(1, false), (2, false)]);
@@ -486,7 +485,7 @@ mod tests {
         let mut out = Outbound::default();
         let mut short = delivery(1, QoS::AtLeastOnce);
         Arc::make_mut(&mut short.message).expiry_s = Some(1);
-        out.push(short, false);
+        out.push(short, false, false);
         assert!(matches!(out.poll_transmit(10, 2_000), Some(Transmit::Expired(d)) if d.place == 1));
         assert!(out.is_empty());
     }

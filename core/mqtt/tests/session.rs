@@ -71,7 +71,7 @@ fn deliver(session: &mut Session, qos: QoS) -> PacketId {
         share: None,
     };
     let mut fx = Vec::new();
-    session.handle_delivery(delivery, false, NOW, &mut fx);
+    session.handle_delivery(delivery, false, false, NOW, &mut fx);
     let Some(Effect::Deliver { id: Some(id), .. }) = fx.pop() else { panic!("it is sent") };
     id
 }

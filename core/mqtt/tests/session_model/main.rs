@@ -234,7 +234,7 @@ impl World {
             self.model.owed.insert(place, Owed { qos, stage: Stage::Waits, id: None });
         }
         let mut fx = Vec::new();
-        self.session.handle_delivery(delivery(place, qos), false, now(), &mut fx);
+        self.session.handle_delivery(delivery(place, qos), false, false, now(), &mut fx);
         if qos == QoS::AtMostOnce {
             let sent = fx.iter().filter(|e| matches!(e, Effect::Deliver { id: None, .. })).count();
             if sent != usize::from(self.model.version.is_some()) {
