@@ -39,6 +39,8 @@ const ROUNDS_MAX: usize = 1_000;
 pub enum Wanted {
     /// Bytes for a client.
     Bytes(Link, Vec<u8>),
+    /// Nothing; these bytes stayed in the buffer of a connection that is gone.
+    Unread(Link, Vec<u8>),
     /// Close a client's connection, after the bytes.
     Close(Link),
     /// A frame for a peer.
@@ -74,6 +76,8 @@ struct Process {
     unwritten: VecDeque<Effect>,
     /// Outputs that wait for the disk.
     waiting: VecDeque<(Lsn, Vec<Output>)>,
+    /// What connections that are gone left in their buffers.
+    unread: Vec<(Link, Vec<u8>)>,
 }
 
 /// A node, running or not.
@@ -151,15 +155,17 @@ impl Node {
             by_link: BTreeMap::new(),
             unwritten: VecDeque::new(),
             waiting: VecDeque::new(),
+            unread: Vec::new(),
         });
     }
 
-    /// The power is cut.
-    pub fn crash(&mut self, torn: Option<u64>) {
-        self.process = None;
+    /// The power is cut. What slow clients have not been given of what was said to them.
+    pub fn crash(&mut self, torn: Option<u64>) -> Vec<(Link, Vec<u8>)> {
+        let unread = self.process.take().map_or_else(Vec::new, Process::into_unread);
         self.wanted.clear();
         self.disk = self.disk.crash(torn, self.mutant);
         (self.turn_planned, self.syncing) = (false, false);
+        unread
     }
 
     /// A client's connection arrives.
@@ -266,6 +272,8 @@ impl Node {
         self.turn_planned = false;
         if let Some(process) = self.process.as_mut() {
             process.end_turn(&self.disk, self.mutant, now, &mut self.wanted);
+            let unread = process.unread.drain(..);
+            self.wanted.extend(unread.map(|(link, bytes)| Wanted::Unread(link, bytes)));
         }
         self.wanted.drain(..).collect()
     }
@@ -299,6 +307,14 @@ pub fn name_of(index: usize) -> String {
 }
 
 impl Process {
+    fn into_unread(mut self) -> Vec<(Link, Vec<u8>)> {
+        for (conn, state) in self.conns {
+            let left = self.shard.out_buffer(conn).map(|out| out.take());
+            self.unread.extend(left.map(|left| (state.link, left)));
+        }
+        self.unread
+    }
+
     fn feed(&mut self, conn: ConnId, now: Now) {
         let Some(state) = self.conns.get_mut(&conn).filter(|state| !state.paused) else { return };
         let received = self.shard.receive(conn, &state.input, now);
@@ -313,8 +329,12 @@ impl Process {
         else {
             return;
         };
-        self.by_link.remove(&state.link);
+        let link = state.link;
+        self.by_link.remove(&link);
         self.conns.remove(&conn);
+        if let Some(out) = self.shard.out_buffer(conn) {
+            self.unread.push((link, out.take()));
+        }
         self.shard.connection_lost(conn, now);
     }
 

@@ -259,10 +259,10 @@ impl World {
         let wanted = self.nodes[node].end_turn(now);
         let mut acked = false;
         for one in wanted {
-            if let Wanted::Bytes(link, bytes) = &one {
-                acked |= has_ack(bytes);
+            if let Wanted::Bytes(link, bytes) | Wanted::Unread(link, bytes) = &one {
                 self.note_refusals(link.0, bytes);
             }
+            acked |= matches!(&one, Wanted::Bytes(_, bytes) if has_ack(bytes));
             self.carry_out(node, one);
         }
         self.plan_sync(node);
@@ -273,7 +273,7 @@ impl World {
     }
 
     /// Which messages the server refuses, whether the client will read it or not.
-    fn note_refusals(&mut self, client: usize, bytes: &[u8]) {
+    pub(crate) fn note_refusals(&mut self, client: usize, bytes: &[u8]) {
         let client = &self.clients[client];
         if client.profile.version != Version::V5 {
             return;
@@ -292,6 +292,7 @@ impl World {
         let at = self.clock.now();
         match wanted {
             Wanted::Bytes(link, bytes) => self.send_to_client(link, bytes),
+            Wanted::Unread(..) => {}
             Wanted::Close(link) => {
                 let due = self.wires.get(&link).map_or(at, |wire| wire.to_client);
                 self.clock.at(due, Happening::LostAtClient(link));
