@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use outpost_cluster::ClusterConfig;
 use outpost_cluster::ca::Ca;
 use outpost_node::Node;
 use outpost_node::config::{Cluster, Config};
@@ -62,14 +63,35 @@ impl Site {
         folder
     }
 
+    /// What a program of one's own needs to speak to the nodes as a node of this name.
+    pub fn stranger(&self, name: &str, seeds: &[&Member]) -> ClusterConfig {
+        let folder = self.certificates(name);
+        std::fs::write(folder.join("ca.pem"), self.ca.pem()).expect("written");
+        let mut config = ClusterConfig::in_folder("plant", name, &folder);
+        config.bind = "127.0.0.1:0".parse().expect("an address");
+        config.seeds = seeds.iter().map(|member| member.address().to_string()).collect();
+        config
+    }
+
     pub async fn start(&self, name: &str, seeds: &[&Member]) -> Member {
         start(self.config(name, seeds)).await
     }
 
     /// A node others reach through a relay only.
     pub async fn start_behind_a_relay(&self, name: &str, seeds: &[&Member]) -> Member {
+        self.start_behind_a_relay_with(name, seeds, |_| {}).await
+    }
+
+    /// The same with something set.
+    pub async fn start_behind_a_relay_with(
+        &self,
+        name: &str,
+        seeds: &[&Member],
+        change: impl FnOnce(&mut Config),
+    ) -> Member {
         let front = Front::bind().await;
         let mut config = self.config(name, seeds);
+        change(&mut config);
         config.cluster.as_mut().expect("just set").advertise = Some(front.addr());
         let mut member = start(config).await;
         member.relay = Some(front.relay_to(member.node.cluster_addr().expect("it has one")));

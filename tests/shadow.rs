@@ -10,13 +10,13 @@ use crate::support::node::TestNode;
 use crate::support::{http, until};
 
 /// A client that asks for the shadow of one thing and hears all answers.
-struct Device {
+pub struct Device {
     client: Client,
     prefix: String,
 }
 
 impl Device {
-    async fn connect(server: SocketAddr, options: Options, shadow: &str) -> Self {
+    pub async fn connect(server: SocketAddr, options: Options, shadow: &str) -> Self {
         let client = Client::connect(server, options).await;
         let prefix = format!("$aws/things/{shadow}");
         client.subscribe(&format!("{prefix}/#"), 1).await;
@@ -24,13 +24,13 @@ impl Device {
     }
 
     /// Publishes a request and skips its own echo.
-    async fn ask(&mut self, verb: &str, body: &Value) {
+    pub async fn ask(&mut self, verb: &str, body: &Value) {
         let text = if body.is_null() { String::new() } else { body.to_string() };
         self.client.publish(&format!("{}/{verb}", self.prefix), &text, 1).await;
     }
 
     /// The next answer of this kind; others that come before it are returned as well.
-    async fn hear(&mut self, kind: &str) -> Value {
+    pub async fn hear(&mut self, kind: &str) -> Value {
         let topic = format!("{}/{kind}", self.prefix);
         loop {
             let message = self.client.next().await;

@@ -26,7 +26,7 @@ use crate::http::{
 use crate::listeners::Listeners;
 use crate::peers::Links;
 use crate::plane::{Command, PlaneHandle};
-use crate::shadows::{ShadowCommand, ShadowHandle};
+use crate::shadows::{ShadowCommand, ShadowHandle, Unheard};
 
 /// Cells shown at most; those in trouble come first.
 pub const ACTORS_MAX: usize = 10_000;
@@ -84,9 +84,20 @@ impl Backend for NodeBackend {
         Box::pin(self.bridges.show(&self.plane))
     }
 
-    fn cluster(&self) -> Option<serde_json::Value> {
-        let cluster = self.cluster.lock().clone()?;
-        serde_json::to_value(cluster.status()).ok()
+    fn cluster(&self) -> BoxFuture<'_, Option<serde_json::Value>> {
+        Box::pin(async move {
+            let cluster = self.cluster.lock().clone()?;
+            let mut status = serde_json::to_value(cluster.status()).ok()?;
+            for unheard in self.unheard().await {
+                let id = unheard.peer.to_string();
+                let mut members = status["members"].as_array_mut()?.iter_mut();
+                if let Some(member) = members.find(|member| member["id"] == *id) {
+                    let Unheard { reason, left_s, .. } = unheard;
+                    member["shadows_quarantined"] = json!({ "reason": reason, "left_s": left_s });
+                }
+            }
+            Some(status)
+        })
     }
 
     fn shadow(&self, request: ShadowRequest) -> BoxFuture<'_, ShadowReply> {
@@ -180,6 +191,7 @@ impl Backend for NodeBackend {
         Box::pin(async move {
             let shard = self.plane.ask(Command::Stats).await.unwrap_or_default();
             let hub = self.shadows.ask(ShadowCommand::Stats).await.unwrap_or_default();
+            let unheard = self.unheard().await.len();
             let bridges = self.bridges.show(&self.plane).await;
             let ledger = &shard.ledger;
             let drops = self.plane.drops();
@@ -278,6 +290,8 @@ impl Backend for NodeBackend {
                     "rejected_total": hub.rejected,
                     "merged_total": hub.merged,
                     "conflicts_total": hub.conflicts,
+                    "frames_refused_total": hub.frames_refused,
+                    "peers_quarantined": unheard,
                 },
                 "store": {
                     "disk_bytes": self.store.disk_bytes().unwrap_or_default(),
@@ -332,6 +346,12 @@ impl Backend for NodeBackend {
             uptime_s: self.started.elapsed().as_secs(),
             store: failed.or(stall.map(|stall| stall.cause)).unwrap_or_else(|| "ok".to_owned()),
         }
+    }
+}
+
+impl NodeBackend {
+    async fn unheard(&self) -> Vec<Unheard> {
+        self.shadows.ask(ShadowCommand::Quarantined).await.unwrap_or_default()
     }
 }
 

@@ -46,6 +46,17 @@ const TICK: Duration = Duration::from_millis(100);
 /// The answer to a request by HTTP: status and body.
 pub type Reply = (u16, Vec<u8>);
 
+/// A peer whose word about shadows is not listened to for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unheard {
+    /// The peer.
+    pub peer: NodeId,
+    /// What it sent that no honest node sends.
+    pub reason: String,
+    /// Until it is listened to again.
+    pub left_s: u64,
+}
+
 /// What the hub is asked.
 #[derive(Debug)]
 #[allow(missing_docs, reason = "the fields say what they are")]
@@ -69,6 +80,8 @@ pub enum ShadowCommand {
     Move { key: ShadowKey, gone: bool, reply: oneshot::Sender<Option<Home>> },
     /// From people.
     Stats(oneshot::Sender<HubStats>),
+    /// From people: the peers that are not listened to.
+    Quarantined(oneshot::Sender<Vec<Unheard>>),
     /// From links.
     PeerUp(NodeId),
     /// From links.
@@ -321,6 +334,14 @@ impl Driver {
             }
             ShadowCommand::Stats(reply) => {
                 let _ = reply.send(self.hub.stats());
+            }
+            ShadowCommand::Quarantined(reply) => {
+                let unheard = |(peer, quarantine): (NodeId, &outpost_shadow::Quarantine)| Unheard {
+                    peer,
+                    reason: quarantine.reason.clone(),
+                    left_s: quarantine.until_ms.saturating_sub(now.mono_ms).div_ceil(1_000),
+                };
+                let _ = reply.send(self.hub.quarantined(now).map(unheard).collect());
             }
             ShadowCommand::PeerUp(peer) => self.hub.peer_up(peer, now),
             ShadowCommand::PeerDown(peer) => self.hub.peer_down(peer, now),

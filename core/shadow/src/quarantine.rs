@@ -11,7 +11,7 @@ use crate::hub::{Hub, Output, PeerError};
 /// The first quarantine of a peer. Shorter and a peer with a wrong clock costs this node a link and a log line more often;
 /// longer and it is missed after it was mended.
 pub const QUARANTINE_MS: u64 = 60_000;
-/// Each further one is twice as long, up to this.
+/// Each further one is twice as long, up to this. `outpost_shadows_peers_quarantined`
 pub const QUARANTINE_MS_MAX: u64 = 3_600_000;
 
 /// Why and until when a peer is not listened to.

@@ -23,8 +23,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Every actor of both weights, parents before their children.
     fn actors(&self) -> BoxFuture<'_, Vec<ActorInfo>>;
 
-    /// What this node knows of its cluster; `None` when it is on its own. Must not wait.
-    fn cluster(&self) -> Option<serde_json::Value>;
+    /// What this node knows of its cluster; `None` when it is on its own.
+    fn cluster(&self) -> BoxFuture<'_, Option<serde_json::Value>>;
 
     /// The bridges to other brokers.
     fn bridges(&self) -> BoxFuture<'_, Vec<Shown>>;

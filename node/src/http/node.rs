@@ -44,7 +44,7 @@ pub(super) async fn actors(
 
 /// `GET /api/v1/cluster`.
 pub(super) async fn cluster(backend: Data<Shared>) -> Result<HttpResponse, ApiError> {
-    match backend.cluster() {
+    match within(backend.cluster()).await? {
         Some(status) => Ok(HttpResponse::Ok().json(status)),
         None => Err(ApiError::new(
             404,

@@ -47,8 +47,8 @@ impl Backend for SmallNode {
         Box::pin(async move { actors })
     }
 
-    fn cluster(&self) -> Option<Value> {
-        None
+    fn cluster(&self) -> BoxFuture<'_, Option<Value>> {
+        Box::pin(async { None })
     }
 
     fn ledger(&self) -> BoxFuture<'_, Option<LedgerPage>> {
