@@ -4,6 +4,7 @@
 
 pub mod ids;
 pub mod message;
+pub mod reckoning;
 pub mod table;
 pub mod time;
 pub mod topic;

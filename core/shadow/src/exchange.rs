@@ -34,6 +34,7 @@ impl Hub {
     /// A link to a peer is up. Frames of it may come from now on.
     pub fn peer_up(&mut self, peer: NodeId, now: Now) {
         self.mono_ms = now.mono_ms;
+        self.keep_time(now);
         if peer == self.config.node
             || (!self.peers.contains_key(&peer) && self.peers.len() >= PEERS_MAX - 1)
         {

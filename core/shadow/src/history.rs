@@ -233,7 +233,7 @@ impl Hub {
         }
         let seen = self.peers.get(&from).map_or(0, |peer| peer.seen);
         let changes = changes(self.shadows.get(key), shadow, |old| old.seq > seen);
-        let at = Hlc::from_ms(now.wall_ms);
+        let at = Hlc::from_ms(self.time_ms(now));
         self.remember(key, shadow.version, What::Merged, at, None, Some(from), changes);
     }
 
@@ -261,7 +261,7 @@ impl Hub {
             .filter_map(|(path, stamp, value)| beaten(shadow.desired.leaves(), path, stamp, value));
         let (version, changes): (_, Vec<Change>) =
             (shadow.version, desired.chain(reported).collect());
-        let at = Hlc::from_ms(now.wall_ms);
+        let at = Hlc::from_ms(self.time_ms(now));
         self.remember(key, version, What::Kept, at, None, Some(from), changes);
     }
 

@@ -93,7 +93,8 @@ impl Hub {
             return;
         }
         let heard_ms = self.peers.get(&home.node).map_or(0, |peer| peer.heard_ms);
-        let rests = |since_ms: u64| now.wall_ms.saturating_sub(since_ms) < HOME_REST_MS;
+        let time_ms = self.time_ms(now);
+        let rests = |since_ms: u64| time_ms.saturating_sub(since_ms) < HOME_REST_MS;
         if !self.can_reach(home.node) && !rests(heard_ms) {
             self.take_over(key, OldHome::MayReturn, now);
         } else if self.can_reach(home.node) && !rests(Hlc(home.term).ms()) {
@@ -112,7 +113,7 @@ impl Hub {
         let mut shadow = shadow.clone();
         let absent_s = self.absent_s(&shadow, now);
         let (node, sure) = (self.config.node, old == OldHome::IsGone);
-        shadow.home = Some(Home { term: self.clock.tick(now).0, node, sure });
+        shadow.home = Some(Home { term: self.stamp(now).0, node, sure });
         self.jump(&mut shadow, absent_s);
         shadow.seq = self.feed.head + 1;
         let version = shadow.version;
@@ -131,8 +132,8 @@ impl Hub {
             self.shadows.iter().filter(|(_, s)| mine(s)).map(|(key, _)| key.clone()).collect();
         for key in keys {
             let Some(mut shadow) = self.shadows.get(&key).cloned() else { continue };
-            let since_s = now.wall_ms.saturating_sub(shadow.touched.hlc.ms()) / 1000;
-            shadow.home = Some(Home { term: self.clock.tick(now).0, node, sure: false });
+            let since_s = self.time_ms(now).saturating_sub(shadow.touched.hlc.ms()) / 1000;
+            shadow.home = Some(Home { term: self.stamp(now).0, node, sure: false });
             self.jump(&mut shadow, since_s);
             shadow.seq = self.feed.head + 1;
             self.install(key, shadow);
@@ -146,7 +147,7 @@ impl Hub {
         node: NodeId,
         now: Now,
     ) -> Result<Value, Reject> {
-        let (me, term) = (self.place(), self.clock.tick(now).0);
+        let (me, term) = (self.place(), self.stamp(now).0);
         let Some(shadow) = self.shadows.get(key) else {
             return Err(Reject::new(404, "There is no such shadow"));
         };
@@ -172,8 +173,9 @@ impl Hub {
 
     /// A frame of this peer came.
     pub(crate) fn note_heard(&mut self, peer: NodeId, now: Now) {
+        let time_ms = self.time_ms(now);
         if let Some(known) = self.peers.get_mut(&peer) {
-            known.heard_ms = known.heard_ms.max(now.wall_ms);
+            known.heard_ms = known.heard_ms.max(time_ms);
         }
     }
 
@@ -181,7 +183,7 @@ impl Hub {
     fn absent_s(&self, shadow: &Shadow, now: Now) -> u64 {
         let heard_ms =
             shadow.home.and_then(|home| self.peers.get(&home.node)).map_or(0, |peer| peer.heard_ms);
-        now.wall_ms.saturating_sub(heard_ms.max(shadow.touched.hlc.ms())).div_ceil(1000)
+        self.time_ms(now).saturating_sub(heard_ms.max(shadow.touched.hlc.ms())).div_ceil(1000)
     }
 
     /// Goes on above whatever was dealt out in so many seconds.

@@ -264,6 +264,8 @@ pub struct Hub {
     pub(crate) links: u64,
     /// Monotonic time of the last call that had one.
     pub(crate) mono_ms: u64,
+    /// How late it was at least, as this node's own row says.
+    pub(crate) time_kept_ms: u64,
     /// Shadows with a change at the device that stops to stand, and when.
     pub(crate) overrides: BTreeMap<ShadowKey, u64>,
     /// Not before this time of the wall clock is one of them over.
@@ -321,6 +323,7 @@ impl Hub {
             pending_last: incarnation >> 8,
             links: 0,
             mono_ms: 0,
+            time_kept_ms: 0,
             overrides: BTreeMap::new(),
             overrides_due_ms: 0,
             quarantines: BTreeMap::new(),
@@ -358,6 +361,11 @@ impl Hub {
                 self.feed.id = id;
                 self.feed.head = self.feed.head.max(head);
                 self.slots.insert(self.config.node, slot % SLOTS);
+                if from.end().is_err() {
+                    let floor = Hlc(from.u64()?);
+                    self.know_time(floor);
+                    self.time_kept_ms = floor.ms();
+                }
                 self.dirty.clear(); // there is a name already
             }
             Some((&ROW_PEER, node)) => {
@@ -379,7 +387,7 @@ impl Hub {
                 let shadow = Shadow::from_row(value)?;
                 let latest = shadow.stamps().map(|s| s.hlc).max().unwrap_or_default();
                 let latest = latest.max(Hlc(shadow.home.map_or(0, |home| home.term)));
-                self.clock = HlcClock::new(self.clock.floor().max(latest));
+                self.know_time(latest);
                 self.feed.head = self.feed.head.max(shadow.seq);
                 self.feed.places.insert(shadow.seq, key.clone());
                 if shadow.override_ends_ms(&key.thing, &self.config.rules.policies).is_some() {
@@ -493,6 +501,8 @@ impl Hub {
         out.u64(self.feed.id);
         out.varint(self.feed.head);
         out.byte(self.slot());
+        out.u64(self.clock.floor().0);
+        self.time_kept_ms = self.clock.floor().ms();
         self.dirty.insert(ROW_OWN.to_vec(), Some(out.0));
     }
 

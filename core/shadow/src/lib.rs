@@ -39,6 +39,7 @@ mod serve;
 mod sketch;
 mod sweep;
 mod sync;
+mod time;
 mod version;
 mod wire;
 

@@ -148,7 +148,7 @@ impl Hub {
     /// write became satisfied, which peers are to know.
     pub(crate) fn judge(&mut self, key: &ShadowKey, shadow: &mut Shadow, now: Now) -> bool {
         let policies = &self.config.rules.policies;
-        let news = shadow.judge(&key.thing, policies, now);
+        let news = shadow.judge(&key.thing, policies, self.reckoned(now));
         match shadow.override_ends_ms(&key.thing, policies) {
             Some(ends_ms) => {
                 self.overrides_due_ms = self.overrides_due_ms.min(ends_ms);
@@ -161,10 +161,11 @@ impl Hub {
 
     /// Changes at devices that no longer stand are in the delta again, and it is said.
     pub(crate) fn end_overrides(&mut self, now: Now) {
-        if now.wall_ms < self.overrides_due_ms {
+        let time_ms = self.time_ms(now);
+        if time_ms < self.overrides_due_ms {
             return;
         }
-        let due = self.overrides.iter().filter(|(_, ends_ms)| **ends_ms <= now.wall_ms);
+        let due = self.overrides.iter().filter(|(_, ends_ms)| **ends_ms <= time_ms);
         let due: Vec<ShadowKey> =
             due.map(|(key, _)| key.clone()).take(self.config.limits.sweep_shadows).collect();
         for key in due {

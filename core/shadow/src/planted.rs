@@ -29,6 +29,12 @@ pub enum Bug {
     AcceptedTwice,
     /// A merge publishes the documents, and not what the device has still to do.
     MergedDeltaLeftOut,
+    /// How old something is is asked of the wall clock.
+    AgesFollowWallClock,
+    /// Stamps say what the wall clock says.
+    StampsFollowWallClock,
+    /// What the time was is not known after a start.
+    FloorLost,
     /// Not a bug of ours but a peer's skill: whatever it makes up has the right checksums, and nothing is deflated.
     ChecksumsIgnored,
     /// Answers and messages leave before the disk has what they tell.

@@ -356,7 +356,7 @@ impl Hub {
     ) -> (Shadow, Pen, Class) {
         let mut shadow = previous.cloned().unwrap_or_default();
         self.collect_tombstones(&mut shadow, now);
-        let stamp = Stamp::new(self.clock.tick(now), self.config.node);
+        let stamp = Stamp::new(self.stamp(now), self.config.node);
         let class = match (standing, shadow.home) {
             (Standing::Apart, _) => self.place().slot(),
             (Standing::Decider(_), Some(_)) => self.place().class(shadow.home),

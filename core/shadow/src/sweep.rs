@@ -12,6 +12,7 @@ impl Hub {
     /// Time has passed. See [`Hub::next_tick_ms`].
     pub fn handle_tick(&mut self, now: Now) {
         self.mono_ms = now.mono_ms;
+        self.keep_time(now);
         self.settle_pending(None, now);
         self.hurry_sketches(now);
         self.end_overrides(now);
@@ -56,7 +57,7 @@ impl Hub {
     /// Takes the record of a deleted shadow away when its time is over: the next one of its name begins anew.
     pub(crate) fn forget_deleted(&mut self, key: &ShadowKey, now: Now) {
         let Some(shadow) = self.shadows.get(key).filter(|shadow| !shadow.exists()) else { return };
-        let age_ms = now.wall_ms.saturating_sub(shadow.deleted.hlc.ms());
+        let age_ms = self.time_ms(now).saturating_sub(shadow.deleted.hlc.ms());
         let limits = &self.config.limits;
         let seen = shadow.seq <= self.seen_by_all() && age_ms >= limits.deleted_keep_ms;
         if seen || age_ms >= limits.tombstone_grace_ms {
@@ -68,6 +69,7 @@ impl Hub {
     /// there are too many. Who has a tombstone holds no older write at or below its path any more, so none comes back.
     pub(crate) fn collect_tombstones(&mut self, shadow: &mut Shadow, now: Now) -> usize {
         let (seen, limits) = (self.seen_by_all(), &self.config.limits);
+        let time_ms = self.time_ms(now);
         let mut collected = 0;
         for leaves in [shadow.desired.leaves_mut(), &mut shadow.reported] {
             let tombstones = leaves.tombstones();
@@ -80,7 +82,7 @@ impl Hub {
             let too_many = tombstones.saturating_sub(limits.tombstones_max);
             let oldest = too_many.checked_sub(1).map_or(0, |last| moments[last]);
             collected += leaves.forget_tombstones(|leaf: &Leaf| {
-                let age_ms = now.wall_ms.saturating_sub(leaf.stamp.hlc.ms());
+                let age_ms = time_ms.saturating_sub(leaf.stamp.hlc.ms());
                 is(Bug::TombstonesGoAtOnce)
                     || leaf.seq <= seen
                     || leaf.stamp.hlc.0 <= oldest

@@ -6,7 +6,11 @@ use outpost_shadow::{Limits, OldHome, Rules, ShadowKey, Stamp, Verb};
 use serde_json::{Value, json};
 
 use super::model::{Dice, state_of};
-use super::support::Net;
+use super::support::{Lie, Net};
+
+const TEN_YEARS_MS: i64 = 3_653 * 24 * 3_600_000;
+/// No stamp is further ahead of the true time, or its node would be refused by the others.
+const AHEAD_MS: u64 = 60_000;
 
 /// What happened, counted.
 #[derive(Debug, Default, Clone, Copy)]
@@ -21,6 +25,7 @@ pub struct Totals {
     pub epochs: u64,
     pub moved: u64,
     pub taken_over: u64,
+    pub lies: u64,
     pub version_highest: u64,
 }
 
@@ -37,6 +42,7 @@ impl Totals {
             epochs: self.epochs + o.epochs,
             moved: self.moved + o.moved,
             taken_over: self.taken_over + o.taken_over,
+            lies: self.lies + o.lies,
             version_highest: self.version_highest.max(o.version_highest),
         }
     }
@@ -56,6 +62,8 @@ pub struct Run {
     pub net: Net,
     pub dice: Dice,
     pub strict: bool,
+    /// The node whose wall clock may say anything.
+    pub liar: Option<usize>,
     pub keys: Vec<ShadowKey>,
     pub asked: Vec<Asked>,
     /// (key, version) → the one state it may stand for.
@@ -79,6 +87,7 @@ pub fn run(seed: u64) -> Totals {
     let limits = Limits { rebase_changes: 3, ..Limits::default() };
     let nodes = 2 + dice.pick(3);
     let strict = dice.below(3) == 0;
+    let liar = (dice.below(2) == 0).then(|| dice.pick(nodes));
     let rules = Rules { strict, ..Rules::default() };
     let keys = vec![ShadowKey::classic("lamp"), ShadowKey::named("lamp", "cfg")];
     let mut run = Run {
@@ -86,6 +95,7 @@ pub fn run(seed: u64) -> Totals {
         net: Net::meshed_with_rules(nodes, &limits, &rules),
         dice,
         strict,
+        liar,
         keys,
         asked: vec![],
         meaning: BTreeMap::new(),
@@ -118,7 +128,7 @@ impl Run {
         let nodes = self.net.nodes.len();
         let (node, other) = (self.dice.pick(nodes), self.dice.pick(nodes));
         self.net.now_ms += self.dice.below(1_000);
-        match self.dice.below(42) {
+        match self.dice.below(44) {
             0..=9 => self.update(node, None),
             10..=11 => self.conditional_update(node),
             12 => self.delete(node),
@@ -170,7 +180,32 @@ impl Run {
                 let key = self.key();
                 self.net.take_over(node, &key, OldHome::MayReturn);
             }
+            42..=43 => self.lie(),
             _ => {}
+        }
+    }
+
+    /// The clock of one node goes wrong, or right again.
+    fn lie(&mut self) {
+        let Some(liar) = self.liar else { return };
+        self.totals.lies += 1;
+        let now_ms = self.net.now_ms;
+        self.net.nodes[liar].lie = match self.dice.below(6) {
+            0 => Lie::None,
+            1 => Lie::Fast(now_ms),
+            2 => Lie::Off(-TEN_YEARS_MS),
+            3 if self.seed.is_multiple_of(2) => {
+                self.totals.crashes += 1;
+                self.net.nodes[liar].lie = Lie::Off(-(now_ms as i64));
+                self.net.crash(liar);
+                return;
+            }
+            _ => Lie::Off(TEN_YEARS_MS),
+        };
+        self.net.tick(liar);
+        if self.dice.below(2) == 0 {
+            self.net.now_ms += 61_000;
+            self.net.tick(liar);
         }
     }
 
@@ -238,6 +273,10 @@ impl Run {
 
     fn check(mut self) -> Totals {
         self.net.assert_equal("after the heal");
+        for node in &self.net.nodes {
+            let latest_ms = node.hub.hlc_floor().ms();
+            assert!(latest_ms <= self.net.now_ms + AHEAD_MS, "a node was dragged along by a clock");
+        }
         for key in &self.keys {
             let expected = state_of(&self.written(key));
             for node in 0..self.net.nodes.len() {
