@@ -30,6 +30,16 @@ type Scratch = (Shadow, Merged, bool);
 /// Items made during one round of sending, so that two peers at the same place do not cost two documents loaded.
 type Made = BTreeMap<(u64, ShadowKey), Item>;
 
+/// What one frame of the feed holds.
+#[derive(Default)]
+struct Gathered {
+    items: Vec<(ShadowKey, Item)>,
+    /// Of each item.
+    places: Vec<u64>,
+    /// There is nothing else up to here.
+    upto: u64,
+}
+
 impl Hub {
     /// A link to a peer is up. Frames of it may come from now on.
     pub fn peer_up(&mut self, peer: NodeId, now: Now) {
@@ -418,7 +428,10 @@ impl Hub {
         }
         // What only this node has is known when the peer's have come.
         let waits = known.sending.only.is_some() && (known.settling || !known.missing.is_empty());
-        if waits { None } else { self.next_stretch(peer, made) }
+        if waits {
+            return None;
+        }
+        self.next_live(peer, made).or_else(|| self.next_stretch(peer, made))
     }
 
     fn next_wanted(&mut self, peer: NodeId) -> Output {
@@ -437,18 +450,79 @@ impl Hub {
         self.windowed(peer, number, &Frame::Items { number, stretch: None, settles, items })
     }
 
+    /// What was written since there is a backlog, before the backlog. It moves no place of the peer's: the feed comes to it
+    /// when the backlog is sent, and leaves out what the peer has by then.
+    fn next_live(&mut self, peer: NodeId, made: &mut Made) -> Option<Output> {
+        let head = self.feed.head;
+        let sending = &mut self.peer_mut(peer).sending;
+        if sending.sent >= sending.backlog {
+            (sending.backlog, sending.live, sending.live_last) = (head, head, false);
+        }
+        if std::mem::take(&mut sending.live_last) || sending.live >= head {
+            return None;
+        }
+        let since = sending.live;
+        let gathered = self.gather(peer, since, made);
+        let records = self.shadows.len();
+        let sending = &mut self.peer_mut(peer).sending;
+        sending.live = gathered.upto;
+        if gathered.items.is_empty() {
+            return None;
+        }
+        sending.live_last = true;
+        sending.known_there.extend(gathered.places);
+        sending.told_differences(&gathered.items);
+        let (number, told) = (sending.next_number(), sending.told);
+        let stretch = Some(Stretch { after: told, upto: told, to_head: false });
+        if sending.known_there.len() > 2 * records {
+            self.forget_places(peer);
+        }
+        let items = gathered.items;
+        Some(self.windowed(peer, number, &Frame::Items { number, stretch, settles: false, items }))
+    }
+
+    /// What changes again and again while a backlog is sent leaves places behind where no shadow is any more.
+    fn forget_places(&mut self, peer: NodeId) {
+        let mut known_there = std::mem::take(&mut self.peer_mut(peer).sending.known_there);
+        known_there.retain(|place| self.feed.places.contains_key(place));
+        self.peer_mut(peer).sending.known_there = known_there;
+    }
+
     fn next_stretch(&mut self, peer: NodeId, made: &mut Made) -> Option<Output> {
         let head = self.feed.head;
-        let sending = &self.peers.get(&peer)?.sending;
-        let since = sending.sent;
+        let since = self.peers.get(&peer)?.sending.sent;
         if since >= head {
             return None;
         }
-        let (mut items, mut bytes, mut upto) = (Vec::new(), 0, head);
-        let only = sending.only.as_ref();
+        let Gathered { mut items, upto, .. } = self.gather(peer, since, made);
+        items.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let sending = &mut self.peer_mut(peer).sending;
+        sending.sent = upto;
+        if upto == head {
+            sending.floor = head;
+        }
+        sending.known_there = sending.known_there.split_off(&(upto + 1));
+        sending.told_differences(&items);
+        if upto == head {
+            sending.only = None; // those that moved behind its end have been sent too
+        }
+        if items.is_empty() {
+            return None;
+        }
+        let (stretch, number) = (Some(sending.tell()), sending.next_number());
+        Some(self.windowed(peer, number, &Frame::Items { number, stretch, settles: false, items }))
+    }
+
+    /// A frame full of what stands in the feed behind a place, and which the peer lacks.
+    fn gather(&self, peer: NodeId, since: u64, made: &mut Made) -> Gathered {
+        let mut gathered = Gathered { upto: self.feed.head, ..Gathered::default() };
+        let Some(sending) = self.peers.get(&peer).map(|known| &known.sending) else {
+            return gathered;
+        };
+        let (mut bytes, only) = (0, sending.only.as_ref());
         for (place, key) in self.feed.places.range((Excluded(since), Unbounded)) {
             if bytes >= FRAME_BYTES_AIM {
-                upto = place - 1;
+                gathered.upto = place - 1;
                 break;
             }
             let differs = only.is_some_and(|only| only.keys.contains(key));
@@ -465,26 +539,10 @@ impl Hub {
                 .or_insert_with(|| shadow.item_since(above))
                 .clone();
             bytes += item.weight() + key.thing.len();
-            items.push((key.clone(), item));
+            gathered.places.push(*place);
+            gathered.items.push((key.clone(), item));
         }
-        items.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        let sending = &mut self.peer_mut(peer).sending;
-        sending.sent = upto;
-        if upto == head {
-            sending.floor = head;
-        }
-        sending.known_there = sending.known_there.split_off(&(upto + 1));
-        if let Some(only) = &mut sending.only {
-            items.iter().for_each(|(key, _)| _ = only.keys.remove(key));
-            if upto == head {
-                sending.only = None; // those that moved behind its end have been sent too
-            }
-        }
-        if items.is_empty() {
-            return None;
-        }
-        let (stretch, number) = (Some(sending.tell()), sending.next_number());
-        Some(self.windowed(peer, number, &Frame::Items { number, stretch, settles: false, items }))
+        gathered
     }
 
     /// Peers are asked from time to time to confirm how far they are, also when they know all that is new in the feed.

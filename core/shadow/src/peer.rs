@@ -57,6 +57,12 @@ pub struct Sending {
     /// it waits moves to a later place, and [`Sending::sent`] passes the earlier one. Only at the head of the feed is
     /// nothing left that moved, so while a peer is behind for long, what it is sent grows, at most to whole shadows.
     pub floor: u64,
+    /// Up to this place the feed is a backlog: what is written meanwhile is sent before it, in turns.
+    pub backlog: u64,
+    /// What is behind the backlog was sent up to here.
+    pub live: u64,
+    /// The last frame of the feed was such; now the backlog is due.
+    pub live_last: bool,
     /// The peer was told up to here; behind [`Sending::sent`] when what is between it told us itself.
     pub told: u64,
     /// Places whose shadows the peer knows exactly so, as it sent them.
@@ -265,6 +271,7 @@ impl Sending {
     /// The feed is sent from its beginning.
     pub fn start_over(&mut self) {
         (self.sent, self.told, self.floor, self.settles) = (0, 0, 0, false);
+        (self.backlog, self.live, self.live_last) = (0, 0, false);
         (self.sketch, self.deferred_ms, self.only) = (None, None, None);
     }
 
@@ -273,6 +280,13 @@ impl Sending {
         let (after, upto) = (self.told, self.sent);
         self.told = upto;
         Stretch { after, upto, to_head: self.floor == upto }
+    }
+
+    /// These leave whole, so they no longer differ.
+    pub fn told_differences<T>(&mut self, items: &[(ShadowKey, T)]) {
+        if let Some(only) = &mut self.only {
+            items.iter().for_each(|(key, _)| _ = only.keys.remove(key));
+        }
     }
 
     /// Takes the number of a frame that is about to be built.

@@ -262,10 +262,19 @@ impl Hub {
         }
         let late =
             |out: &SketchOut| out.sketcher.is_some() && now.mono_ms >= out.since_ms + SKETCH_MS_MAX;
-        for known in self.peers.values_mut().filter(|_| waiting > 1) {
-            if known.sending.sketch.as_ref().is_some_and(late) {
-                known.sending.start_over();
-            }
+        let is_late = |known: &Peer| known.up && known.sending.sketch.as_ref().is_some_and(late);
+        let stuck: Vec<NodeId> =
+            (self.peers.iter().filter(|(_, known)| waiting > 1 && is_late(known)))
+                .map(|(node, _)| *node)
+                .collect();
+        for peer in stuck {
+            // The reader still waits for symbols, and for what it will have asked for: that is over.
+            let feed = self.feed.id;
+            let known = self.peer_mut(peer);
+            known.sending.start_over();
+            let link = known.heard.map_or(0, |heard| heard.link);
+            let begin = self.frame_to(peer, &Frame::Begin { link, feed });
+            self.then.push(begin);
         }
     }
 

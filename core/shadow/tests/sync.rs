@@ -261,3 +261,104 @@ fn a_backlog_of_many_frames_that_is_cut_off_and_changes_again_and_again_arrives_
         net.assert_equal(&format!("seed {seed}"));
     }
 }
+
+/// Everything synced, and one frame each way.
+fn step(net: &mut Net) {
+    for (from, to) in [(0, 1), (1, 0)] {
+        while net.sync_one(from) {}
+        net.deliver_one(from, to);
+    }
+}
+
+#[test]
+fn what_is_written_now_comes_before_the_backlog() {
+    let mut net = Net::meshed(2, &Limits::default());
+    net.cut(0, 1);
+    let mut dice = Dice(7);
+    for n in 0..3_000 {
+        let note: String = (0..300).map(|_| char::from(b'#' + dice.below(57) as u8)).collect();
+        net.update(0, &key(n), &json!({"state": {"reported": {"level": n, "note": note}}}));
+    }
+    net.settle();
+    net.connect(0, 1);
+    for _ in 0..1_000 {
+        if net.nodes[1].hub.stats().records > 0 {
+            break;
+        }
+        step(&mut net);
+    }
+    write(&mut net, 0, 2_990, "reported", 77);
+    write(&mut net, 0, 5_000, "desired", 78);
+    for _ in 0..1_000 {
+        if net.state(1, &key(5_000)).0["desired"]["level"] == 78 {
+            break;
+        }
+        step(&mut net);
+    }
+    assert_eq!(net.state(1, &key(2_990)).0["reported"]["level"], 77);
+    let records = net.nodes[1].hub.stats().records;
+    assert!(records < 2_400, "{records} of 3,001 came before what was written now");
+    // Again while the backlog still goes: it moves once more.
+    write(&mut net, 0, 2_990, "reported", 79);
+    step(&mut net);
+    net.settle();
+    net.assert_equal("all of it");
+    assert_eq!(net.state(1, &key(2_990)).0["reported"]["level"], 79);
+    net.cut(0, 1);
+    net.frames.clear();
+    net.connect(0, 1);
+    net.settle();
+    assert!(bytes(&net) < 400, "the place is good, and {} bytes came", bytes(&net));
+}
+
+#[test]
+fn a_reader_whose_sketch_took_too_long_is_sent_the_feed_and_its_place_is_good() {
+    let mut net = Net::meshed(3, &Limits::default());
+    for n in 0..300 {
+        write(&mut net, n % 3, n, "reported", n as u64);
+    }
+    net.settle();
+    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+        strange(&mut net, a, b);
+    }
+    for n in 0..90 {
+        write(&mut net, n % 3, n * 3, "reported", 500 + n as u64);
+    }
+    net.settle();
+    // The least id writes the sketch; the first reader's words do not come through, the other waits for its turn.
+    let mut order = [0, 1, 2];
+    order.sort_unstable_by_key(|node| net.nodes[*node].id);
+    let [writer, slow, waits] = order;
+    net.connect(writer, slow);
+    let deliver = |net: &mut Net, links: &[(usize, usize)]| {
+        for _ in 0..200 {
+            (0..3).for_each(|node| while net.sync_one(node) {});
+            links.iter().for_each(|(from, to)| _ = net.deliver_one(*from, *to));
+        }
+    };
+    let hello = |net: &mut Net| {
+        (0..3).for_each(|node| while net.sync_one(node) {});
+        net.deliver_one(slow, writer);
+    };
+    hello(&mut net);
+    deliver(&mut net, &[(writer, slow)]);
+    net.connect(writer, waits);
+    deliver(&mut net, &[(writer, slow), (writer, waits), (waits, writer)]);
+    assert_ne!(net.nodes[writer].hub.fingerprint(), net.nodes[waits].hub.fingerprint());
+    net.now_ms += 61_000;
+    net.tick(writer);
+    net.settle();
+    // The slow one was to be told by the same sketch what it has alone; it makes one of its own now.
+    net.tick(slow);
+    net.settle();
+    net.connect_all();
+    net.settle();
+    net.assert_equal("nobody waits any more");
+    for reader in [slow, waits] {
+        net.cut(writer, reader);
+        net.frames.clear();
+        net.connect(writer, reader);
+        net.settle();
+        assert!(bytes(&net) < 400, "the place is good, and {} bytes came", bytes(&net));
+    }
+}
