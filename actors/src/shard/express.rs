@@ -84,7 +84,7 @@ impl Shard {
             }
             debug_assert_eq!(express.run.count, 1, "all were asked");
             let message = message.get_or_insert_with(|| self.message_of(express));
-            let parcel = Parcel { message, qos: QoS::AtMostOnce, retain: false, ids };
+            let parcel = Parcel { message, qos: QoS::AtMostOnce, retain: false, ids, waits: false };
             self.forward(*subscriber, *session, parcel);
         }
         if message.is_some() {
