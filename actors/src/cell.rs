@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use outpost_flow::{Health, RestartPolicy, RestartState, Verdict};
 
 /// Messages one cell may have waiting. Within a turn of the shard everything is handled to the end, so more than a few
@@ -56,8 +57,6 @@ struct Slot<B, O> {
     owner: Option<O>,
     waiting: u16,
     body: Option<B>,
-    /// Only of a cell that has failed.
-    health: Option<Box<RestartState>>,
 }
 
 /// All cells of one shard, with bodies `B`, messages `M`, and what the shard needs to know to restart one, `O`.
@@ -68,6 +67,8 @@ pub struct Cells<B, M, O> {
     /// Of the last cell.
     generation: u32,
     queue: VecDeque<(CellId, M)>,
+    /// Of cells that have failed, by their places: a word less in each of the others.
+    health: HashMap<u32, RestartState>,
     policy: Arc<RestartPolicy>,
 }
 
@@ -79,6 +80,7 @@ impl<B, M, O> Cells<B, M, O> {
             free: Vec::new(),
             generation: 0,
             queue: VecDeque::new(),
+            health: HashMap::new(),
             policy: Arc::new(policy),
         }
     }
@@ -87,8 +89,7 @@ impl<B, M, O> Cells<B, M, O> {
     pub fn spawn(&mut self, owner: O, body: B) -> CellId {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
-        let slot =
-            Slot { generation, owner: Some(owner), waiting: 0, body: Some(body), health: None };
+        let slot = Slot { generation, owner: Some(owner), waiting: 0, body: Some(body) };
         if let Some(index) = self.free.pop() {
             self.slots[index as usize] = slot;
             return CellId { index, generation };
@@ -121,10 +122,12 @@ impl<B, M, O> Cells<B, M, O> {
     pub fn stop(&mut self, id: CellId) -> Option<B> {
         let slot = self.slot_mut(id)?;
         slot.owner = None;
-        slot.health = None;
         slot.waiting = 0;
         let body = slot.body.take();
         self.free.push(id.index);
+        if !self.health.is_empty() {
+            self.health.remove(&id.index);
+        }
         body
     }
 
@@ -173,9 +176,8 @@ impl<B, M, O> Cells<B, M, O> {
             Ok(()) => Turn::Done,
             Err(panic) => {
                 slot.body = None;
-                let health = slot
-                    .health
-                    .get_or_insert_with(|| Box::new(RestartState::new(Arc::clone(policy))));
+                let health = self.health.entry(id.index);
+                let health = health.or_insert_with(|| RestartState::new(Arc::clone(policy)));
                 Turn::Panicked(health.handle_failure(&panic_text(&*panic), now_ms))
             }
         }
@@ -190,13 +192,14 @@ impl<B, M, O> Cells<B, M, O> {
 
     /// The waiting time of a failed cell may be over: `true` when it is to be revived now.
     pub fn handle_timeout(&mut self, id: CellId, now_ms: u64) -> bool {
-        let health = self.slot_mut(id).and_then(|slot| slot.health.as_mut());
+        let is_here = self.slot(id).is_some();
+        let health = self.health.get_mut(&id.index).filter(|_| is_here);
         health.is_some_and(|health| health.handle_timeout(now_ms))
     }
 
     /// When a failed cell wants [`Cells::handle_timeout`].
     pub fn due_ms(&self, id: CellId) -> Option<u64> {
-        self.slot(id)?.health.as_ref()?.poll_timeout()
+        self.health_of(id)?.poll_timeout()
     }
 
     /// The present tenant of a place in the slab.
@@ -220,16 +223,15 @@ impl<B, M, O> Cells<B, M, O> {
     /// Health, restarts, and messages waiting, for `outpost actors`.
     pub fn inspect(&self, id: CellId) -> Option<(Health, u64, u16)> {
         let slot = self.slot(id)?;
-        let (health, restarts) = slot
-            .health
-            .as_ref()
+        let (health, restarts) = self
+            .health_of(id)
             .map_or((Health::Running, 0), |health| (health.health(), health.restarts()));
         Some((health, restarts, slot.waiting))
     }
 
     /// The cause of its last failure.
     pub fn last_cause(&self, id: CellId) -> Option<&str> {
-        self.slot(id)?.health.as_ref()?.last_cause()
+        self.health_of(id)?.last_cause()
     }
 
     /// Cells alive.
@@ -252,6 +254,10 @@ impl<B, M, O> Cells<B, M, O> {
         self.slots.shrink_to_fit();
         self.free.shrink_to_fit();
         self.queue.shrink_to_fit();
+    }
+
+    fn health_of(&self, id: CellId) -> Option<&RestartState> {
+        self.slot(id).and_then(|_| self.health.get(&id.index))
     }
 
     fn slot(&self, id: CellId) -> Option<&Slot<B, O>> {

@@ -17,7 +17,8 @@ pub const SLICES_MAX: usize = 16;
 /// Output of one connection, in order.
 #[derive(Debug, Default)]
 pub struct OutBuffer {
-    front: VecDeque<Bytes>,
+    /// Boxed: most never have any.
+    front: Option<Box<VecDeque<Bytes>>>,
     tail: Vec<u8>,
     /// Bytes of `tail` already written.
     written: usize,
@@ -57,11 +58,11 @@ impl OutBuffer {
         }
         if self.tail.len() > self.written {
             let tail = Bytes::from(std::mem::take(&mut self.tail));
-            self.front.push_back(tail.slice(self.written..));
+            self.front.get_or_insert_default().push_back(tail.slice(self.written..));
             self.written = 0;
         }
         self.len += payload.len();
-        self.front.push_back(payload.clone());
+        self.front.get_or_insert_default().push_back(payload.clone());
     }
 
     /// Appends a message: what stands before its payload, and the payload, by reference when it is large.
@@ -79,13 +80,15 @@ impl OutBuffer {
 
     /// All that is to be written, when it is in one piece: a vectored write costs more.
     pub fn as_one(&self) -> Option<&[u8]> {
-        self.front.is_empty().then(|| &self.tail[self.written..])
+        self.is_front_empty().then(|| &self.tail[self.written..])
     }
 
     /// The next bytes to write, as slices for one vectored write.
     pub fn slices<'a>(&'a self, into: &mut Vec<IoSlice<'a>>) {
-        into.extend(self.front.iter().take(SLICES_MAX - 1).map(|chunk| IoSlice::new(chunk)));
-        if self.front.len() < SLICES_MAX && self.tail.len() > self.written {
+        let front = self.front.iter().flat_map(|front| front.iter());
+        into.extend(front.take(SLICES_MAX - 1).map(|chunk| IoSlice::new(chunk)));
+        let is_front_in = self.front.as_ref().is_none_or(|front| front.len() < SLICES_MAX);
+        if is_front_in && self.tail.len() > self.written {
             into.push(IoSlice::new(&self.tail[self.written..]));
         }
     }
@@ -94,29 +97,30 @@ impl OutBuffer {
     pub fn advance(&mut self, mut count: usize) {
         self.len -= count;
         self.gone += count as u64;
-        if self.len == 0 && self.front.is_empty() && self.tail.capacity() <= KEEP_BYTES {
+        if self.len == 0 && self.is_front_empty() && self.tail.capacity() <= KEEP_BYTES {
             self.tail.clear();
             self.written = 0;
             return;
         }
-        while count > 0 {
-            let Some(chunk) = self.front.front_mut() else {
-                self.written += count;
-                break;
-            };
-            let part = count.min(chunk.len());
-            chunk.advance(part);
-            count -= part;
-            if chunk.is_empty() {
-                self.front.pop_front();
+        if let Some(front) = &mut self.front {
+            while count > 0
+                && let Some(chunk) = front.front_mut()
+            {
+                let part = count.min(chunk.len());
+                chunk.advance(part);
+                count -= part;
+                if chunk.is_empty() {
+                    front.pop_front();
+                }
             }
         }
+        self.written += count;
         if self.len == 0 {
             self.tail.clear();
             self.written = 0;
             if self.tail.capacity() > KEEP_BYTES {
                 self.tail = Vec::new();
-                self.front = VecDeque::new();
+                self.front = None;
             }
         } else if self.written > KEEP_BYTES.max(self.tail.len() / 2) {
             // A client that never catches up would otherwise keep all it was ever sent.
@@ -128,10 +132,15 @@ impl OutBuffer {
     /// Takes everything out at once; for tests and the simulator.
     pub fn take(&mut self) -> Vec<u8> {
         let mut all = Vec::with_capacity(self.len);
-        self.front.iter().for_each(|chunk| all.extend_from_slice(chunk));
+        let front = self.front.iter().flat_map(|front| front.iter());
+        front.for_each(|chunk| all.extend_from_slice(chunk));
         all.extend_from_slice(&self.tail[self.written..]);
         *self = Self { gone: self.gone + self.len as u64, ..Self::default() };
         all
+    }
+
+    fn is_front_empty(&self) -> bool {
+        self.front.as_ref().is_none_or(|front| front.is_empty())
     }
 
     /// Bytes written since this was asked last.

@@ -47,8 +47,8 @@ impl Shard {
         method: &ByteString,
         connect: Box<Connect>,
     ) {
-        let Some(connection) = self.connection(conn) else { return };
-        let begun = self.gate.begin(&connection.origin, &connect.client_id, method);
+        let Some(origin) = self.origin(conn) else { return };
+        let begun = self.gate.begin(&origin, &connect.client_id, method);
         let packet_max = self.config.session.packet_bytes_max;
         let Some(begun) = begun else {
             let reason = ReasonCode::BadAuthenticationMethod; // MQTT-4.12.0-1
@@ -59,8 +59,8 @@ impl Shard {
         let method = ByteString::from(method.to_string());
         let data = connect.auth_data.clone();
         connection.decoder.set_packet_max(AUTH_PACKET_BYTES.min(packet_max));
-        connection.auth = Some(Box::new(Authentication { method, turn: Turn::Ours }));
-        connection.connect = Some(connect);
+        connection.rare.set_auth(Authentication { method, turn: Turn::Ours });
+        connection.rare.set_connect(connect);
         connection.phase = Phase::Authenticating;
         self.events.push_back(Event::Step { conn, method: begun, data });
     }
@@ -69,7 +69,7 @@ impl Shard {
     pub(super) fn handle_auth(&mut self, conn: ConnId, auth: Auth) {
         let Some(connection) = self.connection_mut(conn) else { return };
         let phase = connection.phase;
-        let Some(authentication) = connection.auth.as_mut() else { return };
+        let Some(authentication) = connection.rare.auth_mut() else { return };
         if auth.method.as_ref() != Some(&authentication.method) {
             let text = "AUTH with another method than the CONNECT (MQTT-4.12.0-5, MQTT-4.12.1-1)";
             return self.fail_authentication(conn, ReasonCode::ProtocolError, text);
@@ -142,7 +142,7 @@ impl Shard {
     pub(super) fn authenticated(&mut self, conn: ConnId, connack: &mut Connack) {
         let packet_max = self.config.session.packet_bytes_max;
         let Some(connection) = self.connection_mut(conn) else { return };
-        let Some(auth) = connection.auth.as_mut() else { return };
+        let Some(auth) = connection.rare.auth_mut() else { return };
         connection.decoder.set_packet_max(packet_max);
         connack.auth_method = Some(auth.method.clone());
         if let Turn::Over(data) = std::mem::replace(&mut auth.turn, Turn::Nobody) {
@@ -163,9 +163,10 @@ impl Shard {
 
     fn authenticate_again(&mut self, conn: ConnId, session: u32, data: Option<Bytes>) {
         let Some(connection) = self.connection(conn) else { return };
-        let Some(auth) = connection.auth.as_ref() else { return };
+        let Some(auth) = connection.rare.auth() else { return };
         let Some(slot) = self.sessions.get(session as usize) else { return };
-        match self.gate.begin(&connection.origin, &slot.client_id, &auth.method) {
+        let Some(origin) = self.origin(conn) else { return };
+        match self.gate.begin(&origin, &slot.client_id, &auth.method) {
             Some(method) => self.events.push_back(Event::Step { conn, method, data }),
             None => self.fail_authentication(
                 conn,
@@ -176,13 +177,13 @@ impl Shard {
     }
 
     fn turn(&mut self, conn: ConnId, turn: Turn) {
-        if let Some(auth) = self.connection_mut(conn).and_then(|c| c.auth.as_mut()) {
+        if let Some(auth) = self.connection_mut(conn).and_then(|c| c.rare.auth_mut()) {
             auth.turn = turn;
         }
     }
 
     fn send_auth(&mut self, conn: ConnId, reason: ReasonCode, data: Option<Bytes>) {
-        let method = self.connection(conn).and_then(|c| c.auth.as_ref()).map(|a| a.method.clone());
+        let method = self.connection(conn).and_then(|c| c.rare.auth()).map(|a| a.method.clone());
         let auth = Auth { reason, method, data, ..Auth::default() };
         self.send_packet(conn, &Packet::Auth(Box::new(auth)));
     }
@@ -196,10 +197,10 @@ impl Shard {
                 self.close(conn, reason, text);
             }
             Phase::Authenticating | Phase::Challenged => {
-                let remote = connection.origin.remote;
+                let remote = connection.remote();
                 let text = format!("refused the connection from {remote}: {text}");
                 self.log(super::LogLevel::Info, text);
-                let client_id = self.connection(conn).and_then(|c| c.connect.as_ref());
+                let client_id = self.connection(conn).and_then(|c| c.rare.connect());
                 let client_id = client_id.map(|c| c.client_id.clone()).unwrap_or_default();
                 self.refuse_client(conn, client_id, reason);
             }

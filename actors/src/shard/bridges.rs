@@ -13,7 +13,6 @@ use outpost_mqtt::packet::{Connect, PacketId, Publish, ReasonCode, SubscribeOpti
 
 use super::{Cell, ConnId, Shard, Ticket};
 use crate::ledger::Drop;
-use crate::ports::BRIDGE_LISTENER;
 
 /// Bridges whose state is kept for the `$SYS` tree. Lower: some are missing there; higher: strangers can fill it with
 /// client ids.
@@ -89,7 +88,7 @@ impl Shard {
         matching
             .map(|(_, slot)| {
                 let mut view = SessionView {
-                    client_id: slot.client_id.clone(),
+                    client_id: slot.client_id(),
                     connected: slot.conn.is_some(),
                     filters: slot
                         .subscriptions
@@ -112,7 +111,7 @@ impl Shard {
 
     /// What kind of client has connected.
     pub(super) fn kind_of(&self, conn: ConnId, connect: &Connect) -> Kind {
-        let own = self.connection(conn).is_some_and(|c| &*c.origin.listener == BRIDGE_LISTENER);
+        let own = self.is_own(conn);
         // mosquitto's in version 5 are known by their wills only.
         let will = connect.will.as_ref().and_then(|will| bridge_of(&will.topic));
         let says_so = connect.user.iter().any(|(key, _)| key == BRIDGE_PROPERTY)
@@ -169,7 +168,7 @@ impl Shard {
     pub(super) fn bridge_left(&mut self, session: u32) {
         self.twin_down(session);
         let Some(slot) = self.sessions.get(session as usize) else { return };
-        let client_id = slot.client_id.clone();
+        let client_id = slot.client_id();
         if slot.kind == Kind::Foreign && self.bridges.states.contains_key(&*client_id) {
             self.bridge_state(&client_id, false);
         }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::channel::Owner;
 use super::decisions::Decision;
-use super::sessions::SessionSlot;
+use super::slot::SessionSlot;
 use super::{Cell, Shard};
 use crate::ledger::Drop;
 use crate::ports::Identity;
@@ -181,14 +181,15 @@ impl Shard {
     }
 
     fn fits(&self, filter: &ClientFilter, slot: &SessionSlot) -> bool {
-        let listener = || slot.conn.and_then(|conn| self.connection(conn));
+        let connection = || slot.conn.and_then(|conn| self.connection(conn));
+        let listener = || connection().and_then(|connection| self.listener_of(connection));
         slot.client_id.starts_with(&filter.prefix)
             && filter.connected.is_none_or(|connected| connected == slot.conn.is_some())
             && filter.user.as_deref().is_none_or(|user| slot.user.as_deref() == Some(user))
             && filter
                 .listener
                 .as_deref()
-                .is_none_or(|name| listener().is_some_and(|c| *c.origin.listener == *name))
+                .is_none_or(|name| listener().is_some_and(|c| *c.name == *name))
             && (!filter.queued || slot.queued > 0)
     }
 
@@ -233,7 +234,7 @@ impl Shard {
             Some(Cell::Session(session)) => session.outbound.in_flight(),
             _ => 0,
         };
-        let dropped = slot.drops.as_deref().map(|drops| {
+        let dropped = slot.drops().map(|drops| {
             let counts = Drop::ALL.iter().map(|why| (why.name(), drops.counts[*why as usize]));
             counts.filter(|(_, count)| *count > 0).collect()
         });
@@ -244,6 +245,7 @@ impl Shard {
             session_expiry_s: slot.expiry_s,
             session_ends_in_s: slot
                 .expires_ms
+                .get()
                 .filter(|_| slot.conn.is_none())
                 .map(|ms| ms.saturating_sub(now.mono_ms) / 1000),
             will: slot.will.is_some(),
@@ -260,20 +262,21 @@ impl Shard {
         let conn = slot.conn?;
         let connection = self.connection(conn)?;
         let messages = connection.traffic.messages();
+        let (opened_ms, heard_ms) = connection.traffic.moments_ms();
         let ago_s = |ms: u64| now.mono_ms.saturating_sub(ms) / 1000;
         Some(LinkInfo {
-            address: connection.origin.remote.to_string(),
-            listener: connection.origin.listener.to_string(),
+            address: connection.remote().to_string(),
+            listener: self.listener_of(connection)?.name.to_string(),
             version: match connection.version {
                 Version::V3 => "3.1",
                 Version::V4 => "3.1.1",
                 Version::V5 => "5",
             },
-            keep_alive_s: connection.keep_alive_ms / 1000,
-            connected_s: ago_s(connection.traffic.opened_ms),
-            idle_s: ago_s(connection.traffic.heard_ms),
+            keep_alive_s: connection.keep_alive_s.into(),
+            connected_s: ago_s(opened_ms),
+            idle_s: ago_s(heard_ms),
             unwritten_bytes: self.out_len(conn),
-            held_back: connection.blocked.len(),
+            held_back: connection.rare.blocked_len(),
             bytes_received: connection.traffic.bytes_received,
             bytes_sent: connection.traffic.bytes_sent,
             publishes_received: messages.received,

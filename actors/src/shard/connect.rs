@@ -10,9 +10,10 @@ use outpost_mqtt::packet::{Connack, Connect, Packet, ReasonCode, Version};
 use outpost_mqtt::session::keep_alive_override;
 
 use super::bridges::Kind;
-use super::connection::Phase;
+use super::connection::{Connection, Phase};
+use super::slot::Moment;
 use super::{CellMsg, ConnId, Event, Hold, LogLevel, Shard};
-use crate::ports::{Action, Admission, BRIDGE_CLIENTS, BRIDGE_LISTENER, Credentials, Identity};
+use crate::ports::{Action, Admission, BRIDGE_CLIENTS, Credentials, Identity};
 
 impl Shard {
     pub(super) fn connect(&mut self, conn: ConnId, mut connect: Box<Connect>) {
@@ -21,8 +22,10 @@ impl Shard {
         let Some(connection) = self.connection_mut(conn) else { return };
         connection.version = connect.version;
         connection.packet_max = connect.packet_max.unwrap_or(u32::MAX);
-        connection.aliases =
-            SentAliases::new(connect.topic_alias_max.unwrap_or(0).min(alias_max)).map(Box::new);
+        let aliases = SentAliases::new(connect.topic_alias_max.unwrap_or(0).min(alias_max));
+        if let Some(aliases) = aliases {
+            connection.rare.set_aliases(aliases);
+        }
         connection.wants_reasons = connect.request_problem_info != Some(false);
         if connect.client_id.is_empty() {
             // MQTT-3.1.3-8 of 3.1.1; in 3.1 an id has at least one character (§3.1).
@@ -49,27 +52,24 @@ impl Shard {
             // Copied: the id must not keep the packet it came in alive.
             connect.client_id = ByteString::from(connect.client_id.to_string());
         }
-        let Some(connection) = self.connection(conn) else { return };
-        if connect.client_id.starts_with(BRIDGE_CLIENTS)
-            && *connection.origin.listener != *BRIDGE_LISTENER
-        {
+        if connect.client_id.starts_with(BRIDGE_CLIENTS) && !self.is_own(conn) {
             return self.refuse_client(conn, connect.client_id, ReasonCode::NotAuthorized);
         }
         if let Some(method) = connect.auth_method.clone() {
             return self.begin_authentication(conn, &method, connect);
         }
-        let Some(connection) = self.connection(conn) else { return };
+        let Some(origin) = self.origin(conn) else { return };
         let credentials =
             Credentials { username: connect.username.clone(), password: connect.password.clone() };
-        let (origin, client_id) = (connection.origin.clone(), connect.client_id.clone());
+        let client_id = connect.client_id.clone();
         let admission = self.gate.admit(&origin, &client_id, &credentials);
         let Some(connection) = self.connection_mut(conn) else { return };
-        connection.connect = Some(connect);
         connection.phase = Phase::Authenticating;
         if admission == Admission::Slow {
+            connection.rare.set_connect(connect);
             self.events.push_back(Event::Authenticate { conn, origin, client_id, credentials });
         } else {
-            self.admit(conn, admission);
+            self.admit_client(conn, connect, admission);
         }
     }
 
@@ -86,7 +86,11 @@ impl Shard {
         if connection.phase != Phase::Authenticating {
             return;
         }
-        let Some(connect) = connection.connect.take() else { return };
+        let Some(connect) = connection.rare.take_connect() else { return };
+        self.admit_client(conn, connect, admission);
+    }
+
+    fn admit_client(&mut self, conn: ConnId, connect: Box<Connect>, admission: Admission) {
         let client_id = connect.client_id.clone();
         match admission {
             Admission::Admit(user) => self.enter(conn, connect, user),
@@ -102,7 +106,7 @@ impl Shard {
     /// The client is admitted: takes over, resumes or makes its session.
     fn enter(&mut self, conn: ConnId, mut connect: Box<Connect>, user: Option<Arc<str>>) {
         let who = Identity { client_id: connect.client_id.clone(), user };
-        let is_own = self.connection(conn).is_some_and(|c| *c.origin.listener == *BRIDGE_LISTENER);
+        let is_own = self.is_own(conn);
         if let Some(connack) = self.refusal_elsewhere().filter(|_| !is_own) {
             self.note_connect_refused(conn, who.client_id, connack.reason);
             return self.refuse_with(conn, connack);
@@ -137,7 +141,7 @@ impl Shard {
         if let Some(session) = existing {
             let slot = &self.sessions[session as usize];
             if slot.user != who.user {
-                let remote = self.connection(conn).map(|c| c.origin.remote);
+                let remote = self.connection(conn).map(Connection::remote);
                 let client_id = &who.client_id;
                 self.log(LogLevel::Warn, format!("{remote:?} asked for the session of client {client_id:?}, which belongs to another user; refused"));
                 return self.refuse_client(conn, who.client_id, ReasonCode::NotAuthorized);
@@ -195,7 +199,7 @@ impl Shard {
         let now_ms = self.now.mono_ms;
         let Some(connection) = self.connection_mut(conn) else { return };
         connection.phase = Phase::Open(session);
-        connection.keep_alive_ms = if is_own { 0 } else { u64::from(keep_alive_s) * 1000 };
+        connection.keep_alive_s = if is_own { 0 } else { keep_alive_s };
         let assigned = std::mem::take(&mut connection.assigned);
         self.connection_wheel.set(conn.index, now_ms + self.config.connect_timeout_ms);
         self.count_connected();
@@ -206,7 +210,7 @@ impl Shard {
         slot.expiry_kept &= is_kept;
         (slot.conn, slot.kind) = (Some(conn), kind);
         self.retry_blocked |= self.water.all.is_full(); // who is here has room though the node's quota is used up
-        slot.expires_ms = None;
+        slot.expires_ms = Moment::NEVER;
         self.twin_up(session);
         self.tell_live(session, true);
         self.session_wheel.cancel(session);
@@ -219,7 +223,7 @@ impl Shard {
             session_expiry_s: (connect.version == Version::V5 && expiry_s != asked_s)
                 .then_some(expiry_s),
             assigned_client_id: (assigned && connect.version == Version::V5)
-                .then(|| slot.client_id.clone()),
+                .then(|| slot.client_id()),
             response_info: (connect.request_response_info == Some(true))
                 .then(|| self.response_information(&slot.identity()))
                 .flatten(),
@@ -282,7 +286,7 @@ impl Shard {
     /// The first bytes were no CONNECT, or a bad one: answered where the standard has an answer (MQTT-3.1.4-1).
     pub(super) fn refuse_connect_bytes(&mut self, conn: ConnId, error: &DecodeError, hint: &str) {
         let Some(connection) = self.connection(conn) else { return };
-        let remote = connection.origin.remote;
+        let remote = connection.remote();
         if matches!(error, DecodeError::UnsupportedVersion { .. }) {
             self.refuse(conn, ReasonCode::UnsupportedProtocolVersion);
         } else {

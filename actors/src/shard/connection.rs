@@ -1,22 +1,23 @@
 //! Connections as the shard sees them: bytes in, packets to sessions, packets out. The socket is the driver's.
 
 use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
-use outpost_flow::{Class, Pace, Pressure};
+use outpost_flow::{Class, Pressure};
 use outpost_model::QoS;
-use outpost_mqtt::alias::SentAliases;
 use outpost_mqtt::codec::{Decoder, encode_within};
 use outpost_mqtt::error::DecodeError;
-use outpost_mqtt::packet::{Connect, Packet, ReasonCode, Version};
+use outpost_mqtt::packet::{Packet, ReasonCode, Version};
 use outpost_mqtt::session::disconnect;
 
-use super::authenticate::Authentication;
 use super::blocked::Blocked;
 use super::memory::SHED_DIVISOR;
+use super::rare::{Rare, Remote};
 use super::traffic::Traffic;
 use super::{CellMsg, ConnId, Event, Shard, decisions};
 use crate::out_buffer::OutBuffer;
-use crate::ports::Origin;
+use crate::ports::{BRIDGE_LISTENER, Origin};
 
 /// The packet type of PUBLISH in the first four bits of a packet (MQTT 5, §2.1.2).
 const PUBLISH_BITS: u8 = 3;
@@ -42,7 +43,7 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Connection {
     generation: u32,
-    pub(super) origin: Origin,
+    remote: Remote,
     pub(super) decoder: Decoder,
     pub(super) phase: Phase,
     pub(super) version: Version,
@@ -52,26 +53,21 @@ pub(super) struct Connection {
     /// Its CONNACK is written: other packets may follow.
     pub(super) welcomed: bool,
     /// 0 = never times out.
-    pub(super) keep_alive_ms: u64,
-    pub(super) connect: Option<Box<Connect>>,
+    pub(super) keep_alive_s: u16,
     /// The client id is the server's choice.
     pub(super) assigned: bool,
-    pub(super) blocked: Blocked,
+    pub(super) rare: Rare,
     /// Bytes the driver keeps for it, because a packet is half here or it is not read.
-    pub(super) unread: usize,
-    /// What it is charged with in the memory budget.
-    pub(super) charged: u64,
-    /// Made when it is paced for the first time.
-    pub(super) pace: Option<Box<Pace>>,
+    unread: u32,
+    /// What it is charged with in the memory budget; more than fits is not charged.
+    pub(super) charged: u32,
     /// The client has not taken all that is for it.
     behind: bool,
     /// Since when that is so, or not so.
     turned_ms: u64,
     pub(super) traffic: Traffic,
-    /// Topics this client knows by number; absent when it keeps none.
-    pub(super) aliases: Option<Box<SentAliases>>,
-    /// The authentication method its CONNECT named.
-    pub(super) auth: Option<Box<Authentication>>,
+    /// Its place among the shard's listeners.
+    pub(super) listener: u16,
     pub(super) out: OutBuffer,
     pub(super) flush_asked: bool,
     /// The driver was told not to read.
@@ -88,7 +84,7 @@ impl Connection {
 
     /// Nothing waits for it, in either direction, and nothing is charged to it.
     fn is_all_written(&self) -> bool {
-        let is_quiet = self.unread == 0 && self.blocked.is_empty() && !self.paused;
+        let is_quiet = self.unread == 0 && self.rare.blocked_len() == 0 && !self.paused;
         is_quiet && self.charged == 0 && self.out.is_empty()
     }
 
@@ -102,8 +98,8 @@ impl Connection {
     /// When it counts as gone if nothing comes from it any more: after one and a half times the keep alive
     /// (MQTT-3.1.2-22).
     fn deadline_ms(&self, now_ms: u64) -> Option<u64> {
-        let is_kept = self.keep_alive_ms > 0 && matches!(self.phase, Phase::Open(_));
-        is_kept.then(|| now_ms + self.keep_alive_ms * 3 / 2)
+        let is_kept = self.keep_alive_s > 0 && matches!(self.phase, Phase::Open(_));
+        is_kept.then(|| now_ms + u64::from(self.keep_alive_s) * 1_500)
     }
 
     /// For how long it has been behind, or, negative, for how long it has kept up.
@@ -112,13 +108,19 @@ impl Connection {
         if self.behind { since } else { -since }
     }
 
-    pub(super) fn out_len(&self) -> usize {
-        self.out.len()
+    /// The other end.
+    pub(super) fn remote(&self) -> SocketAddr {
+        self.remote.get()
+    }
+
+    /// What the driver and this shard keep for it.
+    pub(super) fn buffered_bytes(&self) -> usize {
+        self.out.len() + self.unread as usize + self.rare.blocked_bytes()
     }
 
     /// A message can be written for it as for anybody else, as long as no more than `out_max` bytes wait.
     pub(super) fn takes_plain(&self, out_max: usize) -> bool {
-        self.welcomed && self.aliases.is_none() && self.out.len() <= out_max
+        self.welcomed && !self.rare.has_aliases() && self.out.len() <= out_max
     }
 
     pub(super) fn generation(&self) -> u32 {
@@ -158,28 +160,25 @@ impl Shard {
         self.ledger.connections += 1;
         self.connection_generation = self.connection_generation.wrapping_add(1);
         let generation = self.connection_generation;
-        let traffic = Traffic::new(now.mono_ms, self.count_accepted(&origin.listener));
+        let listener = self.count_accepted(&origin.listener);
         let index = self.connections.insert(Connection {
             generation,
-            origin,
+            remote: origin.remote.into(),
             decoder: Decoder::new(self.config.session.packet_bytes_max),
             phase: Phase::Opening,
             version: Version::V4,
             packet_max: u32::MAX,
             wants_reasons: true,
             welcomed: false,
-            keep_alive_ms: 0,
-            connect: None,
+            keep_alive_s: 0,
             assigned: false,
-            blocked: Blocked::default(),
+            rare: Rare::new(origin.certificate),
             unread: 0,
             charged: 0,
-            pace: None,
             behind: false,
             turned_ms: now.mono_ms,
-            traffic,
-            aliases: None,
-            auth: None,
+            traffic: Traffic::new(now.mono_ms),
+            listener,
             out: OutBuffer::default(),
             flush_asked: false,
             paused: false,
@@ -206,7 +205,7 @@ impl Shard {
         let received = self.receive_packets(conn, input, packets_max);
         self.totals.bytes_received += received.used as u64;
         let Some(connection) = self.connection_mut(conn) else { return received };
-        connection.unread = input.len() - received.used;
+        connection.unread = u32::try_from(input.len() - received.used).unwrap_or(u32::MAX);
         connection.traffic.bytes_received += received.used as u64;
         if !connection.is_all_written() {
             self.charge_buffers(conn);
@@ -281,7 +280,7 @@ impl Shard {
         let now_ms = self.now.mono_ms;
         let connection = self.connections.get_mut(conn.index as usize);
         let connection = connection.filter(|c| c.generation == conn.generation)?;
-        connection.traffic.heard_ms = now_ms;
+        connection.traffic.heard(now_ms);
         if let Some(deadline_ms) = connection.deadline_ms(now_ms) {
             self.connection_wheel.set(conn.index, deadline_ms);
         }
@@ -348,6 +347,22 @@ impl Shard {
         self.connections.get_mut(conn.index as usize).filter(|c| c.generation == conn.generation)
     }
 
+    /// Where a connection came from.
+    pub(super) fn origin(&self, conn: ConnId) -> Option<Origin> {
+        let connection = self.connection(conn)?;
+        Some(Origin {
+            listener: Arc::clone(&self.listener_of(connection)?.name),
+            remote: connection.remote(),
+            certificate: connection.rare.certificate().cloned(),
+        })
+    }
+
+    /// Whether it is a bridge of this node.
+    pub(super) fn is_own(&self, conn: ConnId) -> bool {
+        let listener = self.connection(conn).and_then(|c| self.listener_of(c));
+        listener.is_some_and(|listener| *listener.name == *BRIDGE_LISTENER)
+    }
+
     fn packet(&mut self, conn: ConnId, packet: Packet) {
         let Some(connection) = self.connection(conn) else { return };
         match (connection.phase, packet) {
@@ -383,7 +398,7 @@ impl Shard {
         // While a publish waits, what is no publish is taken: acknowledgements may be what makes room.
         let waits = waits
             || paced
-            || (connection.blocked.is_full(part)
+            || (connection.rare.blocked().is_some_and(|all| all.is_full(part))
                 && is_publish
                 && next.first().is_some_and(|b| b & QOS_BITS != 0));
         connection.paused = busy || waits || connection.out.len() > limit;
@@ -423,7 +438,7 @@ impl Shard {
             // Its packets are not read on our account: its silence is ours.
             Phase::Open(_) if self.journal.is_busy() => self.touch(conn),
             // Neither while its publishes wait for a receiver: it is read again when they are taken.
-            Phase::Open(_) if !connection.blocked.is_empty() => self.touch(conn),
+            Phase::Open(_) if connection.rare.blocked_len() > 0 => self.touch(conn),
             Phase::Open(_) if !connection.welcomed => self.close(conn, ReasonCode::Success, ""),
             Phase::Open(_) => self.close(
                 conn,
@@ -454,8 +469,8 @@ impl Shard {
     /// A client broke the protocol: in 3.1.1 the log is the only place that says why its connection ends.
     pub(super) fn log_closing(&mut self, conn: ConnId, session: u32, why: fmt::Arguments<'_>) {
         let Some(connection) = self.connection(conn) else { return };
-        let remote = connection.origin.remote;
-        let client_id = self.sessions.get(session as usize).map(|s| s.client_id.clone());
+        let remote = connection.remote();
+        let client_id = self.sessions.get(session as usize).map(|s| s.client_id());
         let client_id = client_id.unwrap_or_default();
         let text = format!("closing the connection of client {client_id:?} from {remote}: {why}");
         self.log(super::LogLevel::Info, text);
@@ -516,7 +531,7 @@ impl Shard {
     pub(super) fn end(&mut self, conn: ConnId) {
         let Some(connection) = self.connection_mut(conn) else { return };
         let phase = std::mem::replace(&mut connection.phase, Phase::Closing);
-        let blocked = std::mem::take(&mut connection.blocked);
+        let blocked = connection.rare.take_blocked();
         if phase == Phase::Closing {
             return;
         }
@@ -534,9 +549,9 @@ impl Shard {
         let phase = connection.phase;
         let mut connection = self.connections.remove(conn.index as usize);
         self.count_closed(&mut connection);
-        self.budget.recharge(Class::Buffers, connection.charged, 0);
+        self.budget.recharge(Class::Buffers, connection.charged.into(), 0);
         self.pace_wheel.cancel(conn.index);
-        self.forget_blocked(phase, connection.blocked);
+        self.forget_blocked(phase, connection.rare.take_blocked());
         self.connection_wheel.cancel(conn.index);
         self.blocked.retain(|blocked| *blocked != conn);
         if let Phase::Open(session) = phase {
@@ -556,6 +571,14 @@ impl Shard {
                 self.send(cell, CellMsg::Accepted { id, qos, reason, same_link: false });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod size {
+    #[test]
+    fn an_idle_connection_keeps_little() {
+        assert!(size_of::<super::Connection>() <= 168, "{}", size_of::<super::Connection>());
     }
 }
 

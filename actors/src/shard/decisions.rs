@@ -8,7 +8,7 @@ use bytestring::ByteString;
 use outpost_mqtt::packet::ReasonCode;
 use serde::Serialize;
 
-use super::sessions::SessionSlot;
+use super::slot::SessionSlot;
 use super::{ConnId, Shard};
 use crate::ledger::Drop;
 
@@ -164,7 +164,7 @@ impl Shard {
     }
 
     fn client_id_of(&self, session: u32) -> ByteString {
-        self.sessions.get(session as usize).map(|slot| slot.client_id.clone()).unwrap_or_default()
+        self.sessions.get(session as usize).map(SessionSlot::client_id).unwrap_or_default()
     }
 
     /// Deliveries to a session were given up; they are counted as owed already.
@@ -177,9 +177,9 @@ impl Shard {
     pub(super) fn note_drop(&mut self, session: u32, why: Drop, count: u64, topic: &str) {
         let wall_ms = self.now.wall_ms;
         let Some(slot) = self.sessions.get_mut(session as usize) else { return };
-        let drops = slot.drops.get_or_insert_default();
+        let drops = slot.drops_mut();
         if let Some(count) = drops.count(why, count, wall_ms) {
-            let who = (slot.client_id.clone(), topic);
+            let who = (slot.client_id(), topic);
             self.note(DecisionKind::Dropped, who, why.name().into(), "".into(), count);
         }
     }
@@ -187,7 +187,7 @@ impl Shard {
     /// A session ended and took its queue with it.
     pub(super) fn note_session_ended(&mut self, slot: &SessionSlot) {
         let (why, count) = (Drop::SessionEnded.name().into(), u64::from(slot.queued));
-        let who = (slot.client_id.clone(), "");
+        let who = (slot.client_id(), "");
         self.note(DecisionKind::Dropped, who, why, "what was queued for it".into(), count);
     }
 
@@ -197,7 +197,7 @@ impl Shard {
         client_id: ByteString,
         reason: ReasonCode,
     ) {
-        let detail = self.connection(conn).map(|c| format!("from {}", c.origin.remote));
+        let detail = self.connection(conn).map(|c| format!("from {}", c.remote()));
         let detail = detail.unwrap_or_default().into();
         self.note(DecisionKind::ConnectRefused, (client_id, ""), name(reason), detail, 1);
     }

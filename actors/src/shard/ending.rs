@@ -44,13 +44,13 @@ impl Shard {
             _ => Vec::new(),
         };
         if slot.durable {
-            self.journal.delete(Space::Sessions, slot.client_id.as_bytes().clone());
+            self.journal.delete(Space::Sessions, slot.client_id().into_bytes());
             let qos_2 = |d: &Delivery, sent: bool| sent && d.qos == QoS::ExactlyOnce;
             let sent = left.iter().filter(|(d, sent)| qos_2(d, *sent)).map(|(d, _)| d.place);
             self.journal.hold_for_reading(Hold::Sweep(Remains {
                 number: slot.number,
                 sent: sent.collect(),
-                unsure: if slot.recovered_below > 0 { HOT_MAX } else { 0 },
+                unsure: if slot.recovered_below() > 0 { HOT_MAX } else { 0 },
                 counted: true,
             }));
             return;

@@ -49,7 +49,7 @@ impl Shard {
         let Phase::Open(from) = connection.phase else { return None };
         let version = connection.version;
         // Whoever is paced is, message by message.
-        let is_paced = !self.config.pace.is_none() || connection.pace.is_some();
+        let is_paced = !self.config.pace.is_none() || connection.rare.pace().is_some();
         let is_paced = is_paced || self.budget.backlog_permille() > 0;
         let count_max = if is_paced { 1 } else { count_max };
         let bytes_max = RUN_BYTES_MOST.min(self.config.session.packet_bytes_max as usize);

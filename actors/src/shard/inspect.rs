@@ -187,7 +187,7 @@ impl Shard {
             channels: self.channels.len(),
             retained: self.retained.len(),
             queued: self.sessions.iter().map(|(_, s)| s.waiting()).sum(),
-            held_back: self.connections.iter().map(|(_, c)| c.blocked.len()).sum(),
+            held_back: self.connections.iter().map(|(_, c)| c.rare.blocked_len()).sum(),
             queues_full: self.full_sessions,
             queues_high: self.water.high,
             queue_marks: self.water.marks,

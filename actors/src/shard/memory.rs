@@ -5,12 +5,11 @@
 
 use outpost_flow::pace::WAIT_MS_MAX;
 use outpost_flow::{Class, Pressure};
-use outpost_mqtt::packet::Publish;
 use outpost_mqtt::window::HOT_MAX;
 
 use super::channel::Recipient;
 use super::connection::Phase;
-use super::sessions::SessionSlot;
+use super::slot::SessionSlot;
 use super::{ConnId, LogLevel, Shard};
 use crate::ledger::Drop;
 
@@ -109,21 +108,18 @@ impl Shard {
     /// The buffers of a connection have changed.
     pub(super) fn charge_buffers(&mut self, conn: ConnId) {
         let Some(connection) = self.connection_mut(conn) else { return };
-        let blocked =
-            connection.blocked.payload_bytes() + connection.blocked.len() * size_of::<Publish>();
-        let (open, waiting) =
-            (connection.phase, connection.out_len() + connection.unread + blocked);
+        let (open, waiting) = (connection.phase, connection.buffered_bytes());
         let ring = match open {
             Phase::Open(session) => self.sessions.get(session as usize),
             _ => None,
         };
         let ring = ring.and_then(|slot| slot.ring.as_ref());
         let rung: usize = ring.map_or(0, |ring| ring.iter().map(|d| d.message.cost_bytes()).sum());
-        let now = (waiting + rung) as u64;
+        let now = u32::try_from(waiting + rung).unwrap_or(u32::MAX);
         let Some(connection) = self.connection_mut(conn) else { return };
         let before = std::mem::replace(&mut connection.charged, now);
         if now != before {
-            self.budget.recharge(Class::Buffers, before, now);
+            self.budget.recharge(Class::Buffers, before.into(), now.into());
         }
     }
 
@@ -168,7 +164,7 @@ impl Shard {
         }
         let (limits, now_ms) = (self.config.pace, self.now.mono_ms);
         let Some(connection) = self.connection_mut(conn) else { return };
-        let pace = connection.pace.get_or_insert_default();
+        let pace = connection.rare.pace_mut();
         let was_low = pace.is_low();
         pace.charge(&limits, bytes, backlog_permille, now_ms);
         if in_vain {
@@ -185,7 +181,7 @@ impl Shard {
     /// How long this connection's next publish has to wait; its timer is set.
     pub(super) fn paced_ms(&mut self, conn: ConnId) -> u64 {
         let now_ms = self.now.mono_ms;
-        let pace = self.connection(conn).and_then(|connection| connection.pace.as_deref());
+        let pace = self.connection(conn).and_then(|connection| connection.rare.pace());
         let wait_ms = pace.map_or(0, |pace| pace.wait_ms(now_ms)).min(WAIT_MS_MAX);
         if wait_ms > 0 {
             self.pace_wheel.set(conn.index, now_ms + wait_ms);

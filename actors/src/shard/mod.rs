@@ -49,6 +49,7 @@ mod overflow;
 mod pass;
 mod peers;
 mod queue;
+mod rare;
 mod recover;
 mod redirect;
 mod retained;
@@ -60,6 +61,7 @@ mod route;
 mod run;
 mod sessions;
 mod shares;
+mod slot;
 mod stall;
 mod subscribe;
 mod subscriptions;
@@ -97,7 +99,7 @@ use journal::Journal;
 use pass::LastFrame;
 use peers::Peer;
 use retained::Retained;
-use sessions::SessionSlot;
+use slot::SessionSlot;
 use subscribe::Group;
 
 /// Longest client id, topic filter and retained topic, bytes: together with a prefix they are keys of the store.

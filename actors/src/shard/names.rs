@@ -6,7 +6,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use slab::Slab;
 
 use super::Shard;
-use super::sessions::SessionSlot;
+use super::slot::SessionSlot;
 
 /// Sessions by client id.
 #[derive(Debug, Default)]

@@ -303,7 +303,7 @@ impl Shard {
             return false;
         };
         let (version, packet_max) = (connection.version, connection.packet_max);
-        let alias = connection.aliases.as_mut().map_or(Alias::None, |a| a.find(&message.topic));
+        let alias = connection.rare.aliases_mut().map_or(Alias::None, |a| a.find(&message.topic));
         let (topic, topic_alias) = match alias {
             Alias::None => (&*message.topic, None),
             Alias::New(number) => (&*message.topic, Some(number)),
@@ -325,7 +325,7 @@ impl Shard {
         if out.put_with(|out| head.encode(version, packet_max, out)).is_err() {
             return false;
         }
-        if let (Alias::New(number), Some(aliases)) = (alias, connection.aliases.as_mut()) {
+        if let (Alias::New(number), Some(aliases)) = (alias, connection.rare.aliases_mut()) {
             aliases.set(number, &message.topic);
         }
         connection.out.put_payload(&message.payload);

@@ -196,16 +196,16 @@ impl Shard {
         let (number, upto) = (slot.number, slot.next_place);
         let Some(Cell::Session(body)) = self.cells.body(slot.cell) else { return true };
         let from = body.outbound.cold().start;
-        if slot.recovered_below <= from {
+        if slot.recovered_below() <= from {
             return true;
         }
         if !self.journal.is_readable() {
             return false;
         }
-        self.sessions[session as usize].loading = Some(from);
+        self.sessions[session as usize].set_loading(Some(from));
         self.load(session, number, from, HOT_MAX, upto);
         self.run_cells();
-        self.sessions.get(session as usize).is_none_or(|slot| slot.recovered_below <= from)
+        self.sessions.get(session as usize).is_none_or(|slot| slot.recovered_below() <= from)
     }
 
     /// An [`Event::Published`] with this job number tells when everything done so far is durable.

@@ -9,6 +9,7 @@ use outpost_mqtt::window::{HOT_MAX, Outbound};
 use outpost_store::{ReadError, Space};
 
 use super::sessions::{place_of, received_id};
+use super::slot::Moment;
 use super::subscribe::options_of;
 use super::{Cell, Hold, LogLevel, Remains, Shard};
 use crate::ports::Identity;
@@ -108,7 +109,7 @@ impl Shard {
         let slot = &mut self.sessions[session as usize];
         (slot.number, slot.durable, slot.expiry_s) = (record.number, true, record.expiry_s);
         (slot.on_disk, slot.expiry_kept) = (true, true);
-        slot.expires_ms = Some(self.now.mono_ms + left_s * 1000);
+        slot.expires_ms = Moment::at(self.now.mono_ms + left_s * 1000);
         self.session_wheel.set(session, self.now.mono_ms + left_s * 1000);
     }
 
@@ -163,7 +164,9 @@ impl Shard {
             }
         })?;
         for (_, slot) in &mut self.sessions {
-            slot.recovered_below = slot.next_place;
+            if slot.next_place > 1 {
+                slot.set_recovered_below(slot.next_place);
+            }
         }
         // The others owe nothing and are as they were made.
         for (session, Owing { first, received }) in owing {

@@ -19,7 +19,7 @@ impl Shard {
     pub(super) fn session_crashed(&mut self, session: u32) {
         let Some(slot) = self.sessions.get_mut(session as usize) else { return };
         let conn = slot.conn;
-        slot.loading = None;
+        slot.set_loading(None);
         if let Some(conn) = conn {
             self.close(
                 conn,
@@ -55,7 +55,7 @@ impl Shard {
                 }
             };
             body = Session::from_disk(received, Outbound::from_disk(1..upto));
-            self.sessions[session as usize].recovered_below = upto;
+            self.sessions[session as usize].set_recovered_below(upto);
         }
         self.cells.revive(cell, Cell::Session(Box::new(body)));
     }

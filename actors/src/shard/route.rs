@@ -10,7 +10,7 @@ use outpost_mqtt::packet::{Publish, ReasonCode, Version};
 
 use super::bridges::{Kind, Taken};
 use super::channel::Recipient;
-use super::sessions::SessionSlot;
+use super::slot::SessionSlot;
 use super::sys::is_sys;
 use super::{CellMsg, ConnId, Event, Hold, Shard, Ticket};
 use crate::ledger::Drop;
@@ -56,8 +56,8 @@ impl Shard {
         let Some(conn) = self.sessions.get(session as usize).and_then(|s| s.conn) else { return };
         let Some(connection) = self.connection_mut(conn) else { return };
         let version = connection.version;
-        if !again && publish.qos > QoS::AtMostOnce && !connection.blocked.is_empty() {
-            return connection.blocked.push_back(Box::new(publish)); // behind the one that waits
+        if !again && publish.qos > QoS::AtMostOnce && connection.rare.blocked_len() > 0 {
+            return connection.rare.blocked_mut().push_back(Box::new(publish)); // behind the one that waits
         }
         let Some(slot) = self.sessions.get(session as usize) else { return };
         let own_bridge = slot.kind == Kind::Own;
@@ -96,7 +96,7 @@ impl Shard {
             Err((publish, ReasonCode::QuotaExceeded)) if version != Version::V5 || own_bridge => {
                 // No way to say no: the client waits, its next publishes behind this one, until there is room.
                 if let Some(connection) = self.connection_mut(conn) {
-                    connection.blocked.push_front(publish);
+                    connection.rare.blocked_mut().push_front(publish);
                     self.blocked.push(conn);
                 }
             }
@@ -234,7 +234,7 @@ impl Shard {
         }
         let (topic, payload) = (message.topic.clone(), message.payload.clone());
         let from = from.and_then(|session| self.sessions.get(session as usize));
-        let client = from.map(|slot| slot.client_id.clone()).unwrap_or_default();
+        let client = from.map(SessionSlot::client_id).unwrap_or_default();
         self.events.push_back(Event::Shadow { topic, payload, client, job });
     }
 
@@ -294,7 +294,7 @@ impl Shard {
             let Some(connection) = self.connection(conn) else { continue };
             let super::connection::Phase::Open(session) = connection.phase else { continue };
             while let Some(connection) = self.connection_mut(conn)
-                && let Some(publish) = connection.blocked.pop_front()
+                && let Some(publish) = connection.rare.blocked_mut().pop_front()
             {
                 self.route_from_client(session, *publish, true);
                 let waits_again = self.blocked.last() == Some(&conn);

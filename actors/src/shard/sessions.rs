@@ -2,94 +2,21 @@
 
 use std::sync::Arc;
 
-use bytestring::ByteString;
+use bytes::Bytes;
 use outpost_model::{MessageId, NodeId, QoS};
-use outpost_mqtt::packet::{Packet, PacketId, Will};
+use outpost_mqtt::packet::{Packet, PacketId};
 use outpost_mqtt::session::End;
 use outpost_mqtt::window::Delivery;
 use outpost_store::Space;
 
-use super::bridges::Kind;
 use super::channel::Owner;
-use super::decisions::SessionDrops;
 use super::memory::BEHIND_MESSAGES;
-use super::overflow::Ring;
 use super::pass::Parcel;
-use super::subscriptions::Subscriptions;
+use super::slot::{Moment, SessionSlot};
 use super::{Cell, CellMsg, ConnId, Hold, LogLevel, Shard};
-use crate::cell::CellId;
 use crate::ledger::Drop;
 use crate::ports::Identity;
 use crate::record::{self, DeliveryRecord, SessionRecord};
-
-/// What the shard knows of a session.
-#[derive(Debug)]
-pub(super) struct SessionSlot {
-    pub(super) client_id: ByteString,
-    pub(super) user: Option<Arc<str>>,
-    /// Names it on disk; never reused.
-    pub(super) number: u64,
-    pub(super) cell: CellId,
-    pub(super) conn: Option<ConnId>,
-    pub(super) kind: Kind,
-    /// It outlives its connection, and a crash.
-    pub(super) durable: bool,
-    /// Its row has been synced.
-    pub(super) on_disk: bool,
-    /// And says how long it outlives its connection.
-    pub(super) expiry_kept: bool,
-    pub(super) expiry_s: u32,
-    /// Place of the next QoS 1 or 2 delivery.
-    pub(super) next_place: u64,
-    pub(super) queued: u32,
-    pub(super) queued_bytes: u64,
-    pub(super) full: bool,
-    /// The water mark its queue has reached: 0, 1 or 2.
-    pub(super) mark: u8,
-    /// What its queue is charged with in the memory budget.
-    pub(super) charged: u64,
-    pub(super) ring: Ring,
-    /// Packets to its client that wait for the disk; later ones must not overtake them.
-    pub(super) held: u32,
-    pub(super) subscriptions: Subscriptions,
-    pub(super) will: Option<Box<Will>>,
-    pub(super) will_due_ms: Option<u64>,
-    /// The will is on disk.
-    pub(super) will_kept: bool,
-    pub(super) expires_ms: Option<u64>,
-    /// A load from disk is under way, from this place on.
-    pub(super) loading: Option<u64>,
-    /// When its deliveries' rows were last written or taken away; see [`super::journal::Journal::mark`].
-    pub(super) rows_mark: u32,
-    /// And when QoS 2 ids last changed hands.
-    pub(super) ids_mark: u32,
-    /// Places below this were there when the node started and may have been sent before.
-    pub(super) recovered_below: u64,
-    /// What was dropped for it.
-    pub(super) drops: Option<Box<SessionDrops>>,
-}
-
-impl SessionSlot {
-    /// Deliveries that wait for its client.
-    pub(super) fn waiting(&self) -> u64 {
-        u64::from(self.queued) + self.ring.as_ref().map_or(0, |ring| ring.len() as u64)
-    }
-
-    /// Whether what stands on disk promises a client that comes back as much as its CONNACK will: it needs no sync then.
-    /// What is written of it now says that it is here; a crash that loses this takes half of its time at most.
-    pub(super) fn is_kept(&self, expiry_s: u32, now_ms: u64) -> bool {
-        let left_ms = self.expires_ms.map_or(u64::MAX, |end_ms| end_ms.saturating_sub(now_ms));
-        self.on_disk
-            && self.expiry_kept
-            && !self.will_kept
-            && self.expiry_s == expiry_s
-            && left_ms >= u64::from(expiry_s) * 1000 / 2
-    }
-
-    pub(super) fn identity(&self) -> Identity {
-        Identity { client_id: self.client_id.clone(), user: self.user.clone() }
-    }
-}
 
 /// Why a delivery could not be read.
 pub(super) enum Unread {
@@ -127,36 +54,7 @@ impl Shard {
         let entry = self.sessions.vacant_entry();
         let session = entry.key() as u32;
         let cell = self.cells.spawn(Owner::Session(session), Cell::Session(Box::default()));
-        entry.insert(SessionSlot {
-            client_id: who.client_id.clone(),
-            user: who.user.clone(),
-            number,
-            cell,
-            conn: None,
-            kind: Kind::Client,
-            durable: false,
-            on_disk: false,
-            expiry_kept: false,
-            expiry_s: 0,
-            next_place: 1,
-            queued: 0,
-            queued_bytes: 0,
-            full: false,
-            mark: 0,
-            charged: 0,
-            ring: None,
-            held: 0,
-            subscriptions: Subscriptions::default(),
-            will: None,
-            will_due_ms: None,
-            will_kept: false,
-            expires_ms: None,
-            loading: None,
-            rows_mark: 0,
-            ids_mark: 0,
-            recovered_below: 0,
-            drops: None,
-        });
+        entry.insert(SessionSlot::new(who, number, cell));
         self.name_session(session);
         session
     }
@@ -183,7 +81,7 @@ impl Shard {
             left_wall_ms,
             username: slot.user.as_ref().map(ToString::to_string),
         };
-        let key = slot.client_id.as_bytes().clone();
+        let key = Bytes::copy_from_slice(slot.client_id.as_bytes());
         self.journal.put(Space::Sessions, key, record::encode(&record));
     }
 
@@ -336,10 +234,10 @@ impl Shard {
     /// The session has room in memory for deliveries that are on disk.
     pub(super) fn want_load(&mut self, session: u32, from: u64, count: usize) {
         let Some(slot) = self.sessions.get_mut(session as usize) else { return };
-        if slot.loading == Some(from) {
+        if slot.loading() == Some(from) {
             return;
         }
-        slot.loading = Some(from);
+        slot.set_loading(Some(from));
         let (number, upto) = (slot.number, slot.next_place);
         if self.journal.is_synced(slot.rows_mark) {
             // What others have written meanwhile is none of its business.
@@ -369,11 +267,11 @@ impl Shard {
         count: usize,
         upto: Option<u64>,
     ) -> bool {
-        let Some(slot) = self.slot_of(session, number).filter(|s| s.loading == Some(from)) else {
+        let Some(slot) = self.slot_of(session, number).filter(|s| s.loading() == Some(from)) else {
             return true; // ended, or its cell failed since
         };
-        slot.loading = None;
-        let (cell, dup) = (slot.cell, from < slot.recovered_below);
+        slot.set_loading(None);
+        let (cell, dup) = (slot.cell, from < slot.recovered_below());
         let prefix = queue_key(number, 0)[..9].to_vec();
         let start = queue_key(number, from);
         let rows = match self.journal.store().scan(Space::Queues, &prefix, &start, count) {
@@ -386,7 +284,7 @@ impl Shard {
         };
         if rows.is_empty() && upto.is_none() {
             if let Some(slot) = self.slot_of(session, number) {
-                slot.loading = Some(from);
+                slot.set_loading(Some(from));
             }
             return false;
         }
@@ -414,7 +312,7 @@ impl Shard {
             next = place + 1;
         }
         if let Some(slot) = self.slot_of(session, number).filter(|_| next > from || complete) {
-            slot.recovered_below = 0; // only the first window can have been sent
+            slot.set_recovered_below(0); // only the first window can have been sent
         }
         let next = if complete { end } else { next };
         self.send(cell, CellMsg::Loaded { from, rows: loaded, next, dup });
@@ -504,7 +402,7 @@ impl Shard {
         let cell = slot.cell;
         let expiry_ms = u64::from(slot.expiry_s) * 1000;
         let delay_ms = slot.will.as_ref().map(|will| u64::from(will.delay_s.unwrap_or(0)) * 1000);
-        slot.expires_ms = Some(now_ms + expiry_ms);
+        slot.expires_ms = Moment::at(now_ms + expiry_ms);
         self.send(cell, CellMsg::LinkLost);
         self.drop_ring(session);
         self.retained_due.wake(session);
@@ -522,7 +420,8 @@ impl Shard {
 
     fn arm_session(&mut self, session: u32) {
         let slot = &self.sessions[session as usize];
-        if let Some(due_ms) = slot.will_due_ms.into_iter().chain(slot.expires_ms).min() {
+        if let Some(due_ms) = slot.will_due_ms.get().into_iter().chain(slot.expires_ms.get()).min()
+        {
             self.session_wheel.set(session, due_ms);
         }
     }
@@ -533,11 +432,11 @@ impl Shard {
         if slot.conn.is_some() {
             return self.transmit_again(session); // see `reread_later`
         }
-        if slot.expires_ms.is_some_and(|due_ms| due_ms <= now_ms) {
+        if slot.expires_ms.get().is_some_and(|due_ms| due_ms <= now_ms) {
             self.totals.sessions_expired += 1;
             return self.end_session(session);
         }
-        if slot.will_due_ms.is_some_and(|due_ms| due_ms <= now_ms) {
+        if slot.will_due_ms.get().is_some_and(|due_ms| due_ms <= now_ms) {
             self.publish_will(session);
         }
         self.arm_session(session);

@@ -6,7 +6,7 @@ use outpost_model::{Now, QoS};
 use outpost_mqtt::packet::{Packet, Publish, ReasonCode};
 
 use super::channel::Recipient;
-use super::sessions::SessionSlot;
+use super::slot::SessionSlot;
 use super::{CellMsg, LogLevel, Shard, Ticket};
 
 /// After a row could not be read it is tried again so much later. Shorter asks a failing disk more often; longer keeps

@@ -196,12 +196,10 @@ impl Shard {
     pub(super) fn trace_packet(&mut self, conn: ConnId, what: &'static str, packet: &Packet) {
         let Some(connection) = self.connection(conn) else { return };
         let of_session = match connection.phase {
-            Phase::Open(session) => {
-                self.sessions.get(session as usize).map(|s| s.client_id.clone())
-            }
+            Phase::Open(session) => self.sessions.get(session as usize).map(|s| s.client_id()),
             _ => None,
         };
-        let waiting = connection.connect.as_ref().map(|connect| connect.client_id.clone());
+        let waiting = connection.rare.connect().map(|connect| connect.client_id.clone());
         let client_id = of_session.or(waiting).unwrap_or_else(|| match packet {
             Packet::Connect(connect) => connect.client_id.clone(),
             _ => ByteString::new(),

@@ -41,24 +41,40 @@ impl Messages {
     }
 }
 
+/// How finely the moments of a connection are kept: in 32 bits they last for 13 years.
+const TICK_MS: u64 = 100;
+
+fn tick_of(now_ms: u64) -> u32 {
+    u32::try_from(now_ms / TICK_MS).unwrap_or(u32::MAX)
+}
+
 /// What went over one connection. Small: an idle client pays for it too.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
-    /// When it came, monotonic.
-    pub(super) opened_ms: u64,
-    /// When its last packet came, monotonic.
-    pub(super) heard_ms: u64,
+    /// When it came, in ticks of the monotonic clock.
+    opened: u32,
+    /// When its last packet came.
+    heard: u32,
     pub(super) bytes_received: u64,
     pub(super) bytes_sent: u64,
-    /// Its place among the shard's listeners.
-    pub(super) listener: u16,
     /// There once a message has gone over it.
     messages: Option<Box<Messages>>,
 }
 
 impl Traffic {
-    pub(super) fn new(now_ms: u64, listener: u16) -> Self {
-        Self { opened_ms: now_ms, heard_ms: now_ms, listener, ..Self::default() }
+    pub(super) fn new(now_ms: u64) -> Self {
+        let now = tick_of(now_ms);
+        Self { opened: now, heard: now, ..Self::default() }
+    }
+
+    /// A packet came.
+    pub(super) fn heard(&mut self, now_ms: u64) {
+        self.heard = tick_of(now_ms);
+    }
+
+    /// When it came, and when its last packet came, monotonic.
+    pub(super) fn moments_ms(&self) -> (u64, u64) {
+        (u64::from(self.opened) * TICK_MS, u64::from(self.heard) * TICK_MS)
     }
 
     pub(super) fn messages_mut(&mut self) -> &mut Messages {
@@ -141,16 +157,21 @@ impl Shard {
     pub(super) fn count_closed(&mut self, connection: &mut Connection) {
         let written = connection.take_written();
         self.totals.bytes_sent += written;
-        if let Some(listener) = self.listeners.get_mut(usize::from(connection.traffic.listener)) {
+        if let Some(listener) = self.listeners.get_mut(usize::from(connection.listener)) {
             listener.add(&connection.traffic);
         }
+    }
+
+    /// Where a connection came in.
+    pub(super) fn listener_of(&self, connection: &Connection) -> Option<&ListenerStats> {
+        self.listeners.get(usize::from(connection.listener))
     }
 
     /// Listeners with what went over them, connections that are open included.
     pub fn listener_stats(&self) -> Vec<ListenerStats> {
         let mut all = self.listeners.clone();
         for (_, connection) in &self.connections {
-            if let Some(listener) = all.get_mut(usize::from(connection.traffic.listener)) {
+            if let Some(listener) = all.get_mut(usize::from(connection.listener)) {
                 listener.connections += 1;
                 listener.add(&connection.traffic);
             }

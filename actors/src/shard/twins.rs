@@ -52,7 +52,7 @@ impl Shard {
     pub(super) fn twin_up(&mut self, session: u32) {
         let Some(slot) = self.sessions.get(session as usize) else { return };
         let Some(connection) = slot.conn.and_then(|conn| self.connection(conn)) else { return };
-        let ip = connection.origin.remote.ip().to_canonical();
+        let ip = connection.remote().ip().to_canonical();
         let is_own = slot.kind == Kind::Own;
         if slot.kind == Kind::Client || ip.is_unspecified() || self.twins.0.len() >= TWIN_LINKS_MAX
         {

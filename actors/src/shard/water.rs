@@ -7,7 +7,8 @@ use outpost_mqtt::window::HOT_MAX;
 use outpost_store::{ReadError, Space};
 
 use super::memory::BEHIND_MESSAGES;
-use super::sessions::{SessionSlot, place_of, queue_key};
+use super::sessions::{place_of, queue_key};
+use super::slot::SessionSlot;
 use super::{Cell, Hold, LogLevel, Shard};
 use crate::ledger::Drop;
 use crate::record::{self, DeliveryRecord};
@@ -194,10 +195,10 @@ impl Shard {
     /// Takes expired deliveries off the disk, and tells where to go on. Those in memory end when their turn comes to be sent.
     fn expire_some(&mut self, session: u32, number: u64, from: u64) -> Option<u64> {
         let slot = self.slot_of(session, number)?;
-        if slot.conn.is_some() || slot.loading.is_some() {
+        if slot.conn.is_some() || slot.loading().is_some() {
             return None; // its client comes for them, and they expire on the way
         }
-        let (cell, recovered_below) = (slot.cell, slot.recovered_below);
+        let (cell, recovered_below) = (slot.cell, slot.recovered_below());
         let Some(Cell::Session(body)) = self.cells.body_mut(cell) else { return None };
         let cold = body.outbound.cold();
         let (prefix, start) =

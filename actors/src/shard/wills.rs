@@ -9,6 +9,7 @@ use outpost_mqtt::packet::{Publish, Will};
 use outpost_store::{ReadError, Space};
 
 use super::route::Reach;
+use super::slot::Moment;
 use super::{LogLevel, Shard, Ticket};
 use crate::ledger::Drop;
 use crate::ports::Identity;
@@ -43,7 +44,7 @@ impl Shard {
     pub(super) fn set_will(&mut self, session: u32, will: Option<&Will>) -> bool {
         let slot = &mut self.sessions[session as usize];
         slot.will = will.cloned().map(Box::new);
-        slot.will_due_ms = None;
+        slot.will_due_ms = Moment::NEVER;
         if will.is_some() {
             self.write_will(session, None);
         } else {
@@ -55,7 +56,7 @@ impl Shard {
     /// Its client is gone: the will's time runs, on disk too.
     pub(super) fn start_will(&mut self, session: u32, delay_ms: u64) {
         let due_ms = self.now.mono_ms + delay_ms;
-        self.sessions[session as usize].will_due_ms = Some(due_ms);
+        self.sessions[session as usize].will_due_ms = Moment::at(due_ms);
         if delay_ms > 0 {
             self.write_will(session, Some(self.now.wall_ms + delay_ms));
         }
@@ -72,7 +73,7 @@ impl Shard {
     /// Says it, in the batch in which its row goes: once, whatever happens.
     pub(super) fn publish_will(&mut self, session: u32) {
         let Some(slot) = self.sessions.get_mut(session as usize) else { return };
-        slot.will_due_ms = None;
+        slot.will_due_ms = Moment::NEVER;
         let Some(will) = slot.will.take() else { return };
         let who = slot.identity();
         if !self.may_publish(&who, &will.topic) {
@@ -85,9 +86,9 @@ impl Shard {
             return self.unwrite_will(session);
         }
         let slot = &mut self.sessions[session as usize];
-        let lasts = slot.expires_ms.is_some_and(|due_ms| due_ms > self.now.mono_ms);
+        let lasts = slot.expires_ms.get().is_some_and(|due_ms| due_ms > self.now.mono_ms);
         if lasts && slot.conn.is_none() {
-            slot.will_due_ms = Some(self.now.mono_ms + RETRY_MS);
+            slot.will_due_ms = Moment::at(self.now.mono_ms + RETRY_MS);
             slot.will = Some(will);
             return;
         }
@@ -164,14 +165,15 @@ impl Shard {
         let delay_ms = u64::from(record.delay_s.unwrap_or(0)) * 1000;
         let slot = &mut self.sessions[session as usize];
         // Without a session it ended with the connection; else no later than that.
-        let expires_ms = *slot.expires_ms.get_or_insert(self.now.mono_ms);
+        let expires_ms = slot.expires_ms.get().unwrap_or(self.now.mono_ms);
+        slot.expires_ms = Moment::at(expires_ms);
         // A wall clock that was set meanwhile moves it within its delay, not beyond.
         let left_ms = record
             .due_wall_ms
             .map_or(delay_ms, |due_ms| due_ms.saturating_sub(self.now.wall_ms).min(delay_ms));
         let due_ms = (self.now.mono_ms + left_ms).min(expires_ms);
         (slot.will, slot.will_kept) = (Some(Box::new(will)), true);
-        slot.will_due_ms = Some(due_ms);
+        slot.will_due_ms = Moment::at(due_ms);
         if record.due_wall_ms.is_none() && due_ms > self.now.mono_ms {
             self.write_will(session, Some(self.now.wall_ms + left_ms));
         }

@@ -130,12 +130,42 @@ struct Link {
     unacked: u16,
 }
 
+/// QoS 2 ids the client uses; `true` once PUBREC is due or sent. One word while there are none.
+#[derive(Debug, Clone, Default)]
+struct Received(Option<Box<BTreeMap<PacketId, bool>>>);
+
+impl Received {
+    fn ids(&self) -> impl Iterator<Item = PacketId> + '_ {
+        self.0.iter().flat_map(|ids| ids.keys().copied())
+    }
+
+    fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |ids| ids.len())
+    }
+
+    fn get(&self, id: PacketId) -> Option<bool> {
+        self.0.as_ref()?.get(&id).copied()
+    }
+
+    fn insert(&mut self, id: PacketId, answered: bool) {
+        self.0.get_or_insert_default().insert(id, answered);
+    }
+
+    fn remove(&mut self, id: PacketId) -> bool {
+        self.0.as_mut().is_some_and(|ids| ids.remove(&id).is_some())
+    }
+
+    /// Keeps nothing for the next id.
+    fn give_back(&mut self) {
+        self.0.take_if(|ids| ids.is_empty());
+    }
+}
+
 /// One client's protocol state. Lives as long as its MQTT session.
 #[derive(Debug, Clone, Default)]
 pub struct Session {
     link: Option<Link>,
-    /// QoS 2 ids the client uses; `true` once PUBREC is due or sent.
-    received: BTreeMap<PacketId, bool>,
+    received: Received,
     /// What is owed to the client.
     pub outbound: Outbound,
 }
@@ -143,12 +173,14 @@ pub struct Session {
 impl Session {
     /// A session as the disk has it: QoS 2 ids in use, and deliveries still to be loaded.
     pub fn from_disk(received: impl IntoIterator<Item = PacketId>, outbound: Outbound) -> Self {
-        Self { link: None, received: received.into_iter().map(|id| (id, true)).collect(), outbound }
+        let mut ids = Received::default();
+        received.into_iter().for_each(|id| ids.insert(id, true));
+        Self { link: None, received: ids, outbound }
     }
 
     /// The QoS 2 ids of its client that are half settled.
     pub fn received(&self) -> impl Iterator<Item = PacketId> + '_ {
-        self.received.keys().copied()
+        self.received.ids()
     }
 
     /// Whether a client is connected.
@@ -190,6 +222,7 @@ impl Session {
     pub fn handle_connection_lost(&mut self) {
         self.link = None;
         self.outbound.give_back();
+        self.received.give_back();
     }
 
     /// A packet from the client, after CONNECT.
@@ -211,6 +244,7 @@ impl Session {
             Packet::Pingreq => {
                 // A client that pings has been idle: what is kept for the next message goes.
                 self.outbound.give_back();
+                self.received.give_back();
                 fx.push(Effect::Send(Packet::Pingresp));
             }
             Packet::Disconnect(disconnect) => fx.push(Effect::Goodbye {
@@ -274,7 +308,7 @@ impl Session {
             QoS::ExactlyOnce => {
                 // On a later connection too: the client has sent the id again by then and waits.
                 if reason.is_error() {
-                    self.received.remove(&id);
+                    self.received.remove(id);
                     fx.push(Effect::Forgotten(id));
                 } else {
                     self.received.insert(id, true);
@@ -355,9 +389,9 @@ impl Session {
         }
         if publish.qos == QoS::ExactlyOnce
             && let Some(id) = publish.packet_id
-            && let Some(answered) = self.received.get(&id)
+            && let Some(answered) = self.received.get(id)
         {
-            if *answered {
+            if answered {
                 fx.push(Effect::SendDurable(Packet::Pubrec(Ack::new(id, ReasonCode::Success))));
             } // else its PUBREC is on its way
             return;
@@ -414,14 +448,14 @@ impl Session {
 
     fn handle_pubrel(&mut self, ack: &Ack, fx: &mut Vec<Effect>) {
         let id = ack.packet_id;
-        if self.received.get(&id) == Some(&false) {
+        if self.received.get(id) == Some(false) {
             fx.push(Effect::Fail(
                 ReasonCode::ProtocolError,
                 "PUBREL before PUBREC was sent (MQTT-4.3.3-4)",
             ));
             return;
         }
-        if self.received.remove(&id).is_some() {
+        if self.received.remove(id) {
             fx.push(Effect::Forgotten(id));
         }
         fx.push(Effect::SendDurable(Packet::Pubcomp(Ack::new(id, ReasonCode::Success))));

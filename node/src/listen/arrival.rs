@@ -114,30 +114,35 @@ pub fn origin(listening: &Listening, remote: SocketAddr, certificate: Option<Arc
     Origin { listener: Arc::clone(&listening.door.name), remote, certificate }
 }
 
+/// Not a number of bytes.
+const NO_LIMIT: usize = usize::MAX;
+
 /// A stream of which only so many bytes are read until its first packet is here. Whatever buffers lie above hold no more
 /// than was read here, so this bounds what a stranger can make the node remember.
 #[derive(Debug)]
 pub struct Stranger<S> {
     stream: S,
-    /// `None`: no stranger any more.
-    left: Option<usize>,
+    /// `NO_LIMIT`: no stranger any more.
+    left: usize,
 }
 
 impl<S> Stranger<S> {
     /// At most `bytes_max` are read.
     pub fn new(stream: S, bytes_max: usize) -> Self {
-        Self { stream, left: Some(bytes_max) }
+        Self { stream, left: bytes_max.min(NO_LIMIT - 1) }
     }
 
     /// At most so many of those that are left.
     fn at_most(&mut self, bytes_max: usize) {
-        self.left = self.left.map(|left| left.min(bytes_max));
+        if self.left != NO_LIMIT {
+            self.left = self.left.min(bytes_max);
+        }
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream for Stranger<S> {
     fn opened(&mut self) {
-        self.left = None;
+        self.left = NO_LIMIT;
     }
 }
 
@@ -147,9 +152,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stranger<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Some(left) = self.left else {
+        let left = self.left;
+        if left == NO_LIMIT {
             return Pin::new(&mut self.stream).poll_read(cx, buffer);
-        };
+        }
         if left == 0 {
             let text = "it sent more than limits.connect_bytes_max before its CONNECT was complete";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::QuotaExceeded, text)));
@@ -159,7 +165,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stranger<S> {
         let result = Pin::new(&mut self.stream).poll_read(cx, &mut part);
         let count = part.filled().len();
         buffer.advance(count);
-        self.left = Some(left - count);
+        self.left = left - count;
         result
     }
 }

@@ -41,22 +41,29 @@ impl ByteStream for tokio::net::TcpStream {}
 /// A bridge of this node, through memory.
 impl ByteStream for tokio::io::DuplexStream {}
 
+/// How far a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Open,
+    /// There is nothing more to read, ever.
+    Ended,
+    /// The last poll is behind it.
+    Served,
+}
+
 /// One connection on its shard's thread.
 pub struct Connection {
     id: ConnId,
     stream: RefCell<Box<dyn ByteStream>>,
     /// Has it polled: there is something to read, or the stream can be written again.
     waker: Waker,
-    /// The last poll is behind it.
-    served: Cell<bool>,
+    life: Cell<Life>,
     paused: Cell<bool>,
     closing: Cell<bool>,
     /// The stream did not take all that was to be written.
     unwritten: Cell<bool>,
     /// A write failed: nobody is there any more.
     broken: Cell<bool>,
-    /// There is nothing more to read, ever.
-    ended: Cell<bool>,
     /// It sent much when it was read from last.
     heavy: Cell<bool>,
     /// It has had its share of a turn and waits for its next.
@@ -64,7 +71,7 @@ pub struct Connection {
     /// There may be whole packets in `rest`.
     unread: Cell<bool>,
     /// Its place at the listener's door, where it is a stranger until its first packet is here.
-    ticket: RefCell<Ticket>,
+    ticket: Cell<Option<Ticket>>,
     /// The beginning of a packet whose end has not come. Boxed: nearly always there is none.
     #[allow(clippy::box_collection, reason = "one word instead of three in every connection")]
     rest: Cell<Option<Box<Vec<u8>>>>,
@@ -77,34 +84,33 @@ impl Connection {
             id,
             stream: RefCell::new(stream),
             waker,
-            served: Cell::new(false),
+            life: Cell::new(Life::Open),
             paused: Cell::new(false),
             closing: Cell::new(false),
             unwritten: Cell::new(false),
             broken: Cell::new(false),
-            ended: Cell::new(false),
             heavy: Cell::new(false),
             waits: Cell::new(false),
             unread: Cell::new(false),
-            ticket: RefCell::new(ticket),
+            ticket: Cell::new(Some(ticket)),
             rest: Cell::default(),
         }
     }
 
     /// Reads, until there is nothing more, or the other side or the shard has had enough.
     pub fn serve(this: &Rc<Self>, plane: &Rc<Plane>) {
-        if this.served.get() {
+        if this.life.get() == Life::Served {
             return;
         }
         if this.poll(&mut Context::from_waker(&this.waker), plane).is_ready() {
-            this.served.set(true);
+            this.life.set(Life::Served);
             Self::leave(this, plane);
         }
     }
 
     /// The last bytes are read and written.
     fn leave(this: &Rc<Self>, plane: &Rc<Plane>) {
-        this.ticket.borrow_mut().left();
+        this.with_ticket(Ticket::left);
         if this.broken.get() || !this.closing.get() {
             return plane.connection_lost(this.id);
         }
@@ -113,6 +119,14 @@ impl Connection {
             linger(&this.stream, LINGER_MAX).await;
             host.connection_lost(this.id);
         });
+    }
+
+    /// Looks at its place at the door; it has one from beginning to end.
+    fn with_ticket<T: Default>(&self, look: impl FnOnce(&mut Ticket) -> T) -> T {
+        let mut ticket = self.ticket.take();
+        let seen = ticket.as_mut().map(look).unwrap_or_default();
+        self.ticket.set(ticket);
+        seen
     }
 
     /// Its name in the shard.
@@ -145,7 +159,7 @@ impl Connection {
         self.waits.set(false);
         let mut cx = Context::from_waker(&self.waker);
         if !self.broken.get() && self.poll_read(&mut cx, plane, true).is_ready() {
-            self.ended.set(true);
+            self.life.set(Life::Ended);
             self.waker.wake_by_ref();
         }
     }
@@ -155,7 +169,7 @@ impl Connection {
         let must_write = self.unwritten.get() || self.closing.get();
         let written = if must_write { self.write(cx, plane) } else { self.flush_stream(cx) };
         let Ok(written) = written else { return Poll::Ready(()) };
-        if self.broken.get() || self.ended.get() {
+        if self.broken.get() || self.life.get() != Life::Open {
             return Poll::Ready(());
         }
         if self.closing.get() {
@@ -201,7 +215,7 @@ impl Connection {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(error)) => {
                     if error.kind() == io::ErrorKind::QuotaExceeded {
-                        self.ticket.borrow_mut().refused(Refusal::Bytes);
+                        self.with_ticket(|ticket| ticket.refused(Refusal::Bytes));
                     }
                     return Poll::Ready(());
                 }
@@ -241,7 +255,7 @@ impl Connection {
         self.paused.set(received.paused);
         self.unread.set(received.paused || received.packets == quantum.packets);
         self.heavy.set(is_heavy(received.packets, received.used));
-        if received.used > 0 && self.ticket.borrow_mut().opened() {
+        if received.used > 0 && self.with_ticket(Ticket::opened) {
             self.stream.borrow_mut().opened();
         }
         received
@@ -330,6 +344,11 @@ mod tests {
         server.write_all(GOOD_BYE).await.expect("it is open");
         server.shutdown().await.expect("it is open");
         (client, RefCell::new(Box::new(server)))
+    }
+
+    #[test]
+    fn an_idle_connection_keeps_little() {
+        assert!(size_of::<Connection>() <= 80, "{}", size_of::<Connection>());
     }
 
     #[tokio::test]
