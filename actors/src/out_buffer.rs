@@ -18,6 +18,7 @@ pub const SLICES_MAX: usize = 16;
 #[derive(Debug, Default)]
 pub struct OutBuffer {
     /// Boxed: most never have any.
+    #[allow(clippy::box_collection, reason = "8 bytes in place of 32, and most have none")]
     front: Option<Box<VecDeque<Bytes>>>,
     tail: Vec<u8>,
     /// Bytes of `tail` already written.

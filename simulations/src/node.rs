@@ -309,7 +309,7 @@ pub fn name_of(index: usize) -> String {
 impl Process {
     fn into_unread(mut self) -> Vec<(Link, Vec<u8>)> {
         for (conn, state) in self.conns {
-            let left = self.shard.out_buffer(conn).map(|out| out.take());
+            let left = self.shard.out_buffer(conn).map(outpost_actors::out_buffer::OutBuffer::take);
             self.unread.extend(left.map(|left| (state.link, left)));
         }
         self.unread

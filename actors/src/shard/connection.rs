@@ -470,7 +470,8 @@ impl Shard {
     pub(super) fn log_closing(&mut self, conn: ConnId, session: u32, why: fmt::Arguments<'_>) {
         let Some(connection) = self.connection(conn) else { return };
         let remote = connection.remote();
-        let client_id = self.sessions.get(session as usize).map(|s| s.client_id());
+        let client_id =
+            self.sessions.get(session as usize).map(super::slot::SessionSlot::client_id);
         let client_id = client_id.unwrap_or_default();
         let text = format!("closing the connection of client {client_id:?} from {remote}: {why}");
         self.log(super::LogLevel::Info, text);
@@ -574,14 +575,6 @@ impl Shard {
     }
 }
 
-#[cfg(test)]
-mod size {
-    #[test]
-    fn an_idle_connection_keeps_little() {
-        assert!(size_of::<super::Connection>() <= 168, "{}", size_of::<super::Connection>());
-    }
-}
-
 /// What a stranger's first bytes are, when they are a well-known something else.
 fn looks_like(bytes: &[u8]) -> &'static str {
     let begins = |with: &[u8]| bytes.starts_with(with);
@@ -591,5 +584,13 @@ fn looks_like(bytes: &[u8]) -> &'static str {
         "; it looks like HTTP, which has a port of its own (listen.http.bind)"
     } else {
         ""
+    }
+}
+
+#[cfg(test)]
+mod size {
+    #[test]
+    fn an_idle_connection_keeps_little() {
+        assert!(size_of::<super::Connection>() <= 168, "{}", size_of::<super::Connection>());
     }
 }

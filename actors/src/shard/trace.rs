@@ -196,7 +196,9 @@ impl Shard {
     pub(super) fn trace_packet(&mut self, conn: ConnId, what: &'static str, packet: &Packet) {
         let Some(connection) = self.connection(conn) else { return };
         let of_session = match connection.phase {
-            Phase::Open(session) => self.sessions.get(session as usize).map(|s| s.client_id()),
+            Phase::Open(session) => {
+                self.sessions.get(session as usize).map(super::slot::SessionSlot::client_id)
+            }
             _ => None,
         };
         let waiting = connection.rare.connect().map(|connect| connect.client_id.clone());
