@@ -196,7 +196,7 @@ async fn a_fleet_that_comes_back_at_once_is_taken_in_turn_and_nobody_fails() {
         quantile(&calm, 990)
     );
     assert_eq!(back.len(), fleet);
-    assert!(!is_long() || took < Duration::from_secs(60), "the last came after {took:?}");
+    assert!(!is_long() || took < Duration::from_mins(1), "the last came after {took:?}");
     assert!(!is_long() || quantile(&during, 990) < Duration::from_secs(1), "{during:?}");
     let (_, stats) = http::get(dev.http, "/api/v1/stats").await;
     assert_eq!(stats["mqtt"]["connections_refused_total"], 0, "{stats}");
