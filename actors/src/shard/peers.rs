@@ -265,7 +265,7 @@ impl Shard {
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         if event.seq == 0 {
             peer.events_in += 1;
-            self.route_from_peer(&event.message, event.shares.as_deref(), false);
+            self.route_from_peer(id, &event.message, event.shares.as_deref(), false);
             return Ok(());
         }
         let newest = peer.stalled.back().map_or(peer.record.events_seen, |event| event.seq);
@@ -292,7 +292,7 @@ impl Shard {
 
     fn take_event(&mut self, id: NodeId, event: &Arrived) {
         let seq = event.seq;
-        self.route_from_peer(&event.message, event.shares.as_deref(), true);
+        self.route_from_peer(id, &event.message, event.shares.as_deref(), true);
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.record.events_seen = seq;
         }

@@ -3,7 +3,8 @@
 //! ```text
 //!  PUBLISH ─▶ nodes with members ─choose─▶ here: a member
 //!                                     └──▶ a peer, told which groups it serves ─▶ a member
-//!                                                └─ nobody there any more ─▶ another node, at most SHARE_HOPS_MAX times
+//!                                                └─ nobody there any more ─▶ another node, or back to whoever sent it, who
+//!                                                   may know of others; at most SHARE_HOPS_MAX times
 //! ```
 //! First come nodes with a member that is connected, then those where one that is away waits for the message, then
 //! those that cannot be reached now. Among equals the message's number decides, so that each gets its part.
@@ -206,6 +207,7 @@ impl Shard {
     /// An event of a peer; `numbered` when its place in what the peer sends is written down.
     pub(super) fn route_from_peer(
         &mut self,
+        from: NodeId,
         message: &Arc<Message>,
         shares: Option<&Shares>,
         numbered: bool,
@@ -217,11 +219,15 @@ impl Shard {
         self.ledger.accept(!recipients.is_empty() || !away.is_empty(), false, false);
         let hops = shares.map_or(0, |shares| shares.hops) + 1;
         for shared in away {
-            match self.choose(&shared, message.qos, message.id.seq) {
-                Some(Place::Peer(peer)) if hops <= SHARE_HOPS_MAX => {
-                    self.pass_on(peer, vec![shared.name.to_string()], hops, message);
-                }
-                _ => self.ledger.drop_unqueued(Drop::Offline, 1),
+            let to = match self.choose(&shared, message.qos, message.id.seq) {
+                Some(Place::Peer(peer)) => Some(peer),
+                // Nobody that is known here; whoever sent it may know nodes that this one has not met.
+                None if message.qos > QoS::AtMostOnce => Some(from),
+                _ => None,
+            };
+            match to.filter(|_| hops <= SHARE_HOPS_MAX) {
+                Some(peer) => self.pass_on(peer, vec![shared.name.to_string()], hops, message),
+                None => self.ledger.drop_unqueued(Drop::Offline, 1),
             }
         }
         if !recipients.is_empty() {

@@ -113,6 +113,30 @@ fn a_group_that_has_emptied_meanwhile_gets_its_messages_elsewhere_or_they_are_co
 }
 
 #[test]
+fn a_node_whose_group_has_emptied_and_knows_nobody_gives_the_messages_back() {
+    let mut world = World::with(3, |_| {});
+    let (b, c) = (member(&mut world, 1, "b"), member(&mut world, 2, "c"));
+    for peer in [1, 2] {
+        world.link(0, peer); // and these two never meet
+        world.sync();
+        world.unlink(0, peer);
+    }
+    send(&mut world, 0, 1, 20); // kept for the one or the other
+    world.unsubscribe(b, SHARED);
+    world.link(0, 1);
+    world.sync();
+    world.link(0, 2);
+    world.sync();
+    assert_eq!(sorted(world.drain(c)), (1..=20).collect::<Vec<_>>());
+    assert_eq!(world.drain(b), [""; 0]);
+    for node in 0..3 {
+        let stats = world.shard(node).stats();
+        assert_eq!((stats.outbox, stats.bodies), (0, 0), "node {node}");
+        assert_eq!(world.shard(node).ledger().dropped[Drop::Offline as usize], 0, "node {node}");
+    }
+}
+
+#[test]
 fn what_waited_for_a_member_whose_session_ended_goes_to_another_node() {
     let mut world = World::with(2, |_| {});
     let mut connect = v5("a");

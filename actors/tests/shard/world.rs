@@ -447,9 +447,22 @@ impl World {
     }
 
     pub fn heal(&mut self) {
+        self.link(0, 1);
+    }
+
+    /// Two nodes have a link.
+    pub fn link(&mut self, a: usize, b: usize) {
         self.link_up = true;
-        for (node, peer) in [(0, 1), (1, 0)] {
+        for (node, peer) in [(a, b), (b, a)] {
             self.nodes[node].shard.peer_up(node_id(peer), self.now);
+        }
+        self.pump();
+    }
+
+    /// The link between two nodes ends; others stay. Nothing was on its way.
+    pub fn unlink(&mut self, a: usize, b: usize) {
+        for (node, peer) in [(a, b), (b, a)] {
+            self.nodes[node].shard.peer_down(node_id(peer), self.now);
         }
         self.pump();
     }
