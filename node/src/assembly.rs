@@ -502,6 +502,7 @@ fn hub_config(config: &Config, node: NodeId) -> HubConfig {
         limits: outpost_shadow::Limits {
             state_bytes_max: config.limits.shadow_bytes_max,
             shadows_max: config.limits.shadows_max,
+            hot_shadows_max: config.limits.shadows_hot_max,
             depth_max: config.limits.shadow_depth_max,
             history_max: config.limits.shadow_history_max,
             history_each_max: config.limits.shadow_history_each_max,

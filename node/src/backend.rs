@@ -286,6 +286,8 @@ impl Backend for NodeBackend {
                 "shadows": {
                     "requests_dropped_total": load(&drops.shadow_requests),
                     "count": hub.shadows,
+                    "hot": hub.hot,
+                    "reads_total": hub.reads,
                     "accepted_total": hub.accepted,
                     "rejected_total": hub.rejected,
                     "merged_total": hub.merged,

@@ -28,6 +28,7 @@ pub mod peers;
 pub mod plane;
 pub mod scram;
 mod shadow_past;
+mod shadow_rows;
 pub mod shadows;
 pub mod telemetry;
 mod traces;

@@ -33,6 +33,7 @@ use crate::clock::now;
 use crate::config::{PolicyKind, ShadowPolicy};
 use crate::peers::Links;
 use crate::plane::{Command, PlaneHandle};
+use crate::shadow_rows::StoredRows;
 
 /// Requests that may wait for the hub. Full: PUBACK says 0x97; at QoS 0 the request is dropped and counted.
 pub const REQUESTS_MAX: usize = 1_024;
@@ -262,7 +263,8 @@ enum Asker {
 struct Driver {
     spec: ShadowSpec,
     hub: Hub,
-    waiting: VecDeque<(Lsn, Vec<Output>)>,
+    /// The hub's commits that are not durable, with their numbers.
+    waiting: VecDeque<(Lsn, u64, Vec<Output>)>,
     last: Lsn,
     askers: HashMap<u64, Asker>,
     in_flight: InFlight,
@@ -273,20 +275,13 @@ struct Driver {
 impl Driver {
     fn load(spec: ShadowSpec) -> Result<Self, String> {
         let mut hub = Hub::new(spec.hub.clone(), crate::dice::random_u64(), Hlc::default());
-        let mut from = Vec::new();
-        loop {
-            let rows = spec
-                .store
-                .scan(Space::Shadows, &[], &from, 1_024)
-                .map_err(|error| error.to_string())?;
-            let Some((last, _)) = rows.last() else { break };
-            from = [last, &[0][..]].concat();
-            for (key, value) in rows {
-                if let Err(error) = hub.load_row(&key, &value) {
-                    warn!("{error}; this row is left out, peers will send the shadow again");
-                }
+        hub.read_rows_from(Box::new(StoredRows(Arc::clone(&spec.store))));
+        let mut load = |key: &[u8], value: &[u8]| {
+            if let Err(error) = hub.load_row(key, value) {
+                warn!("{error}; this row is left out, peers will send the shadow again");
             }
-        }
+        };
+        spec.store.visit(Space::Shadows, &[], &mut load).map_err(|error| error.to_string())?;
         Ok(Self {
             spec,
             hub,
@@ -390,7 +385,7 @@ impl Driver {
         while let Some(effect) = self.hub.poll_effect() {
             match effect {
                 Effect::Now(output) => self.output(output),
-                Effect::Commit { rows, then } => {
+                Effect::Commit { number, rows, then } => {
                     let op = |(key, value): (Vec<u8>, Option<Vec<u8>>)| match value {
                         Some(value) => Op::Put(Space::Shadows, key.into(), value.into()),
                         None => Op::Delete(Space::Shadows, key.into()),
@@ -398,8 +393,8 @@ impl Driver {
                     self.submit(&rows.into_iter().map(op).collect());
                     if self.failed {
                         self.refuse(then);
-                    } else if !then.is_empty() {
-                        self.waiting.push_back((self.last, then));
+                    } else {
+                        self.waiting.push_back((self.last, number, then));
                     }
                 }
             }
@@ -426,7 +421,7 @@ impl Driver {
             self.failed = true;
             warn!("shadows are no longer written: {cause}; updates are refused from now on");
         }
-        for (_, outputs) in std::mem::take(&mut self.waiting) {
+        for (_, _, outputs) in std::mem::take(&mut self.waiting) {
             self.refuse(outputs);
         }
     }
@@ -453,9 +448,14 @@ impl Driver {
     /// Says what has become durable.
     fn release(&mut self) {
         let synced = self.spec.store.synced();
-        while self.waiting.front().is_some_and(|(needs, _)| *needs <= synced) {
-            let (_, outputs) = self.waiting.pop_front().expect("just seen");
+        let mut durable = None;
+        while self.waiting.front().is_some_and(|(needs, ..)| *needs <= synced) {
+            let (_, commit, outputs) = self.waiting.pop_front().expect("just seen");
+            durable = Some(commit);
             outputs.into_iter().for_each(|output| self.output(output));
+        }
+        if let Some(commit) = durable {
+            self.hub.synced(commit);
         }
     }
 

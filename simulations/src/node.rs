@@ -16,7 +16,9 @@ use outpost_actors::shard::{
 use outpost_membership::PeerFrame;
 use outpost_model::{Hlc, NodeId, Now, QoS};
 use outpost_mqtt::packet::ReasonCode;
-use outpost_shadow::{Effect, Event as HubEvent, Hub, HubConfig, Limits, Output, parse_topic};
+use outpost_shadow::{
+    Effect, Event as HubEvent, Hub, HubConfig, Limits, Output, Rows, parse_topic,
+};
 use outpost_store::{Batch, Lsn, Op, Space, Store, SubmitError};
 
 use crate::Mutant;
@@ -75,9 +77,19 @@ struct Process {
     /// Effects of the hub the disk was too busy for.
     unwritten: VecDeque<Effect>,
     /// Outputs that wait for the disk.
-    waiting: VecDeque<(Lsn, Vec<Output>)>,
+    waiting: VecDeque<(Lsn, u64, Vec<Output>)>,
     /// What connections that are gone left in their buffers.
     unread: Vec<(Link, Vec<u8>)>,
+}
+
+/// What the hub reads again.
+struct StoredRows(Arc<Disk>);
+
+impl Rows for StoredRows {
+    fn read(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let row = self.0.get(Space::Shadows, key).expect("reads of a memory store do not fail");
+        row.map(|row| row.to_vec())
+    }
 }
 
 /// A node, running or not.
@@ -136,11 +148,12 @@ impl Node {
         let config = HubConfig {
             node: self.id,
             node_name: name_of(self.index),
-            limits: Limits { sweep_every_ms: 1_000, ..Limits::default() },
+            limits: Limits { sweep_every_ms: 1_000, hot_shadows_max: 1, ..Limits::default() },
             hlc_ahead_ms_max: 300_000,
             rules: outpost_shadow::Rules::default(),
         };
         let mut hub = Hub::new(config, dice, Hlc::default());
+        hub.read_rows_from(Box::new(StoredRows(self.disk.clone())));
         for ((space, key), value) in self.disk.rows() {
             if space == Space::Shadows
                 && let Err(error) = hub.load_row(&key, &value)
@@ -433,12 +446,12 @@ impl Process {
         while let Some(effect) = self.unwritten.pop_front() {
             match effect {
                 Effect::Now(output) => self.output(output, now, wanted),
-                Effect::Commit { rows, then } => {
+                Effect::Commit { number, rows, then } => {
                     if !rows.is_empty() {
                         match disk.submit(batch_of(&rows)) {
                             Ok(_) => {}
                             Err(SubmitError::Busy { .. }) => {
-                                self.unwritten.push_front(Effect::Commit { rows, then });
+                                self.unwritten.push_front(Effect::Commit { number, rows, then });
                                 return moved;
                             }
                             Err(error) => {
@@ -447,7 +460,7 @@ impl Process {
                             }
                         }
                     }
-                    self.waiting.push_back((disk.last(), then));
+                    self.waiting.push_back((disk.last(), number, then));
                     let early = mutant == Some(Mutant::ShadowBeforeSync);
                     let synced = if early { disk.last() } else { disk.synced() };
                     self.release(synced, now, wanted);
@@ -459,8 +472,9 @@ impl Process {
     }
 
     fn release(&mut self, synced: Lsn, now: Now, wanted: &mut VecDeque<Wanted>) {
-        while self.waiting.front().is_some_and(|(needs, _)| *needs <= synced) {
-            let (_, outputs) = self.waiting.pop_front().expect("just seen");
+        while self.waiting.front().is_some_and(|(needs, ..)| *needs <= synced) {
+            let (_, commit, outputs) = self.waiting.pop_front().expect("just seen");
+            self.hub.synced(commit);
             outputs.into_iter().for_each(|output| self.output(output, now, wanted));
         }
     }

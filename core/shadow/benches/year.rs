@@ -101,7 +101,7 @@ fn carry(
             while let Some(effect) = hubs[side].poll_effect() {
                 moved = true;
                 let (rows, outputs) = match effect {
-                    Effect::Commit { rows, then } => (rows, then),
+                    Effect::Commit { rows, then, .. } => (rows, then),
                     Effect::Now(output) => (Vec::new(), vec![output]),
                 };
                 let written = rows.iter().filter(|(key, _)| side == 0 && key.starts_with(b"s"));

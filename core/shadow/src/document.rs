@@ -318,6 +318,16 @@ impl Shadow {
         out.0
     }
 
+    /// Reads place, version and home from the beginning of a row.
+    pub fn read_facts(from: &mut Reader<'_>) -> Result<(u64, u64, Option<Home>), WireError> {
+        if from.byte()? != ROW_FORMAT {
+            return Err(WireError::Range("row format"));
+        }
+        let seq = from.varint()?;
+        let (version, _, _, home) = decode_facts(from, false)?;
+        Ok((seq, version, home))
+    }
+
     /// Reads what [`Shadow::to_row`] wrote.
     pub fn from_row(row: &[u8]) -> Result<Self, WireError> {
         let mut from = Reader::new(row);

@@ -42,6 +42,11 @@ pub enum Event {
         /// The shadow.
         key: ShadowKey,
     },
+    /// A shadow's row cannot be read. It counts as lost: the next write begins it anew, and what peers have is merged then.
+    Damaged {
+        /// The shadow.
+        key: ShadowKey,
+    },
     /// Another node used the same slot of version numbers; this one took another.
     SlotChanged {
         /// The new slot.

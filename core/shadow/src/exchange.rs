@@ -1,6 +1,7 @@
 //! Peers: greeting them, taking in what they know, and sending them what they lack.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -14,6 +15,7 @@ use crate::hub::{Hub, Output, PeerError};
 use crate::key::ShadowKey;
 use crate::peer::{Greeting, Stretch};
 use crate::planted::{Bug, is};
+use crate::shelf::Shelf;
 use crate::sync::{FRAME_BYTES_AIM, Frame, Hello, PEERS_MAX};
 use crate::version::SLOTS;
 
@@ -264,18 +266,20 @@ impl Hub {
 
     /// Merges into a scratch copy, under `catch_unwind`: automerge may panic on changes no honest node makes.
     fn merge_item(
-        &self,
+        &mut self,
         peer: NodeId,
         key: &ShadowKey,
         item: &Item,
         merged: &mut BTreeMap<ShadowKey, Scratch>,
     ) -> Result<Merged, PeerError> {
         let (me, seq) = (self.place(), self.feed.head + 1 + merged.len() as u64);
-        let have = merged.get(key).map(|(shadow, _, _)| shadow).or_else(|| self.shadows.get(key));
-        let scratch = have.cloned().unwrap_or_default();
+        let twice = merged.get(key).map(|(shadow, _, _)| shadow.clone());
+        let seq = twice.as_ref().map_or(seq, |shadow| shadow.seq);
+        let have = |shelf: &mut Shelf| shelf.fetch(key).map(|shadow| Shadow::clone(&shadow));
+        let is_twice = twice.is_some();
+        let scratch = twice.or_else(|| have(&mut self.shadows)).unwrap_or_default();
         let work = AssertUnwindSafe(|| {
             let mut scratch = scratch;
-            let seq = have.filter(|_| merged.contains_key(key)).map_or(seq, |shadow| shadow.seq);
             scratch.merge(item, me, seq).map(|outcome| (scratch, outcome))
         });
         let unsound = |what| PeerError::Unsound { peer, key: key.clone(), what };
@@ -283,9 +287,8 @@ impl Hub {
             .map_err(|_| unsound("automerge cannot take it"))?
             .map_err(|e| unsound(e.0))?;
         if matches!(outcome, Merged::Taken | Merged::Extended) {
-            let twice = merged.contains_key(key);
             let is_all = shadow.desired.is_all_of(&item.desired);
-            let outcome = if twice { Merged::Extended } else { outcome };
+            let outcome = if is_twice { Merged::Extended } else { outcome };
             merged.insert(key.clone(), (shadow, outcome, is_all));
         }
         Ok(outcome)
@@ -302,7 +305,7 @@ impl Hub {
         for (key, (mut shadow, outcome, is_all)) in merged {
             let outcome =
                 if self.judge(&key, &mut shadow, now) { Merged::Extended } else { outcome };
-            let previous = self.shadows.get(&key).cloned();
+            let previous = self.shadows.get(&key);
             if previous.is_none() && self.shadows.len() >= self.config.limits.shadows_max {
                 self.then.push(Output::Event(Event::Full { key: key.clone() }));
                 full.push(key);
@@ -316,7 +319,7 @@ impl Hub {
             if is_theirs {
                 sending.known_there.insert(shadow.seq);
             }
-            self.announce_merged(peer, &key, &shadow, previous.as_ref(), outcome, now);
+            self.announce_merged(peer, &key, &shadow, previous.as_deref(), outcome, now);
             self.install(key, shadow);
         }
         full
@@ -440,7 +443,7 @@ impl Hub {
         while bytes < FRAME_BYTES_AIM {
             let Some(key) = self.peer_mut(peer).sending.wanted.pop_first() else { break };
             // One that is gone meanwhile is answered with nothing, so that the peer stops waiting for it.
-            let item = self.shadows.get(&key).unwrap_or(&Shadow::default()).item_since(0);
+            let item = self.shadows.get(&key).unwrap_or_default().item_since(0);
             bytes += item.weight() + key.thing.len();
             items.push((key, item));
         }
@@ -527,17 +530,18 @@ impl Hub {
             }
             let differs = only.is_some_and(|only| only.keys.contains(key));
             let settled = only.is_some_and(|only| *place <= only.upto) && !differs;
-            let Some(shadow) =
-                self.shadows.get(key).filter(|_| !settled && !sending.known_there.contains(place))
-            else {
+            if settled || sending.known_there.contains(place) {
                 continue;
-            };
+            }
             // What differs is sent whole; the peer has the others as they were when that was found out.
             let above = if differs { 0 } else { only.map_or(sending.floor, |only| only.upto) };
-            let item = made
-                .entry((above, key.clone()))
-                .or_insert_with(|| shadow.item_since(above))
-                .clone();
+            let item = match made.entry((above, key.clone())) {
+                Entry::Occupied(made) => made.get().clone(),
+                Entry::Vacant(empty) => {
+                    let Some(shadow) = self.shadows.get(key) else { continue };
+                    empty.insert(shadow.item_since(above)).clone()
+                }
+            };
             bytes += item.weight() + key.thing.len();
             gathered.places.push(*place);
             gathered.items.push((key.clone(), item));

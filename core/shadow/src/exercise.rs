@@ -41,7 +41,7 @@ fn config() -> HubConfig {
 fn answers(hub: &mut Hub, rows: &mut BTreeMap<Vec<u8>, Vec<u8>>) -> usize {
     let mut count = 0;
     while let Some(effect) = hub.poll_effect() {
-        let Effect::Commit { rows: changed, then } = effect else {
+        let Effect::Commit { rows: changed, then, .. } = effect else {
             panic!("nothing goes out before it is durable")
         };
         for (key, value) in changed {

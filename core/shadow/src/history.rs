@@ -214,7 +214,7 @@ impl Hub {
             (true, false) => What::Written,
         };
         let at = shadow.touched.max(shadow.deleted).hlc;
-        let changes = changes(self.shadows.get(key), shadow, |_| false);
+        let changes = changes(self.shadows.get(key).as_deref(), shadow, |_| false);
         let from = from.filter(|node| *node != self.config.node);
         let client = self.history.asking.clone().filter(|_| from.is_none());
         self.remember(key, shadow.version, what, at, client, from, changes);
@@ -232,7 +232,7 @@ impl Hub {
             return;
         }
         let seen = self.peers.get(&from).map_or(0, |peer| peer.seen);
-        let changes = changes(self.shadows.get(key), shadow, |old| old.seq > seen);
+        let changes = changes(self.shadows.get(key).as_deref(), shadow, |old| old.seq > seen);
         let at = Hlc::from_ms(self.time_ms(now));
         self.remember(key, shadow.version, What::Merged, at, None, Some(from), changes);
     }

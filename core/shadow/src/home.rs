@@ -17,6 +17,7 @@ use crate::hub::{Hub, Output};
 use crate::key::ShadowKey;
 use crate::planted::{Bug, is};
 use crate::request::Reject;
+use crate::shelf::Facts;
 use crate::version::{self, Class, VERSION_MAX};
 
 /// Version numbers a home uses in a second, as far as a takeover without contact reckons. Lower and a device may have
@@ -88,7 +89,7 @@ impl Hub {
     /// The device of this shadow speaks at this node: the home follows it, with the old home's consent or, when that one
     /// cannot be reached, without. Cheap when it is at home already.
     pub fn device_here(&mut self, key: &ShadowKey, now: Now) {
-        let Some(home) = self.shadows.get(key).and_then(|shadow| shadow.home) else { return };
+        let Some(home) = self.home(key) else { return };
         if home.node == self.config.node || self.is_moving(key) {
             return;
         }
@@ -104,13 +105,13 @@ impl Hub {
 
     /// Makes this node the home of a shadow, asking nobody. False when there is no such shadow, or nothing to take.
     pub fn take_over(&mut self, key: &ShadowKey, old: OldHome, now: Now) -> bool {
-        let Some(shadow) = self.shadows.get(key) else { return false };
+        let Some(shadow) = self.shadows.fetch(key) else { return false };
         let is_home = shadow.home.is_some_and(|home| home.node == self.config.node && home.sure);
         let is_mine = shadow.home.is_some_and(|home| home.node == self.config.node);
         if is_home || (is_mine && old == OldHome::MayReturn) {
             return false;
         }
-        let mut shadow = shadow.clone();
+        let mut shadow = Shadow::clone(&shadow);
         let absent_s = self.absent_s(&shadow, now);
         let (node, sure) = (self.config.node, old == OldHome::IsGone);
         shadow.home = Some(Home { term: self.stamp(now).0, node, sure });
@@ -127,11 +128,15 @@ impl Hub {
     /// owner's numbers (R13), and goes on above what it may have dealt out.
     pub(crate) fn give_up_numbers(&mut self, now: Now) {
         let node = self.config.node;
-        let mine = |shadow: &Shadow| shadow.home.is_some_and(|home| home.node == node);
-        let keys: Vec<ShadowKey> =
-            self.shadows.iter().filter(|(_, s)| mine(s)).map(|(key, _)| key.clone()).collect();
+        let mine = |facts: &Facts| facts.home.is_some_and(|home| home.node == node);
+        let keys: Vec<ShadowKey> = self
+            .shadows
+            .iter()
+            .filter(|(_, facts)| mine(facts))
+            .map(|(key, _)| key.clone())
+            .collect();
         for key in keys {
-            let Some(mut shadow) = self.shadows.get(&key).cloned() else { continue };
+            let Some(mut shadow) = self.shadows.copy(&key) else { continue };
             let since_s = self.time_ms(now).saturating_sub(shadow.touched.hlc.ms()) / 1000;
             shadow.home = Some(Home { term: self.stamp(now).0, node, sure: false });
             self.jump(&mut shadow, since_s);
@@ -148,11 +153,11 @@ impl Hub {
         now: Now,
     ) -> Result<Value, Reject> {
         let (me, term) = (self.place(), self.stamp(now).0);
-        let Some(shadow) = self.shadows.get(key) else {
+        let Some(shadow) = self.shadows.fetch(key) else {
             return Err(Reject::new(404, "There is no such shadow"));
         };
         if shadow.home.is_none_or(|home| home.node != node) {
-            let mut shadow = shadow.clone();
+            let mut shadow = Shadow::clone(&shadow);
             let sure = shadow.home.is_none() || me.class(shadow.home) == Class::Owner;
             shadow.home = Some(Home { term, node, sure });
             shadow.seq = self.feed.head + 1;

@@ -23,6 +23,7 @@ use crate::planted::{Bug, is};
 use crate::policy::Policies;
 use crate::quarantine::Quarantine;
 use crate::serve::Pending;
+use crate::shelf::{Rows, Shelf, read_row, read_row_key, row_key};
 use crate::sync::PEERS_MAX;
 use crate::version::SLOTS;
 use crate::wire::{Reader, WireError, Writer};
@@ -40,6 +41,10 @@ pub struct Limits {
     /// Shadows on this node. Further ones are refused with 429; lower refuses devices, higher occupies about a
     /// kilobyte each.
     pub shadows_max: usize,
+    /// Shadows in memory besides the index of all: those used lately, and those whose rows are not durable yet, whatever
+    /// their number. Only with [`Hub::read_rows_from`]. Fewer and busy ones are read from disk again and again; more and
+    /// each costs some two kilobytes, a large one 40.
+    pub hot_shadows_max: usize,
     /// Requests that wait for their home node. Further ones are refused with 429.
     pub forwards_max: usize,
     /// How long a request waits for its home node before it is accepted here. Short and a slow link costs version
@@ -73,6 +78,7 @@ impl Default for Limits {
             depth_max: 6,
             in_flight_max: 10,
             shadows_max: 200_000,
+            hot_shadows_max: 2_048,
             forwards_max: 1024,
             forward_timeout_ms: 2_000,
             rebase_changes: 64,
@@ -119,6 +125,8 @@ pub enum Effect {
     /// Write the rows in one batch (a `None` deletes), and release `then` when that batch and all before it are
     /// durable. There may be no rows: then only what came before must be durable.
     Commit {
+        /// Counts commits. To be handed to [`Hub::synced`] when this one is durable.
+        number: u64,
         /// Rows of the shadow space.
         rows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
         /// What depends on them.
@@ -216,7 +224,11 @@ pub struct HubStats {
     pub shadows: usize,
     /// Records kept, deleted ones included.
     pub records: usize,
-    /// Roughly what the records occupy.
+    /// Records in memory; of the others only what the index says.
+    pub hot: usize,
+    /// Records read from disk, as they were not in memory.
+    pub reads: u64,
+    /// Roughly what the index and the records in memory occupy.
     pub bytes: usize,
     /// Writes accepted.
     pub accepted: u64,
@@ -255,7 +267,7 @@ pub struct Hub {
     pub(crate) actor: [u8; 16],
     pub(crate) incarnation: u64,
     pub(crate) feed: Feed,
-    pub(crate) shadows: BTreeMap<ShadowKey, Shadow>,
+    pub(crate) shadows: Shelf,
     pub(crate) peers: BTreeMap<NodeId, Peer>,
     pub(crate) slots: BTreeMap<NodeId, u8>,
     pub(crate) pending: BTreeMap<u64, Pending>,
@@ -287,6 +299,8 @@ pub struct Hub {
     /// Behind what is sent to peers: answers to forwarded requests.
     pub(crate) last: Vec<Output>,
     effects: VecDeque<Effect>,
+    /// Of the last commit.
+    commits: u64,
 }
 
 /// This node's numbering of its own changes: each shadow once, at the place of its last change.
@@ -298,7 +312,6 @@ pub(crate) struct Feed {
     pub places: BTreeMap<u64, ShadowKey>,
 }
 
-const ROW_SHADOW: u8 = b's';
 const ROW_PEER: u8 = b'p';
 pub(crate) const ROW_HISTORY: u8 = b'h';
 const ROW_OWN: &[u8] = b"own";
@@ -316,7 +329,7 @@ impl Hub {
             actor,
             incarnation,
             feed: Feed { id: incarnation.max(1), ..Feed::default() },
-            shadows: BTreeMap::new(),
+            shadows: Shelf::default(),
             peers: BTreeMap::new(),
             slots,
             pending: BTreeMap::new(),
@@ -338,10 +351,27 @@ impl Hub {
             moved_peers: BTreeSet::new(),
             last: Vec::new(),
             effects: VecDeque::new(),
+            commits: 0,
             config,
         };
         hub.save_own();
         hub
+    }
+
+    /// From now on only an index of the shadows is kept, and those used lately; the others are read when they are used.
+    /// To be called before rows are loaded. The driver says with [`Hub::synced`] what is durable.
+    pub fn read_rows_from(&mut self, rows: Box<dyn Rows>) {
+        self.shadows.read_from(rows, self.config.limits.hot_shadows_max);
+    }
+
+    /// Commits up to this number are durable: their shadows may leave memory.
+    pub fn synced(&mut self, commit: u64) {
+        self.shadows.synced(commit);
+    }
+
+    /// Lets go of every shadow in memory that is durable.
+    pub fn rest(&mut self) {
+        self.shadows.rest();
     }
 
     /// Takes a row of the store in, before anything else is asked of the hub.
@@ -354,6 +384,9 @@ impl Hub {
     }
 
     fn try_load(&mut self, key: &[u8], value: &[u8]) -> Result<(), WireError> {
+        if let Some(key) = read_row_key(key)? {
+            return self.load_shadow(key, value);
+        }
         let mut from = Reader::new(value);
         match key.split_first() {
             _ if key == ROW_OWN => {
@@ -382,21 +415,21 @@ impl Hub {
                 self.peers.insert(node, peer);
             }
             Some((&ROW_HISTORY, place)) => self.history.load(place, value)?,
-            Some((&ROW_SHADOW, rest)) => {
-                let key = read_row_key(rest)?;
-                let shadow = Shadow::from_row(value)?;
-                let latest = shadow.stamps().map(|s| s.hlc).max().unwrap_or_default();
-                let latest = latest.max(Hlc(shadow.home.map_or(0, |home| home.term)));
-                self.know_time(latest);
-                self.feed.head = self.feed.head.max(shadow.seq);
-                self.feed.places.insert(shadow.seq, key.clone());
-                if shadow.override_ends_ms(&key.thing, &self.config.rules.policies).is_some() {
-                    self.overrides.insert(key.clone(), 0); // looked at when there is a clock
-                }
-                self.shadows.insert(key, shadow);
-            }
             _ => return Err(WireError::Range("row key")),
         }
+        Ok(())
+    }
+
+    fn load_shadow(&mut self, key: ShadowKey, row: &[u8]) -> Result<(), WireError> {
+        let loaded = self.shadows.load(key.clone(), row)?;
+        let policies = &self.config.rules.policies;
+        let may_end = loaded.marks && !policies.is_empty();
+        if may_end && read_row(row)?.override_ends_ms(&key.thing, policies).is_some() {
+            self.overrides.insert(key.clone(), 0); // looked at when there is a clock
+        }
+        self.know_time(loaded.latest);
+        self.feed.head = self.feed.head.max(loaded.facts.seq);
+        self.feed.places.insert(loaded.facts.seq, key);
         Ok(())
     }
 
@@ -408,11 +441,7 @@ impl Hub {
             .map_or(std::ops::Bound::Included(&first), std::ops::Bound::Excluded);
         let range = self.shadows.range((from, std::ops::Bound::Unbounded));
         let range = range.take_while(|(key, _)| key.thing.starts_with(prefix));
-        range
-            .filter(|(_, shadow)| shadow.exists())
-            .take(limit)
-            .map(|(key, _)| key.clone())
-            .collect()
+        range.filter(|(_, facts)| facts.exists).take(limit).map(|(key, _)| key.clone()).collect()
     }
 
     /// What a get would show at this moment, also what is not durable yet.
@@ -423,12 +452,12 @@ impl Hub {
 
     /// The version and home node of a shadow, deleted ones included.
     pub fn version_and_home(&self, key: &ShadowKey) -> Option<(u64, Option<NodeId>)> {
-        self.shadows.get(key).map(|shadow| (shadow.version, shadow.home.map(|home| home.node)))
+        self.shadows.facts(key).map(|facts| (facts.version, facts.home.map(|home| home.node)))
     }
 
     /// Whose a shadow is; nothing when nobody is at home, or there is no such shadow.
     pub fn home(&self, key: &ShadowKey) -> Option<Home> {
-        self.shadows.get(key)?.home
+        self.shadows.facts(key)?.home
     }
 
     /// The next thing to do; ask until there is nothing.
@@ -444,19 +473,21 @@ impl Hub {
     /// Equal on two hubs exactly when all visible states, versions and automerge heads are.
     pub fn fingerprint(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
-        for (key, shadow) in &self.shadows {
+        for (key, facts) in self.shadows.iter() {
             hash.update(row_key(key));
-            hash.update(shadow.whole_print());
+            hash.update(facts.print);
         }
         hash.finalize().into()
     }
 
-    /// Counts and sizes. Walks over all shadows.
+    /// Counts and sizes. Walks over the shadows in memory.
     pub fn stats(&self) -> HubStats {
         HubStats {
-            shadows: self.shadows.values().filter(|shadow| shadow.exists()).count(),
+            shadows: self.shadows.existing(),
             records: self.shadows.len(),
-            bytes: self.shadows.values().map(Shadow::memory_bytes).sum(),
+            hot: self.shadows.hot(),
+            reads: self.shadows.reads(),
+            bytes: self.shadows.memory_bytes(),
             ..self.stats
         }
     }
@@ -467,29 +498,28 @@ impl Hub {
 
     /// Puts a changed shadow in its new place, in memory and in the rows to be written.
     pub(crate) fn install(&mut self, key: ShadowKey, shadow: Shadow) {
-        self.dirty.insert(row_key(&key), Some(shadow.to_row()));
         self.feed.head = self.feed.head.max(shadow.seq);
-        if let Some(old) = self.shadows.get(&key).map(|old| old.seq) {
-            self.feed.places.remove(&old);
+        if let Some(old) = self.shadows.facts(&key) {
+            self.feed.places.remove(&old.seq);
         }
         self.feed.places.insert(shadow.seq, key.clone());
-        self.shadows.insert(key, shadow);
+        self.install_in_place(key, shadow);
     }
 
     /// Takes a record away for good. The feed's head is kept in a row of its own, so no place is used twice.
     pub(crate) fn forget(&mut self, key: &ShadowKey) {
-        if let Some(shadow) = self.shadows.remove(key) {
-            self.feed.places.remove(&shadow.seq);
+        if let Some(facts) = self.shadows.remove(key) {
+            self.feed.places.remove(&facts.seq);
             self.dirty.insert(row_key(key), None);
             self.save_own();
         }
     }
 
-    /// Writes a record again that changed in nothing a peer should hear of.
-    pub(crate) fn save_in_place(&mut self, key: &ShadowKey) {
-        if let Some(shadow) = self.shadows.get(key) {
-            self.dirty.insert(row_key(key), Some(shadow.to_row()));
-        }
+    /// The same for one that changed in nothing a peer should hear of.
+    pub(crate) fn install_in_place(&mut self, key: ShadowKey, shadow: Shadow) {
+        let at = row_key(&key);
+        let row = self.shadows.insert(key, shadow, self.commits + 1);
+        self.dirty.insert(at, Some(row));
     }
 
     pub(crate) fn save_row(&mut self, key: Vec<u8>, row: Option<Vec<u8>>) {
@@ -529,6 +559,9 @@ impl Hub {
     /// Ends every call: sends peers what they lack, and puts rows and what depends on them into one commit.
     pub(crate) fn finish(&mut self) {
         self.pump();
+        for key in self.shadows.take_damaged() {
+            self.then.push(Output::Event(Event::Damaged { key }));
+        }
         let last = std::mem::take(&mut self.last);
         self.then.extend(last);
         if self.dirty.is_empty() && self.then.is_empty() {
@@ -541,24 +574,12 @@ impl Hub {
             self.effects.extend(std::mem::take(&mut self.then).into_iter().map(Effect::Now));
         }
         let rows = std::mem::take(&mut self.dirty).into_iter().collect();
-        self.effects.push_back(Effect::Commit { rows, then: std::mem::take(&mut self.then) });
+        self.commits += 1;
+        let (number, then) = (self.commits, std::mem::take(&mut self.then));
+        self.effects.push_back(Effect::Commit { number, rows, then });
     }
 }
 
 fn peer_row_key(node: NodeId) -> Vec<u8> {
     [&[ROW_PEER], &node.0.to_be_bytes()[..]].concat()
-}
-
-/// Thing, 0, name: neither contains a 0.
-fn row_key(key: &ShadowKey) -> Vec<u8> {
-    [&[ROW_SHADOW], key.thing.as_bytes(), b"\0", key.name.as_deref().unwrap_or("").as_bytes()]
-        .concat()
-}
-
-fn read_row_key(rest: &[u8]) -> Result<ShadowKey, WireError> {
-    let text = std::str::from_utf8(rest).map_err(|_| WireError::Range("row key"))?;
-    let (thing, name) = text.split_once('\0').ok_or(WireError::Range("row key"))?;
-    let key =
-        ShadowKey { thing: thing.to_owned(), name: (!name.is_empty()).then(|| name.to_owned()) };
-    if key.is_valid() { Ok(key) } else { Err(WireError::Range("row key")) }
 }

@@ -6,6 +6,7 @@
 //!       ├─ exchange ─ sync (frames), pack (shadows in them), peer (how far each has read)
 //!       ├─ reconcile ─ sketch (what two sets differ in)
 //!       ├─ quarantine (peers that are not honest), history
+//!       ├─ shelf (an index of all shadows, and those used lately)
 //!       ├─ sweep ──── overrides (knobs turned by hand), policy (whose word counts)
 //!       └─ document ─ desired (automerge in epochs), leaves (registers), version
 //! ```
@@ -36,6 +37,7 @@ mod quarantine;
 mod reconcile;
 mod request;
 mod serve;
+mod shelf;
 mod sketch;
 mod sweep;
 mod sync;
@@ -51,6 +53,7 @@ pub use in_flight::InFlight;
 pub use key::{ShadowKey, Verb, parse_topic};
 pub use policy::{POLICIES_MAX, Policies, Policy, PolicyError, PolicyRule};
 pub use quarantine::Quarantine;
+pub use shelf::Rows;
 pub use stamp::Stamp;
 
 #[cfg(test)]

@@ -38,6 +38,11 @@ impl Marks {
         self.0.get(path).is_some_and(|mark| mark.muted)
     }
 
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The satisfied writes.
     pub fn satisfied(&self) -> impl Iterator<Item = (&str, Stamp)> {
         let real = self.0.iter().filter(|(_, mark)| mark.satisfied != Stamp::default());
@@ -169,7 +174,7 @@ impl Hub {
         let due: Vec<ShadowKey> =
             due.map(|(key, _)| key.clone()).take(self.config.limits.sweep_shadows).collect();
         for key in due {
-            let Some(mut shadow) = self.shadows.get(&key).cloned() else {
+            let Some(mut shadow) = self.shadows.copy(&key) else {
                 self.overrides.remove(&key);
                 continue;
             };
@@ -177,8 +182,7 @@ impl Hub {
             if let Some(delta) = shadow.delta_message(now.wall_s(), None) {
                 self.publish(&key, "update/delta", delta.to_string().into_bytes());
             }
-            self.shadows.insert(key.clone(), shadow);
-            self.save_in_place(&key);
+            self.install_in_place(key, shadow);
         }
         self.overrides_due_ms = self.overrides.values().copied().min().unwrap_or(u64::MAX);
     }

@@ -37,6 +37,8 @@ pub enum Bug {
     FloorLost,
     /// Not a bug of ours but a peer's skill: whatever it makes up has the right checksums, and nothing is deflated.
     ChecksumsIgnored,
+    /// A shadow leaves memory before its row is durable.
+    ForgetsUnsynced,
     /// Answers and messages leave before the disk has what they tell.
     SaysBeforeSync,
 }

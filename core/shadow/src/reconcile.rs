@@ -282,9 +282,7 @@ impl Hub {
 
     /// Every shadow as a member of the set, and its key.
     fn members(&self, salt: &[u8; 16]) -> impl Iterator<Item = (u64, &ShadowKey)> {
-        self.shadows
-            .iter()
-            .map(move |(key, shadow)| (member(salt, key, &shadow.whole_print()), key))
+        self.shadows.iter().map(move |(key, facts)| (member(salt, key, &facts.print), key))
     }
 
     fn keys_of(&self, salt: &[u8; 16], wanted: &HashSet<u64>) -> BTreeSet<ShadowKey> {

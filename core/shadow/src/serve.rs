@@ -137,9 +137,9 @@ impl Hub {
         }
     }
 
-    fn get(&self, key: &ShadowKey, payload: &[u8], now: Now) -> Outcome {
+    fn get(&mut self, key: &ShadowKey, payload: &[u8], now: Now) -> Outcome {
         let (token, _) = parse_bare(payload, &self.config.limits)?;
-        match self.shadows.get(key).filter(|shadow| shadow.exists()) {
+        match self.shadows.fetch(key).filter(|shadow| shadow.exists()) {
             Some(shadow) => Ok(shadow.get_accepted(now.wall_s(), token.as_deref())),
             None => Err((not_there(key), token)),
         }
@@ -147,7 +147,7 @@ impl Hub {
 
     /// Who decides about a shadow.
     fn decider(&self, key: &ShadowKey) -> NodeId {
-        if let Some(home) = self.shadows.get(key).and_then(|shadow| shadow.home) {
+        if let Some(home) = self.home(key) {
             return home.node;
         }
         let nodes = self.peers.keys().copied().chain([self.config.node]);
@@ -303,24 +303,25 @@ impl Hub {
         now: Now,
     ) -> Result<Value, Reject> {
         self.forget_deleted(key, now);
-        let previous = self.shadows.get(key).cloned();
+        let previous = self.shadows.fetch(key);
+        let previous = previous.as_deref();
         if !update.desired.is_empty() {
-            self.check_owner(previous.as_ref(), standing)?;
+            self.check_owner(previous, standing)?;
         }
         let expected = update.version.filter(|_| !is(Bug::VersionNotCompared));
-        check_expected(expected, previous.as_ref(), self.peers.is_empty())?;
+        check_expected(expected, previous, self.peers.is_empty())?;
         self.check_policies(key, update)?;
         if previous.is_none() && self.shadows.len() >= self.config.limits.shadows_max {
             return Err(Reject::new(429, "This node keeps as many shadows as it may"));
         }
-        let (mut shadow, pen, class) = self.begin(previous.as_ref(), standing, now);
+        let (mut shadow, pen, class) = self.begin(previous, standing, now);
         shadow.update(update, &pen, class);
-        check_grown(&shadow, previous.as_ref())?;
-        self.check_size(&shadow, previous.as_ref())?;
+        check_grown(&shadow, previous)?;
+        self.check_size(&shadow, previous)?;
         self.judge(key, &mut shadow, now);
         let (timestamp_s, token) = (now.wall_s(), update.token.as_deref());
         let accepted = shadow.update_accepted(update, &pen.stamp, timestamp_s);
-        self.publish_state(key, &shadow, previous.as_ref(), timestamp_s, token);
+        self.publish_state(key, &shadow, previous, timestamp_s, token);
         self.written(key, shadow, pen.stamp, standing);
         Ok(accepted)
     }
@@ -333,7 +334,7 @@ impl Hub {
         standing: Standing,
         now: Now,
     ) -> Result<Value, Reject> {
-        let previous = self.shadows.get(key).filter(|shadow| shadow.exists()).cloned();
+        let previous = self.shadows.fetch(key).filter(|shadow| shadow.exists());
         let Some(previous) = previous else { return Err(not_there(key)) };
         self.check_owner(Some(&previous), standing)?;
         if version.is_some_and(|version| version != previous.version) {

@@ -1,5 +1,7 @@
 //! Time passing: requests give up waiting, and tombstones go once nobody can need them.
 
+use std::ops::Bound::{Excluded, Unbounded};
+
 use outpost_model::Now;
 
 use crate::document::Shadow;
@@ -32,13 +34,18 @@ impl Hub {
     }
 
     fn sweep(&mut self, now: Now) {
-        let from =
-            self.sweep_after.take().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        let range = self.shadows.range((from, std::ops::Bound::Unbounded));
-        let keys: Vec<ShadowKey> =
-            range.take(self.config.limits.sweep_shadows).map(|(key, _)| key.clone()).collect();
-        if keys.len() == self.config.limits.sweep_shadows {
-            self.sweep_after = keys.last().cloned();
+        let after = self.sweep_after.take();
+        let from = after.as_ref().map_or(Unbounded, Excluded);
+        let range = self.shadows.range((from, Unbounded)).take(self.config.limits.sweep_shadows);
+        let (mut keys, mut seen, mut last) = (Vec::new(), 0, None);
+        for (key, facts) in range {
+            (seen, last) = (seen + 1, Some(key));
+            if facts.tombstones || !facts.exists {
+                keys.push(key.clone());
+            }
+        }
+        if seen == self.config.limits.sweep_shadows {
+            self.sweep_after = last.cloned();
         }
         for key in keys {
             self.sweep_one(&key, now);
@@ -47,16 +54,18 @@ impl Hub {
 
     fn sweep_one(&mut self, key: &ShadowKey, now: Now) {
         self.forget_deleted(key, now);
-        let Some(mut shadow) = self.shadows.get(key).cloned() else { return };
+        let Some(mut shadow) = self.shadows.copy(key) else { return };
         if self.collect_tombstones(&mut shadow, now) > 0 {
-            self.shadows.insert(key.clone(), shadow);
-            self.save_in_place(key);
+            self.install_in_place(key.clone(), shadow);
         }
     }
 
     /// Takes the record of a deleted shadow away when its time is over: the next one of its name begins anew.
     pub(crate) fn forget_deleted(&mut self, key: &ShadowKey, now: Now) {
-        let Some(shadow) = self.shadows.get(key).filter(|shadow| !shadow.exists()) else { return };
+        if self.shadows.facts(key).is_none_or(|facts| facts.exists) {
+            return;
+        }
+        let Some(shadow) = self.shadows.get(key) else { return };
         let age_ms = self.time_ms(now).saturating_sub(shadow.deleted.hlc.ms());
         let limits = &self.config.limits;
         let seen = shadow.seq <= self.seen_by_all() && age_ms >= limits.deleted_keep_ms;

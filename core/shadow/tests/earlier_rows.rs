@@ -29,7 +29,8 @@ fn bytes(hex: &str) -> Vec<u8> {
 #[test]
 fn the_disk_of_the_first_row_format_is_read_and_goes_on() {
     let mut net = Net::new(2, &Limits::default());
-    net.nodes[0].disk = FIRST.iter().map(|(key, value)| (bytes(key), bytes(value))).collect();
+    *net.nodes[0].disk.rows() =
+        FIRST.iter().map(|(key, value)| (bytes(key), bytes(value))).collect();
     net.crash(0);
     let (lamp, pump) = (ShadowKey::classic("lamp"), ShadowKey::classic("pump"));
     let desired = json!({"on": false, "colour": {"r": 1, "g": 2}});

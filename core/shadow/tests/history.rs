@@ -116,7 +116,7 @@ fn the_history_is_bounded_for_each_shadow_and_for_all_also_on_disk() {
             write(&mut net, 0, "app", &ShadowKey::classic(thing), &body);
         }
     }
-    let rows = |net: &Net| net.nodes[0].disk.keys().filter(|key| key[0] == b'h').count();
+    let rows = |net: &Net| net.nodes[0].disk.rows().keys().filter(|key| key[0] == b'h').count();
     let count = |net: &Net, thing| net.nodes[0].hub.history(&ShadowKey::classic(thing), 100).len();
     let all: usize = ["a", "b", "c", "d", "e", "f"].iter().map(|thing| count(&net, thing)).sum();
     assert_eq!((all, rows(&net)), (20, 20));
@@ -137,7 +137,7 @@ fn without_room_nothing_is_remembered_and_nothing_written() {
     let (mut net, key) = (Net::new(1, &limits(0, 5)), ShadowKey::classic("lamp"));
     write(&mut net, 0, "app", &key, &json!({"state": {"desired": {"a": 1}}}));
     assert!(net.nodes[0].hub.history(&key, 10).is_empty());
-    assert!(!net.nodes[0].disk.keys().any(|key| key[0] == b'h'));
+    assert!(!net.nodes[0].disk.rows().keys().any(|key| key[0] == b'h'));
     let why = net.nodes[0].hub.why(&key, &[], 10);
     assert_eq!((why.len(), why[0].value.as_deref()), (1, Some("1")), "the stamp still tells");
 }

@@ -138,13 +138,13 @@ fn a_delete_at_the_old_home_takes_away_what_the_new_one_heard_before_it() {
 #[test]
 fn r13_an_old_copy_of_the_disk_costs_the_owners_numbers() {
     let mut net = pair(&Rules::default());
-    let old = net.nodes[0].disk.clone();
+    let old = net.nodes[0].disk.rows().clone();
     for round in 0..5 {
         net.update(0, &lamp(), &json!({"state": {"desired": {"n": round}}}));
     }
     net.settle();
     let lost = net.state(0, &lamp()).1;
-    net.nodes[0].disk = old;
+    *net.nodes[0].disk.rows() = old;
     net.crash(0);
     net.connect(0, 1);
     net.settle();

@@ -76,7 +76,7 @@ fn damaged_rows_are_left_out_and_do_not_panic() {
     quiet_panics();
     let mut net = victim();
     net.settle();
-    let rows: Vec<(Vec<u8>, Vec<u8>)> = net.nodes[0].disk.clone().into_iter().collect();
+    let rows: Vec<(Vec<u8>, Vec<u8>)> = net.nodes[0].disk.rows().clone().into_iter().collect();
     for seed in 0..20_000usize {
         let mut hub = Hub::new(support::config(0, &Limits::default()), 9, Hlc::default());
         let (key, mut value) = rows[seed % rows.len()].clone();

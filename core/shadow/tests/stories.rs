@@ -271,7 +271,7 @@ fn a_node_that_lost_its_disk_gets_everything_back() {
         );
     }
     net.settle();
-    net.nodes[1].disk.clear();
+    net.nodes[1].disk.rows().clear();
     net.crash(1);
     net.connect(0, 1);
     net.settle();

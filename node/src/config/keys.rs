@@ -304,6 +304,9 @@ section! {
         pub connect_rate_per_address_max: usize = 0, if Range(0, 1_000_000);
         /// Most shadows on this node. Full: an update that would create one is rejected with 429.
         pub shadows_max: usize = 100_000, if Range(1, 10_000_000);
+        /// Shadows kept in memory, those used last; the others wait on disk. Fewer and busy ones are read again and again;
+        /// more and each costs some two kilobytes, a large one 40.
+        pub shadows_hot_max: usize = 2_048, if Range(1, 10_000_000);
         /// Largest state of a shadow in bytes, `desired` and `reported` together (AWS: 8 KiB). Updates that make it larger are
         /// rejected with 413. The same on all nodes: what one accepts the others keep.
         pub shadow_bytes_max: usize = 8_192, if Range(256, 30 << 10);

@@ -27,6 +27,7 @@ pub struct Totals {
     pub taken_over: u64,
     pub lies: u64,
     pub version_highest: u64,
+    pub reads: u64,
 }
 
 impl Totals {
@@ -44,6 +45,7 @@ impl Totals {
             taken_over: self.taken_over + o.taken_over,
             lies: self.lies + o.lies,
             version_highest: self.version_highest.max(o.version_highest),
+            reads: self.reads + o.reads,
         }
     }
 }
@@ -84,7 +86,8 @@ pub struct Run {
 /// Plays the schedule of a seed. Panics when something is not as it must be.
 pub fn run(seed: u64) -> Totals {
     let mut dice = Dice::new(seed);
-    let limits = Limits { rebase_changes: 3, ..Limits::default() };
+    let hot_shadows_max = dice.pick(3);
+    let limits = Limits { rebase_changes: 3, hot_shadows_max, ..Limits::default() };
     let nodes = 2 + dice.pick(3);
     let strict = dice.below(3) == 0;
     let liar = (dice.below(2) == 0).then(|| dice.pick(nodes));
@@ -128,7 +131,7 @@ impl Run {
         let nodes = self.net.nodes.len();
         let (node, other) = (self.dice.pick(nodes), self.dice.pick(nodes));
         self.net.now_ms += self.dice.below(1_000);
-        match self.dice.below(44) {
+        match self.dice.below(45) {
             0..=9 => self.update(node, None),
             10..=11 => self.conditional_update(node),
             12 => self.delete(node),
@@ -181,6 +184,7 @@ impl Run {
                 self.net.take_over(node, &key, OldHome::MayReturn);
             }
             42..=43 => self.lie(),
+            44 => self.net.nodes[node].hub.rest(),
             _ => {}
         }
     }
@@ -318,6 +322,7 @@ impl Run {
             totals.forwarded += stats.forwarded;
             totals.collected += stats.tombstones_collected;
             totals.epochs += stats.epochs;
+            totals.reads += stats.reads;
         }
         let highest = self.meaning.keys().map(|(_, version)| *version).max();
         totals.version_highest = highest.unwrap_or(0);

@@ -30,7 +30,7 @@ pub fn honest_frames() -> Vec<Vec<u8>> {
     let mut net = victim();
     net.ask(0, &ShadowKey::named("lamp", "cfg"), Verb::Delete, b"", None);
     net.settle();
-    net.nodes[1].disk.clear();
+    net.nodes[1].disk.rows().clear();
     net.crash(1);
     net.connect(0, 1);
     net.settle();

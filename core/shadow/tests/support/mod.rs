@@ -4,6 +4,7 @@
 pub mod hostile;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use outpost_model::{Hlc, NodeId, Now};
 use outpost_shadow::{
@@ -13,12 +14,31 @@ use serde_json::Value;
 
 pub type Rows = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
+/// What is durable. Its clones are the same disk.
+#[derive(Debug, Clone, Default)]
+pub struct Disk(Arc<Mutex<Contents>>);
+
+/// All rows.
+pub type Contents = BTreeMap<Vec<u8>, Vec<u8>>;
+
+impl Disk {
+    pub fn rows(&self) -> MutexGuard<'_, Contents> {
+        self.0.lock().expect("nobody panics with it")
+    }
+}
+
+impl outpost_shadow::Rows for Disk {
+    fn read(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.rows().get(key).cloned()
+    }
+}
+
 /// One node: a hub, its disk, and what waits to reach that disk.
 pub struct Node {
     pub id: NodeId,
     pub hub: Hub,
-    pub disk: BTreeMap<Vec<u8>, Vec<u8>>,
-    pub waiting: VecDeque<(Rows, Vec<Output>)>,
+    pub disk: Disk,
+    pub waiting: VecDeque<(u64, Rows, Vec<Output>)>,
     pub published: Vec<(String, Value)>,
     pub replies: Vec<(u64, u16, Value)>,
     pub events: Vec<Event>,
@@ -29,10 +49,15 @@ pub struct Node {
 }
 
 impl Node {
-    /// A hub with an empty disk.
-    fn fresh(index: usize, limits: &Limits, rules: &Rules, incarnation: u64) -> Hub {
+    /// A hub with what the disk has.
+    fn fresh(index: usize, limits: &Limits, rules: &Rules, incarnation: u64, disk: &Disk) -> Hub {
         let config = HubConfig { rules: rules.clone(), ..config(index, limits) };
-        Hub::new(config, incarnation * 1_000_003, Hlc::default())
+        let mut hub = Hub::new(config, incarnation * 1_000_003, Hlc::default());
+        hub.read_rows_from(Box::new(disk.clone()));
+        for (key, value) in disk.rows().iter() {
+            hub.load_row(key, value).expect("own rows are readable");
+        }
+        hub
     }
 }
 
@@ -66,12 +91,17 @@ pub struct Net {
     incarnations: u64,
 }
 
+/// With the limits given, but that few shadows stay in memory unless a test says how many.
 pub fn config(index: usize, limits: &Limits) -> HubConfig {
     let node_name = format!("edge-{index}");
+    let mut limits = limits.clone();
+    if limits.hot_shadows_max == Limits::default().hot_shadows_max {
+        limits.hot_shadows_max = 1;
+    }
     HubConfig {
         node: NodeId::from_name(&node_name),
         node_name,
-        limits: limits.clone(),
+        limits,
         hlc_ahead_ms_max: 60_000,
         rules: Rules::default(),
     }
@@ -93,10 +123,11 @@ impl Net {
         };
         for index in 0..count {
             net.incarnations += 1;
+            let disk = Disk::default();
             net.nodes.push(Node {
                 id: config(index, limits).node,
-                hub: Node::fresh(index, limits, rules, net.incarnations),
-                disk: BTreeMap::new(),
+                hub: Node::fresh(index, limits, rules, net.incarnations, &disk),
+                disk,
                 waiting: VecDeque::new(),
                 published: vec![],
                 replies: vec![],
@@ -176,10 +207,7 @@ impl Net {
             // How far it ran away before cannot be told from how long the machine was off.
             *since_ms = self.now_ms;
         }
-        this.hub = Node::fresh(node, &this.limits, &this.rules, self.incarnations);
-        for (key, value) in &this.disk {
-            this.hub.load_row(key, value).expect("own rows are readable");
-        }
+        this.hub = Node::fresh(node, &this.limits, &this.rules, self.incarnations, &this.disk);
         self.tick(node);
     }
 
@@ -229,7 +257,9 @@ impl Net {
     pub fn drain(&mut self, node: usize) {
         while let Some(effect) = self.nodes[node].hub.poll_effect() {
             match effect {
-                Effect::Commit { rows, then } => self.nodes[node].waiting.push_back((rows, then)),
+                Effect::Commit { number, rows, then } => {
+                    self.nodes[node].waiting.push_back((number, rows, then));
+                }
                 Effect::Now(output) => self.release(node, output),
             }
         }
@@ -237,13 +267,15 @@ impl Net {
 
     /// The oldest batch reaches the disk.
     pub fn sync_one(&mut self, node: usize) -> bool {
-        let Some((rows, then)) = self.nodes[node].waiting.pop_front() else { return false };
+        let this = &mut self.nodes[node];
+        let Some((number, rows, then)) = this.waiting.pop_front() else { return false };
         for (key, value) in rows {
             match value {
-                Some(value) => self.nodes[node].disk.insert(key, value),
-                None => self.nodes[node].disk.remove(&key),
+                Some(value) => this.disk.rows().insert(key, value),
+                None => this.disk.rows().remove(&key),
             };
         }
+        this.hub.synced(number);
         then.into_iter().for_each(|output| self.release(node, output));
         true
     }
