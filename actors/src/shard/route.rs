@@ -271,8 +271,9 @@ impl Shard {
             .then_some(ReasonCode::QuotaExceeded)
     }
 
-    fn is_peer_full(&self, peer: outpost_model::NodeId) -> bool {
-        self.peers.get(&peer).is_some_and(|p| p.quota.is_full())
+    /// What need not be kept waits there too while there is a link, behind what is; without one it does not wait at all.
+    fn is_peer_full(&self, peer: outpost_model::NodeId, durable: bool) -> bool {
+        self.peers.get(&peer).is_some_and(|p| p.quota.is_full() && (durable || p.up))
     }
 
     pub(super) fn is_full(&self, recipient: &Recipient) -> bool {
@@ -281,10 +282,10 @@ impl Shard {
                 *qos > QoS::AtMostOnce
                     && self.sessions.get(*session as usize).is_some_and(|s| self.lacks_room(s))
             }
-            Recipient::Peer { peer, durable: true, .. } => self.is_peer_full(*peer),
+            Recipient::Peer { peer, durable, .. } => self.is_peer_full(*peer, *durable),
             Recipient::Group(group) => self.is_group_full(*group),
             Recipient::Shared(shared) => self.is_shared_full(shared),
-            Recipient::Peer { durable: false, .. } | Recipient::Local(_) => false,
+            Recipient::Local(_) => false,
         }
     }
 

@@ -139,3 +139,24 @@ fn an_outbox_has_a_quota_of_messages_and_of_bytes_over_restarts_too() {
         assert_eq!(world.drain(receiver).len(), usize::from(taken) + 1);
     }
 }
+
+#[test]
+fn what_is_not_kept_finds_no_room_behind_a_full_outbox_either() {
+    let mut world = World::with(2, |config| config.outbox_messages_max = 8);
+    let (kept, brief) = (world.connect_to(1, v5("kept")), world.connect_to(1, fleeting("brief")));
+    world.subscribe(kept, "t", 1);
+    world.subscribe(brief, "now", 1);
+    world.join();
+    world.cut_link();
+    let sender = world.connect_to(0, v5("s"));
+    fill(&mut world, sender, "t", 40);
+    world.publish(sender, publish("now", "nobody can be reached", 1, 200));
+    assert_eq!(answer(&mut world, sender), ReasonCode::Success, "it does not wait");
+    world.heal(); // the other node has the messages, and has not synced them
+    world.publish(sender, publish("now", "no room", 1, 201));
+    assert_eq!(answer(&mut world, sender), ReasonCode::QuotaExceeded);
+    world.sync();
+    world.publish(sender, publish("now", "room", 1, 202));
+    assert_eq!(answer(&mut world, sender), ReasonCode::Success);
+    assert_eq!(world.drain(brief), ["room"]);
+}
