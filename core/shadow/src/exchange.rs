@@ -162,7 +162,9 @@ impl Hub {
         if self.peer_mut(peer).heard.is_some_and(|heard| heard.link == greeting.link) {
             return; // said again because its slot changed
         }
-        if greeting.your_feed == self.feed.id && greeting.read > self.feed.head {
+        // Once a link: whoever says it again and again would have all shadows written again and again.
+        let is_first = self.peer_mut(peer).heard.is_none();
+        if is_first && greeting.your_feed == self.feed.id && greeting.read > self.feed.head {
             self.restart_feed();
             self.give_up_numbers(now);
         }
@@ -250,10 +252,10 @@ impl Hub {
         self.ask_for(peer, &missing);
         let known = self.peer_mut(peer);
         if stretch.is_none() {
-            known.missing.retain(|key| !items.iter().any(|(came, _)| came == key));
+            known.got(items.iter().map(|(key, _)| key));
         }
         if known.begun {
-            known.missing.extend(missing.into_iter().chain(full));
+            known.lacks(missing.into_iter().chain(full));
         }
         known.settling &= !settles;
         let moved = match stretch {
@@ -430,7 +432,7 @@ impl Hub {
             return Some(self.next_wanted(peer));
         }
         // What only this node has is known when the peer's have come.
-        let waits = known.sending.only.is_some() && (known.settling || !known.missing.is_empty());
+        let waits = known.sending.only.is_some() && (known.settling || known.lacks_any());
         if waits {
             return None;
         }

@@ -411,8 +411,7 @@ impl Hub {
                 let floor = if is_first { 0 } else { from.number(read, "floor")? };
                 self.slots.insert(node, from.byte()? % SLOTS);
                 let heard_ms = if is_first { 0 } else { from.varint()? };
-                let peer = Peer { feed, read, floor, heard_ms, ..Peer::default() };
-                self.peers.insert(node, peer);
+                self.peers.insert(node, Peer::kept(feed, read, floor, heard_ms));
             }
             Some((&ROW_HISTORY, place)) => self.history.load(place, value)?,
             _ => return Err(WireError::Range("row key")),

@@ -8,6 +8,9 @@ use crate::sketch::{Difference, Sketcher, Symbol};
 /// Bytes of shadows on their way to one peer and not acknowledged. Less and a long link stands idle; more and a slow
 /// peer occupies more memory here. While it is full, further changes of one shadow are sent as one.
 pub const WINDOW_BYTES: usize = 256 << 10;
+/// Shadows that are remembered as asked for and not come, of one peer. Fewer and a peer that sends many at once has
+/// to begin again with the next link; more and one that sends only parts occupies more memory here.
+pub const MISSING_MAX: usize = 1 << 16;
 
 /// One other node.
 #[derive(Debug, Clone, Default)]
@@ -30,7 +33,9 @@ pub struct Peer {
     /// The other direction: what this node sends.
     pub sending: Sending,
     /// What this node asked for, and until it comes [`Peer::read`] stands still.
-    pub missing: BTreeSet<ShadowKey>,
+    missing: BTreeSet<ShadowKey>,
+    /// More was missing than is remembered: [`Peer::read`] stands still until the next greeting.
+    missing_more: bool,
     /// Where [`Peer::read`] moves when nothing is missing any more.
     pub read_then: Option<u64>,
     /// The same for [`Peer::floor`].
@@ -203,6 +208,11 @@ impl SketchIn {
 }
 
 impl Peer {
+    /// What is kept of it on disk.
+    pub fn kept(feed: u64, read: u64, floor: u64, heard_ms: u64) -> Self {
+        Self { feed, read, floor, heard_ms, ..Self::default() }
+    }
+
     /// A link came up or broke: whatever was on its way is lost.
     pub fn reset(&mut self, up: bool) {
         self.up = up;
@@ -217,7 +227,34 @@ impl Peer {
         (self.begun, self.settling) = (begun, false);
         self.sketch = None;
         (self.read_then, self.floor_then) = (None, None);
+        self.has_all();
+    }
+
+    /// These were asked for.
+    pub fn lacks(&mut self, keys: impl IntoIterator<Item = ShadowKey>) {
+        for key in keys {
+            if self.missing.len() < MISSING_MAX || self.missing.contains(&key) {
+                self.missing.insert(key);
+            } else {
+                self.missing_more = true;
+            }
+        }
+    }
+
+    /// These came.
+    pub fn got<'a>(&mut self, keys: impl IntoIterator<Item = &'a ShadowKey>) {
+        keys.into_iter().for_each(|key| _ = self.missing.remove(key));
+    }
+
+    /// What was asked for before does not matter any more.
+    pub fn has_all(&mut self) {
         self.missing.clear();
+        self.missing_more = false;
+    }
+
+    /// Something that was asked for has not come.
+    pub fn lacks_any(&self) -> bool {
+        !self.missing.is_empty() || self.missing_more
     }
 
     /// The feed has this name; of one with another name nothing was read.
@@ -247,7 +284,7 @@ impl Peer {
 
     /// Moves [`Peer::read`] and [`Peer::floor`] when nothing is missing. True when one moved.
     pub fn settle_read(&mut self) -> bool {
-        if !self.missing.is_empty() || self.settling {
+        if self.lacks_any() || self.settling {
             return false;
         }
         let before = (self.read, self.floor);
@@ -335,10 +372,10 @@ mod tests {
         let mut peer = Peer { begun: true, ..Peer::default() };
         peer.read_stretch(stretch(0, 5));
         assert_eq!((peer.read, peer.floor), (5, 0), "what moved behind 5 may lack older changes");
-        peer.missing.insert(ShadowKey::classic("lamp"));
+        peer.lacks([ShadowKey::classic("lamp")]);
         peer.read_stretch(Stretch { after: 5, upto: 9, to_head: true });
         assert_eq!((peer.read, peer.floor), (5, 0), "a lamp is missing");
-        peer.missing.clear();
+        peer.got([&ShadowKey::classic("lamp")]);
         assert!(peer.settle_read());
         assert_eq!((peer.read, peer.floor), (9, 9));
         peer.read_stretch(stretch(9, 12));
@@ -352,9 +389,9 @@ mod tests {
     #[test]
     fn nothing_counts_as_read_while_something_is_missing() {
         let mut peer = Peer { begun: true, ..Peer::default() };
-        peer.missing.insert(ShadowKey::classic("lamp"));
+        peer.lacks([ShadowKey::classic("lamp")]);
         assert!(!peer.read_stretch(stretch(0, 5)));
-        peer.missing.clear();
+        peer.got([&ShadowKey::classic("lamp")]);
         assert!(peer.settle_read());
         assert_eq!(peer.read, 5);
     }
@@ -371,5 +408,20 @@ mod tests {
         assert!(sending.has_room() && !sending.is_idle());
         sending.acknowledge(2);
         assert!(sending.is_idle());
+    }
+
+    #[test]
+    fn more_may_be_missing_than_is_remembered() {
+        let mut peer = Peer { begun: true, read_then: Some(9), ..Peer::default() };
+        let key = |n: usize| ShadowKey::classic(&format!("lamp-{n}"));
+        peer.lacks((0..=MISSING_MAX).map(key));
+        assert_eq!(peer.missing.len(), MISSING_MAX);
+        (0..=MISSING_MAX).for_each(|n| peer.got([&key(n)]));
+        peer.settle_read();
+        assert_eq!(peer.read, 0, "the one that is not remembered may not have come");
+        peer.begin_reading(true);
+        peer.read_then = Some(9);
+        peer.settle_read();
+        assert_eq!(peer.read, 9);
     }
 }

@@ -146,7 +146,7 @@ impl Hub {
         let known = self.peer_mut(peer);
         if let Some(begin) = begin.filter(|_| known.begun) {
             known.know_feed(begin.feed);
-            known.missing.clear();
+            known.has_all();
             (known.read_then, known.floor_then) = (Some(begin.read), Some(begin.read));
             known.settling = true;
             known.sketch = Some(SketchIn::new(begin.salt, begin.members, FIRST_SYMBOLS));
