@@ -31,12 +31,22 @@ pub fn render(health: &Health, stats: &Value) -> String {
     let mut page = String::new();
     for (name, lines) in samples {
         let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+        let _ = writeln!(page, "# HELP {name} {}", help(&name));
         let _ = writeln!(page, "# TYPE {name} {kind}");
         for (labels, value) in lines {
             let _ = writeln!(page, "{name}{labels} {value}");
         }
     }
     page
+}
+
+/// What is counted or measured, in the words of its path.
+fn help(name: &str) -> String {
+    let words = |name: &str| name.trim_start_matches("outpost_").replace('_', " ");
+    match name.strip_suffix("_total") {
+        Some(name) => format!("{}, counted since the start.", words(name)),
+        None => format!("{}, at this moment.", words(name)),
+    }
 }
 
 /// `labels` are those of the objects around, as they are written.
@@ -106,21 +116,29 @@ mod tests {
             "text": "left out", "list": [1],
         });
         let expected = "\
+# HELP outpost_build_info build info, at this moment.
 # TYPE outpost_build_info gauge
 outpost_build_info{version=\"0.1.0\"} 1
+# HELP outpost_connections connections, at this moment.
 # TYPE outpost_connections gauge
 outpost_connections 2
+# HELP outpost_healthy healthy, at this moment.
 # TYPE outpost_healthy gauge
 outpost_healthy 1
+# HELP outpost_messages_dropped_total messages dropped, counted since the start.
 # TYPE outpost_messages_dropped_total counter
 outpost_messages_dropped_total{reason=\"a\\\"b\"} 1
 outpost_messages_dropped_total{reason=\"queue_full\"} 2
+# HELP outpost_messages_received_total messages received, counted since the start.
 # TYPE outpost_messages_received_total counter
 outpost_messages_received_total 7
+# HELP outpost_refused_total refused, counted since the start.
 # TYPE outpost_refused_total counter
 outpost_refused_total{listener=\"tls\",reason=\"tls\"} 4
+# HELP outpost_shard_0_busy shard 0 busy, at this moment.
 # TYPE outpost_shard_0_busy gauge
 outpost_shard_0_busy 1
+# HELP outpost_uptime_seconds uptime seconds, at this moment.
 # TYPE outpost_uptime_seconds gauge
 outpost_uptime_seconds 9
 ";
