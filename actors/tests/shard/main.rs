@@ -10,6 +10,7 @@ mod failures;
 mod groups;
 mod memory;
 mod overflow;
+mod packets;
 mod peers;
 mod protocol;
 mod queues;
