@@ -497,11 +497,6 @@ impl Shard {
         Some(conn)
     }
 
-    /// Whether [`Shard::poll_event`] has something. Calls outside of a turn (`written`) may have left it there.
-    pub fn has_events(&self) -> bool {
-        !self.events.is_empty()
-    }
-
     /// The shadow hub has settled a request that came as [`Event::Shadow`].
     pub fn complete(&mut self, job: u64, reason: ReasonCode, now: Now) {
         self.now = now;

@@ -7,28 +7,13 @@ use outpost_actors::shard::ShardStats;
 use outpost_model::QoS;
 use outpost_mqtt::packet::{Packet, Publish, Subscribe, SubscribeOptions};
 
+use crate::dice::Dice;
 use crate::world::{Client, World, fleeting, id, publish, v4, v5};
 
 const SEEDS: u64 = 20;
 const STEPS: u32 = 120;
 const TOPICS: [&str; 3] = ["a/b", "a/c", "d"];
 const FILTERS: [&str; 5] = ["a/b", "a/+", "d", "#", "$share/group/d"];
-
-/// Xorshift: enough chance for a test.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-
-    fn one<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize]
-    }
-}
 
 /// A world whose messages go the express way where they can, or never: a probe wants to see each turn.
 fn world(express: bool) -> World {

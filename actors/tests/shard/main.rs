@@ -5,6 +5,7 @@ mod acknowledgements;
 mod authenticate;
 mod bridges;
 mod clients;
+mod dice;
 mod express;
 mod failures;
 mod groups;

@@ -9,24 +9,13 @@ use outpost_actors::shard::Probe;
 use outpost_mqtt::packet::{Ack, Connect, Packet, PacketId, ReasonCode};
 use outpost_store::Space;
 
+use crate::dice::Dice;
 use crate::world::{Client, World, fleeting, publish, v4, v5};
 
 const SEEDS: u64 = 60;
 const STEPS: u32 = 250;
 const RECEIVERS: usize = 4;
 const SENDERS: [&str; 2] = ["a", "b"];
-
-/// Xorshift: enough chance for a test.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
 
 /// A publisher that does what the standard asks: keeps what is not acknowledged and sends it again.
 #[derive(Default)]

@@ -120,13 +120,6 @@ fn decode_properties(
 }
 
 impl Publish {
-    /// Whether the payload is what its payload format indicator says. Nobody has to check (§3.3.2.3.2: "MAY validate");
-    /// who does answers `false` with 0x99 in PUBACK or PUBREC.
-    pub fn payload_fits_format(&self) -> bool {
-        let is_utf8 = self.properties.as_ref().and_then(|p| p.payload_is_utf8).unwrap_or(false);
-        !is_utf8 || std::str::from_utf8(&self.payload).is_ok()
-    }
-
     /// All of it but the payload, to be written.
     pub fn head(&self) -> PublishHead<'_> {
         PublishHead {
