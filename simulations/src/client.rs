@@ -349,6 +349,8 @@ impl Client {
     ) -> Vec<u8> {
         let publish = &mut history.publishes[number];
         publish.sent.get_or_insert(at);
+        history.sendings += 1;
+        publish.sendings.push((history.sendings, at));
         self.encode(&Packet::Publish(Box::new(Publish {
             dup,
             qos: publish.qos,

@@ -220,9 +220,7 @@ impl World {
         let at = self.clock.now();
         let torn = self.faults.dice.permille(500).then(|| self.faults.dice.bits());
         self.history.fault(at, name, || format!("node {node}, torn {}", torn.is_some()));
-        for (link, bytes) in self.nodes[node].crash(torn) {
-            self.note_refusals(link.0, &bytes);
-        }
+        self.nodes[node].crash(torn);
         self.interest_pending.retain(|key| key.0 != node);
         for other in (0..NODES).filter(|other| *other != node) {
             self.break_link(node, other);

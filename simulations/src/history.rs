@@ -26,8 +26,8 @@ pub struct Published {
     pub acked: Option<Micros>,
     /// Refused with a reason, or given up with its session: nobody knows whether it was accepted.
     pub uncertain: bool,
-    /// The server refused it at least once, whether its publisher heard of that or sends it again.
-    pub refused: bool,
+    /// Each PUBLISH with it, the first and those again: its place among all of the run, and when.
+    pub sendings: Vec<(u64, Micros)>,
     /// A will: the server publishes it.
     pub is_will: bool,
     /// It clears a retained message.
@@ -96,6 +96,8 @@ pub struct ShadowWrite {
 pub struct History {
     /// By number.
     pub publishes: Vec<Published>,
+    /// Counts the PUBLISH packets clients sent.
+    pub sendings: u64,
     /// In order of arrival.
     pub deliveries: Vec<Delivered>,
     /// In order of SUBSCRIBE.

@@ -41,8 +41,6 @@ const ROUNDS_MAX: usize = 1_000;
 pub enum Wanted {
     /// Bytes for a client.
     Bytes(Link, Vec<u8>),
-    /// Nothing; these bytes stayed in the buffer of a connection that is gone.
-    Unread(Link, Vec<u8>),
     /// Close a client's connection, after the bytes.
     Close(Link),
     /// A frame for a peer.
@@ -78,8 +76,6 @@ struct Process {
     unwritten: VecDeque<Effect>,
     /// Outputs that wait for the disk.
     waiting: VecDeque<(Lsn, u64, Vec<Output>)>,
-    /// What connections that are gone left in their buffers.
-    unread: Vec<(Link, Vec<u8>)>,
 }
 
 /// What the hub reads again.
@@ -168,17 +164,15 @@ impl Node {
             by_link: BTreeMap::new(),
             unwritten: VecDeque::new(),
             waiting: VecDeque::new(),
-            unread: Vec::new(),
         });
     }
 
-    /// The power is cut. What slow clients have not been given of what was said to them.
-    pub fn crash(&mut self, torn: Option<u64>) -> Vec<(Link, Vec<u8>)> {
-        let unread = self.process.take().map_or_else(Vec::new, Process::into_unread);
+    /// The power is cut.
+    pub fn crash(&mut self, torn: Option<u64>) {
+        self.process = None;
         self.wanted.clear();
         self.disk = self.disk.crash(torn, self.mutant);
         (self.turn_planned, self.syncing) = (false, false);
-        unread
     }
 
     /// A client's connection arrives.
@@ -285,8 +279,6 @@ impl Node {
         self.turn_planned = false;
         if let Some(process) = self.process.as_mut() {
             process.end_turn(&self.disk, self.mutant, now, &mut self.wanted);
-            let unread = process.unread.drain(..);
-            self.wanted.extend(unread.map(|(link, bytes)| Wanted::Unread(link, bytes)));
         }
         self.wanted.drain(..).collect()
     }
@@ -320,14 +312,6 @@ pub fn name_of(index: usize) -> String {
 }
 
 impl Process {
-    fn into_unread(mut self) -> Vec<(Link, Vec<u8>)> {
-        for (conn, state) in self.conns {
-            let left = self.shard.out_buffer(conn).map(outpost_actors::out_buffer::OutBuffer::take);
-            self.unread.extend(left.map(|left| (state.link, left)));
-        }
-        self.unread
-    }
-
     fn feed(&mut self, conn: ConnId, now: Now) {
         let Some(state) = self.conns.get_mut(&conn).filter(|state| !state.paused) else { return };
         let received = self.shard.receive(conn, &state.input, now);
@@ -342,12 +326,8 @@ impl Process {
         else {
             return;
         };
-        let link = state.link;
-        self.by_link.remove(&link);
+        self.by_link.remove(&state.link);
         self.conns.remove(&conn);
-        if let Some(out) = self.shard.out_buffer(conn) {
-            self.unread.push((link, out.take()));
-        }
         self.shard.connection_lost(conn, now);
     }
 

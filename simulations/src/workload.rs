@@ -169,7 +169,7 @@ impl World {
             sent: None,
             acked: None,
             uncertain: false,
-            refused: false,
+            sendings: Vec::new(),
             is_will: false,
             clears: false,
             probe: self.stage > Stage::Break,

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use outpost_model::Now;
-use outpost_mqtt::packet::{PacketId, Version};
 use outpost_store::Lsn;
 
 use crate::client::Client;
@@ -259,10 +258,9 @@ impl World {
         let wanted = self.nodes[node].end_turn(now);
         let mut acked = false;
         for one in wanted {
-            if let Wanted::Bytes(link, bytes) | Wanted::Unread(link, bytes) = &one {
-                self.note_refusals(link.0, bytes);
+            if let Wanted::Bytes(_, bytes) = &one {
+                acked |= has_ack(bytes);
             }
-            acked |= matches!(&one, Wanted::Bytes(_, bytes) if has_ack(bytes));
             self.carry_out(node, one);
         }
         self.plan_sync(node);
@@ -272,27 +270,10 @@ impl World {
         }
     }
 
-    /// Which messages the server refuses, whether the client will read it or not.
-    pub(crate) fn note_refusals(&mut self, client: usize, bytes: &[u8]) {
-        let client = &self.clients[client];
-        if client.profile.version != Version::V5 {
-            return;
-        }
-        for (kind, body) in packets(bytes) {
-            if let (4 | 5, [high, low, 0x80..=0xff, ..]) = (kind, body)
-                && let Some(id) = PacketId::new(u16::from_be_bytes([*high, *low]))
-                && let Some(number) = client.number_of(id)
-            {
-                self.history.publishes[number].refused = true;
-            }
-        }
-    }
-
     fn carry_out(&mut self, node: usize, wanted: Wanted) {
         let at = self.clock.now();
         match wanted {
             Wanted::Bytes(link, bytes) => self.send_to_client(link, bytes),
-            Wanted::Unread(..) => {}
             Wanted::Close(link) => {
                 let due = self.wires.get(&link).map_or(at, |wire| wire.to_client);
                 self.clock.at(due, Happening::LostAtClient(link));
