@@ -130,6 +130,20 @@ pub struct PeerRecord {
     /// Its retained changes up to this number are durable here.
     #[n(2)]
     pub retained_seen: u64,
+    /// What it retained itself up to this stamp is durable here; earlier releases did not write it.
+    #[n(3)]
+    pub retained_own: Option<u64>,
+}
+
+/// What retained messages that are gone leave behind (`Space::Meta`): numbers that are never given again.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct RetainedFloor {
+    /// The last place in the feed of retained changes.
+    #[n(0)]
+    pub feed_seq: u64,
+    /// The last stamp.
+    #[n(1)]
+    pub stamp: u64,
 }
 
 /// A message owed to a peer (`Space::Outbox`, key: peer id, number of the message). Earlier releases wrote the bare message
@@ -268,6 +282,15 @@ mod tests {
             let row = encode_retained(&entry, 12);
             assert_eq!(decode_retained(b"plant/7", &row).expect("own record"), (entry, 12));
         }
+    }
+
+    #[test]
+    fn what_an_earlier_release_wrote_of_a_peer_reads_without_what_it_did_not_know() {
+        let row = [0x83, 7, 0x18, 99, 4]; // [store_id, events_seen, retained_seen]
+        let record: PeerRecord = decode("peer", &row).expect("a row of an earlier release");
+        let expected =
+            PeerRecord { store_id: 7, events_seen: 99, retained_seen: 4, retained_own: None };
+        assert_eq!(record, expected);
     }
 
     #[test]

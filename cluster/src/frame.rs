@@ -83,6 +83,8 @@ const EVENT: u8 = 5;
 const EVENT_ACK: u8 = 6;
 const RETAINED: u8 = 7;
 const SHADOW: u8 = 8;
+/// Nodes that do not know of it skip it, and say how far they are with the next hello.
+const RETAINED_SEEN: u8 = 9;
 
 #[derive(SchemaWrite, SchemaRead)]
 struct HelloBody {
@@ -180,6 +182,7 @@ pub fn encode(frame: &PeerFrame) -> Result<Bytes, FrameError> {
                 &RetainedBody { feed_seq: *feed_seq, topic: &entry.topic, stamp, node, message },
             )
         }
+        PeerFrame::RetainedSeen { feed_seq } => written(RETAINED_SEEN, feed_seq),
         PeerFrame::Shadow(bytes) => raw(SHADOW, bytes),
     }
 }
@@ -231,6 +234,7 @@ pub fn decode_body(header: Header, body: &Bytes) -> Result<Option<PeerFrame>, Fr
         }
         EVENT_ACK => PeerFrame::EventAck { seq: read(kind, body)? },
         RETAINED => retained(kind, body)?,
+        RETAINED_SEEN => PeerFrame::RetainedSeen { feed_seq: read(kind, body)? },
         SHADOW => PeerFrame::Shadow(body.clone()),
         _ => return Ok(None),
     }))

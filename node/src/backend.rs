@@ -232,6 +232,8 @@ impl Backend for NodeBackend {
                     "subscriptions_refused_total": ledger.refused_subscriptions,
                     "checks_late_total": load(&drops.late_checks),
                     "retained": shard.retained,
+                    "retained_tombstones": shard.retained_tombstones,
+                    "retained_tombstones_forgotten_total": shard.retained_forgotten,
                     "queued": shard.queued,
                     "queues_full": shard.queues_full,
                     "queues_high": shard.queues_high,

@@ -51,6 +51,8 @@ pub enum Mutant {
     LanesReorder,
     /// A retained slot gets the receiver's wall clock as its stamp.
     RetainedByWallClock,
+    /// A link that lives loses a change of a retained message now and then.
+    RetainedVanishes,
     /// An event arrives without the names of the share groups it is for.
     ShareNamesLost,
     /// Each node that gets an event serves all share groups with it.
@@ -59,7 +61,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, with the name the command line uses.
-    pub const ALL: [(&'static str, Self); 13] = [
+    pub const ALL: [(&'static str, Self); 14] = [
         ("acks-before-sync", Self::AcksBeforeSync),
         ("shadow-before-sync", Self::ShadowBeforeSync),
         ("disk-keeps-nothing", Self::DiskKeepsNothing),
@@ -71,6 +73,7 @@ impl Mutant {
         ("shadow-frames-vanish", Self::ShadowFramesVanish),
         ("lanes-reorder", Self::LanesReorder),
         ("retained-by-wall-clock", Self::RetainedByWallClock),
+        ("retained-vanishes", Self::RetainedVanishes),
         ("share-names-lost", Self::ShareNamesLost),
         ("shares-everywhere", Self::SharesEverywhere),
     ];

@@ -133,6 +133,7 @@ impl World {
         let at_risk = match frame {
             PeerFrame::Event { .. } => self.mutant(Mutant::EventsVanish),
             PeerFrame::Shadow(_) => self.mutant(Mutant::ShadowFramesVanish),
+            PeerFrame::Retained { .. } => self.mutant(Mutant::RetainedVanishes),
             _ => false,
         };
         at_risk && self.net_dice.permille(20)

@@ -55,6 +55,10 @@ pub struct ShardStats {
     pub channels: usize,
     /// Topics with a retained message.
     pub retained: usize,
+    /// Removals of retained messages that a peer has not confirmed yet.
+    pub retained_tombstones: usize,
+    /// Removals that were forgotten although a peer had not confirmed them.
+    pub retained_forgotten: u64,
     /// Deliveries owed: QoS 1 and 2, and QoS 0 that waits for a slow client.
     pub queued: u64,
     /// Publishes of 3.1.1 clients that wait until they can be accepted.
@@ -186,6 +190,8 @@ impl Shard {
             subscriptions: self.sessions.iter().map(|(_, s)| s.subscriptions.len()).sum(),
             channels: self.channels.len(),
             retained: self.retained.len(),
+            retained_tombstones: self.retained.map.tombstones(),
+            retained_forgotten: self.retained.forgotten,
             queued: self.sessions.iter().map(|(_, s)| s.waiting()).sum(),
             held_back: self.connections.iter().map(|(_, c)| c.rare.blocked_len()).sum(),
             queues_full: self.full_sessions,

@@ -54,6 +54,7 @@ mod recover;
 mod redirect;
 mod retained;
 mod retained_due;
+mod retained_feed;
 mod retained_list;
 mod revive;
 mod rights;
@@ -421,6 +422,7 @@ impl Shard {
     pub fn end_turn(&mut self, now: Now) {
         self.now = now;
         self.settle();
+        self.end_retained_turn();
         self.weigh();
         for _ in 0..COMMITS_PER_TURN_MAX {
             let was_busy = self.journal.is_busy();

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use outpost_flow::Quota;
 use outpost_membership::interest::{LocalInterest, PeerInterest};
-use outpost_membership::{Hello, Interest, PeerFrame, RetainedEntry, Shares};
-use outpost_model::{Message, NodeId, Now, QoS, TopicFilter, topic};
+use outpost_membership::{Hello, Interest, PeerFrame, Shares};
+use outpost_model::{Hlc, LwwLink, Message, NodeId, Now, QoS, TopicFilter, topic};
 use outpost_store::Space;
 
 use super::outbox::Owed;
-use super::{Event, Hold, LogLevel, Shard};
+use super::{Event, Hold, Shard};
 use crate::record::{self, PeerRecord};
 
 /// Events sent to a peer and not yet acknowledged. Lower: a long round trip starves the link; higher: more is sent
@@ -19,9 +19,6 @@ pub(super) const PEER_WINDOW: usize = 1_024;
 
 /// Bytes of them.
 pub(super) const PEER_WINDOW_BYTES: usize = 2 * 1024 * 1024;
-
-/// A retained slot from the future of more than this is refused.
-const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
 
 /// An event of a peer.
 #[derive(Debug, Clone)]
@@ -42,19 +39,19 @@ pub(super) struct Peer {
     link: u64,
     /// Our hello was said on this link.
     said_hello: bool,
-    /// A retained slot of this peer was not taken on this link: what it sends later is not noted as seen either.
-    retained_gap: bool,
     pub(super) interest: PeerInterest,
-    /// What is durable here of what it sent.
+    /// What is durable here of what it sent; the cursors of retained messages are in `retained`.
     record: PeerRecord,
+    /// How far it and this node know each other's retained messages.
+    pub(super) retained: LwwLink,
+    /// They may travel up to this place.
+    pub(super) retained_durable: u64,
     pub(super) outbox: VecDeque<Owed>,
     /// How many of `outbox` are sent on this link.
     pub(super) sent: usize,
     pub(super) sent_bytes: usize,
     /// What the outbox has used of its quota.
     pub(super) quota: Quota,
-    retained_sent: u64,
-    retained_durable: u64,
     /// Events that wait for room in a local queue; at most [`PEER_WINDOW`], the peer sends no more unacknowledged.
     stalled: VecDeque<Arrived>,
     pub(super) events_in: u64,
@@ -109,17 +106,18 @@ impl Shard {
         let link = self.link_count;
         let peer = self.peers.entry(id).or_default();
         (peer.up, peer.greeted, peer.said_hello) = (true, false, false);
-        (peer.link, peer.retained_gap) = (link, false);
+        peer.link = link;
+        peer.retained.begin();
         (peer.sent, peer.sent_bytes) = (0, 0);
         peer.stalled.clear();
         let hello = Hello {
             store_id: self.config.store_id,
             your_store_id: peer.record.store_id,
             events_seen: peer.record.events_seen,
-            retained_seen: peer.record.retained_seen,
+            retained_seen: peer.retained.seen,
         };
         self.table_epoch += 1;
-        self.journal.hold(Hold::Retained { peer: id, feed_seq: self.retained.feed_last() });
+        self.journal.hold(Hold::Retained { peer: id, feed_seq: self.retained.map.last_place() });
         // The peer forgets what the hello says is durable here.
         self.journal.hold(Hold::Hello { peer: id, link, hello });
     }
@@ -199,6 +197,7 @@ impl Shard {
             }
             PeerFrame::EventAck { seq } => self.event_acked(id, seq),
             PeerFrame::Retained { feed_seq, entry } => self.peer_retained(id, feed_seq, entry)?,
+            PeerFrame::RetainedSeen { feed_seq } => self.retained_confirmed(id, feed_seq),
             PeerFrame::Shadow(_) => {
                 return Err("a shadow frame is the hub's, not the shard's".to_owned());
             }
@@ -214,11 +213,12 @@ impl Shard {
         if peer.record.store_id != hello.store_id {
             // Another store: its numbers start anew.
             peer.record = PeerRecord { store_id: hello.store_id, ..PeerRecord::default() };
+            peer.retained.reset();
             self.write_peer(id);
         }
         let knows_us = hello.your_store_id == own_store;
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.retained_sent = if knows_us { hello.retained_seen } else { 0 };
+        peer.retained.greet(knows_us.then_some(hello.retained_seen));
         if knows_us {
             self.event_acked(id, hello.events_seen);
         }
@@ -338,70 +338,12 @@ impl Shard {
             && !away.iter().any(|share| self.is_shared_full(share))
     }
 
-    fn peer_retained(
-        &mut self,
-        id: NodeId,
-        feed_seq: u64,
-        entry: RetainedEntry,
-    ) -> Result<(), String> {
-        // It becomes a key of the store.
-        if topic::check_name(&entry.topic).is_err() || entry.topic.len() > super::NAME_BYTES_MAX {
-            return Err("a retained slot whose topic is no topic name".to_owned());
-        }
-        self.clock
-            .observe(entry.stamp, self.now, CLOCK_AHEAD_MS_MAX)
-            .map_err(|error| error.to_string())?;
-        if let Some(message) = &entry.message
-            && !self.has_retained_room(&entry.topic, message.payload.len())
-        {
-            // Not noted as seen: it comes again with the next link, when there may be room.
-            if let Some(peer) = self.peers.get_mut(&id)
-                && !std::mem::replace(&mut peer.retained_gap, true)
-            {
-                let text = format!("no room for retained messages of peer {id}; they are left out");
-                self.log(LogLevel::Warn, text);
-            }
-            return Ok(());
-        }
-        self.merge_retained(entry);
-        match self.peers.get_mut(&id) {
-            Some(peer) if !peer.retained_gap => peer.record.retained_seen = feed_seq,
-            _ => return Ok(()),
-        }
-        self.write_peer(id);
-        Ok(())
-    }
-
-    pub(super) fn retained_durable(&mut self, id: NodeId, feed_seq: u64) {
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.retained_durable = peer.retained_durable.max(feed_seq);
-            self.pump_retained(id);
-        }
-    }
-
-    /// Sends retained changes the peer has not seen, as far as they are durable. What the link cannot take breaks it,
-    /// and the next link begins where the peer says.
-    fn pump_retained(&mut self, id: NodeId) {
-        while let Some(peer) = self.peers.get(&id).filter(|p| p.up && p.greeted) {
-            let Some((feed_seq, entry)) = self.retained.next_change(peer.retained_sent) else {
-                return;
-            };
-            if feed_seq > peer.retained_durable {
-                return;
-            }
-            if let Some(peer) = self.peers.get_mut(&id) {
-                peer.retained_sent = feed_seq;
-            }
-            // What was written there needs not go back there.
-            if entry.node != id {
-                self.events.push_back(Event::Peer(id, PeerFrame::Retained { feed_seq, entry }));
-            }
-        }
-    }
-
-    fn write_peer(&mut self, id: NodeId) {
+    pub(super) fn write_peer(&mut self, id: NodeId) {
         if let Some(peer) = self.peers.get(&id) {
-            self.journal.put(Space::Peers, record_key(id), record::encode(&peer.record));
+            let LwwLink { seen, seen_own, .. } = peer.retained;
+            let record =
+                PeerRecord { retained_seen: seen, retained_own: Some(seen_own.0), ..peer.record };
+            self.journal.put(Space::Peers, record_key(id), record::encode(&record));
         }
     }
 
@@ -410,7 +352,11 @@ impl Shard {
         let id = NodeId(u64::from_be_bytes(key.get(..8)?.try_into().ok()?));
         let peer = self.peers.entry(id).or_default();
         match key.get(8)? {
-            0 => peer.record = record::decode("peer", value).ok()?,
+            0 => {
+                peer.record = record::decode("peer", value).ok()?;
+                let PeerRecord { retained_seen, retained_own, .. } = peer.record;
+                peer.retained = LwwLink::from_disk(retained_seen, Hlc(retained_own.unwrap_or(0)));
+            }
             1 => {
                 let pattern = String::from_utf8(key.get(9..)?.to_vec()).ok()?;
                 let interest = Interest { pattern, durable: true, live: false };

@@ -13,7 +13,7 @@ use super::slot::Moment;
 use super::subscribe::options_of;
 use super::{Cell, Hold, LogLevel, Remains, Shard};
 use crate::ports::Identity;
-use crate::record::{self, DeliveryRecord, SessionRecord, SubscriptionRecord};
+use crate::record::{self, DeliveryRecord, RetainedFloor, SessionRecord, SubscriptionRecord};
 
 /// Key of the reservation of message numbers in `Space::Meta`.
 pub(super) const MESSAGE_BLOCK_KEY: &[u8] = b"message_seq_reserved";
@@ -78,12 +78,22 @@ impl Shard {
             match record::decode_retained(key, value) {
                 Ok((entry, feed_seq)) => {
                     newest = newest.max(entry.stamp);
-                    shard.retained.insert(entry, feed_seq);
+                    shard.retained.restore(entry, feed_seq);
                 }
                 Err(error) => shard.log(LogLevel::Warn, error.to_string()),
             }
         })?;
-        self.clock = HlcClock::new(newest);
+        let floor = self.journal.store().get(Space::Meta, super::retained_feed::FLOOR_KEY)?;
+        let floor: RetainedFloor = match floor.map(|row| record::decode("retained floor", &row)) {
+            Some(Ok(floor)) => floor,
+            Some(Err(error)) => {
+                self.log(LogLevel::Warn, error.to_string());
+                RetainedFloor::default()
+            }
+            None => RetainedFloor::default(),
+        };
+        self.retained.map.raise_place(floor.feed_seq);
+        self.clock = HlcClock::new(newest.max(Hlc(floor.stamp)));
         Ok(())
     }
 

@@ -1,12 +1,13 @@
-//! Retained messages: one slot a topic, last writer wins by (stamp, node), replicated to every node by a feed.
+//! Retained messages: an [`LwwMap`] from topics to messages. What peers are told of it: [`super::retained_feed`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use outpost_flow::Pressure;
 use outpost_membership::RetainedEntry;
-use outpost_model::{Hlc, Message, MessageId, TopicFilter};
+use outpost_model::{LwwEntry, LwwMap, LwwStamp, Message, MessageId, NodeId, TopicFilter};
 use outpost_store::Space;
 
 use super::{Hold, Shard};
@@ -16,27 +17,40 @@ use crate::record;
 /// small ones that grow at once are felt.
 const GROWTH_BYTES: usize = 256;
 
-/// A slot and its place in this node's feed of changes.
-#[derive(Debug)]
-struct RetainedSlot {
-    entry: RetainedEntry,
-    feed_seq: u64,
-}
+/// A retained message. Of two under one stamp, which only a node that breaks the rules writes, the one with the greater
+/// bytes counts.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Kept(pub(super) Arc<Message>);
 
-/// All retained slots of a node, tombstones included.
+/// All retained messages of a node, and those that are gone.
 #[derive(Debug, Default)]
 pub(super) struct Retained {
-    slots: BTreeMap<String, RetainedSlot>,
-    /// Topics by the time of their last change here; what a peer has not seen is a suffix.
-    feed: BTreeMap<u64, String>,
-    feed_next: u64,
-    live: usize,
+    pub(super) map: LwwMap<Arc<str>, Kept>,
     /// What the messages occupy.
     bytes: u64,
-    /// Slots without a message, oldest first.
-    tombstones: BTreeSet<(Hlc, String)>,
     /// Written in this turn; whoever published them waits for the disk.
     written: Vec<MessageId>,
+    /// Peers whose changes came in this turn.
+    pub(super) heard: BTreeSet<NodeId>,
+    /// Removals that were forgotten although a peer had not confirmed them.
+    pub(super) forgotten: u64,
+}
+
+impl Eq for Kept {}
+
+impl PartialOrd for Kept {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Kept {
+    fn cmp(&self, other: &Self) -> Ordering {
+        if self == other {
+            return Ordering::Equal;
+        }
+        record::encode_message(&self.0).cmp(&record::encode_message(&other.0))
+    }
 }
 
 impl Retained {
@@ -47,9 +61,8 @@ impl Retained {
         after: &str,
         limit: usize,
     ) -> (Vec<Arc<Message>>, Option<String>) {
-        let message = |slot: &RetainedSlot| slot.entry.message.clone();
         if filter.is_exact() {
-            let found = self.slots.get(filter.pattern()).and_then(message);
+            let found = self.map.get(filter.pattern()).map(|kept| Arc::clone(&kept.0));
             return (found.into_iter().collect(), None);
         }
         // Everything before the first wildcard is a prefix of what can match.
@@ -61,39 +74,41 @@ impl Retained {
             after => Bound::Excluded(after),
         };
         let mut found = Vec::new();
-        let slots = self.slots.range::<str, _>((from, Bound::Unbounded));
-        for (topic, slot) in slots.take_while(|(topic, _)| topic.starts_with(start)) {
+        let entries = self.map.range::<str, _>((from, Bound::Unbounded));
+        for (topic, entry) in entries.take_while(|(topic, _)| topic.starts_with(start)) {
             if filter.matches(topic) {
-                found.extend(message(slot));
+                found.extend(entry.value.as_ref().map(|kept| Arc::clone(&kept.0)));
             }
             if found.len() == limit {
-                return (found, Some(topic.clone()));
+                return (found, Some(topic.to_string()));
             }
         }
         (found, None)
     }
 
-    /// Everything that is known of topics in a range, tombstones included.
-    pub(super) fn entries<'a>(
+    /// The messages on topics after this one, in order; nothing for those that were removed.
+    pub(super) fn after<'a>(
         &'a self,
-        topics: (Bound<&str>, Bound<&str>),
-    ) -> impl Iterator<Item = &'a RetainedEntry> + use<'a> {
-        self.slots.range::<str, _>(topics).map(|(_, slot)| &slot.entry)
+        topic: &'a str,
+    ) -> impl Iterator<Item = (&'a Arc<str>, Option<&'a Message>)> {
+        let topics = (Bound::Excluded(topic), Bound::Unbounded);
+        let message = |entry: &'a LwwEntry<Kept>| entry.value.as_ref().map(|kept| &*kept.0);
+        self.map.range::<str, _>(topics).map(move |(topic, entry)| (topic, message(entry)))
+    }
+
+    /// The message on a topic.
+    pub(super) fn get(&self, topic: &str) -> Option<&Message> {
+        self.map.get(topic).map(|kept| &*kept.0)
     }
 
     /// How many topics have a retained message.
     pub(super) fn len(&self) -> usize {
-        self.live
+        self.map.len()
     }
 
     /// What their messages occupy, bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
-    }
-
-    /// The number of the last change.
-    pub(super) fn feed_last(&self) -> u64 {
-        self.feed_next
     }
 
     pub(super) fn was_written(&self, id: MessageId) -> bool {
@@ -104,87 +119,63 @@ impl Retained {
         self.written.clear();
     }
 
-    /// The change with the lowest feed number above `after`.
-    pub(super) fn next_change(&self, after: u64) -> Option<(u64, RetainedEntry)> {
-        let (feed_seq, topic) = self.feed.range(after + 1..).next()?;
-        Some((*feed_seq, self.slots.get(topic)?.entry.clone()))
+    /// At start: an entry from the disk.
+    pub(super) fn restore(&mut self, entry: RetainedEntry, feed_seq: u64) {
+        let (topic, entry) = from_wire(entry);
+        self.bytes += cost(entry.value.as_ref());
+        let replaced = self.map.restore(topic, entry, feed_seq);
+        self.bytes -= cost(replaced.as_ref());
     }
 
-    /// Takes an entry in when it is newer than what stands there. Its feed number, or nothing.
-    fn merge(&mut self, entry: RetainedEntry) -> Option<u64> {
-        let old = self.slots.get(&entry.topic);
-        if old.is_some_and(|old| (old.entry.stamp, old.entry.node) >= (entry.stamp, entry.node)) {
-            return None;
-        }
-        self.feed_next += 1;
-        self.insert(entry, self.feed_next);
-        Some(self.feed_next)
+    /// Takes an entry in when it is newer than what stands there. Its place in the feed, or nothing.
+    fn merge(&mut self, topic: Arc<str>, entry: LwwEntry<Kept>) -> Option<u64> {
+        let more = cost(entry.value.as_ref());
+        let joined = self.map.join(topic, entry)?;
+        self.bytes = self.bytes + more - cost(joined.replaced.as_ref());
+        Some(joined.place)
     }
+}
 
-    pub(super) fn insert(&mut self, entry: RetainedEntry, feed_seq: u64) {
-        self.feed_next = self.feed_next.max(feed_seq);
-        if let Some(old) = self.slots.get(&entry.topic) {
-            self.feed.remove(&old.feed_seq);
-            match old.entry.message {
-                Some(ref message) => {
-                    self.live -= 1;
-                    self.bytes -= message.cost_bytes() as u64;
-                }
-                None => drop(self.tombstones.remove(&(old.entry.stamp, entry.topic.clone()))),
-            }
-        }
-        match entry.message {
-            Some(ref message) => {
-                self.live += 1;
-                self.bytes += message.cost_bytes() as u64;
-            }
-            None => drop(self.tombstones.insert((entry.stamp, entry.topic.clone()))),
-        }
-        self.feed.insert(feed_seq, entry.topic.clone());
-        self.slots.insert(entry.topic.clone(), RetainedSlot { entry, feed_seq });
-    }
+fn cost(kept: Option<&Kept>) -> u64 {
+    kept.map_or(0, |kept| kept.0.cost_bytes() as u64)
+}
 
-    /// Forgets the oldest tombstone when there are more than `limit`. Its topic.
-    fn forget_tombstone(&mut self, limit: usize) -> Option<String> {
-        if self.tombstones.len() <= limit {
-            return None;
-        }
-        let (_, topic) = self.tombstones.pop_first()?;
-        if let Some(slot) = self.slots.remove(&topic) {
-            self.feed.remove(&slot.feed_seq);
-        }
-        Some(topic)
+/// An entry as the map holds it.
+pub(super) fn from_wire(entry: RetainedEntry) -> (Arc<str>, LwwEntry<Kept>) {
+    let stamp = LwwStamp { hlc: entry.stamp, node: entry.node };
+    (entry.topic.into(), LwwEntry { stamp, value: entry.message.map(Kept) })
+}
+
+/// An entry as peers and the disk get it.
+pub(super) fn to_wire(topic: &str, entry: &LwwEntry<Kept>) -> RetainedEntry {
+    RetainedEntry {
+        topic: topic.to_owned(),
+        stamp: entry.stamp.hlc,
+        node: entry.stamp.node,
+        message: entry.value.as_ref().map(|kept| Arc::clone(&kept.0)),
     }
 }
 
 impl Shard {
     /// A message with the retain flag was accepted here.
     pub(super) fn retain(&mut self, message: &Arc<Message>) {
-        let kept = (!message.payload.is_empty()).then(|| Arc::clone(message));
+        let kept = (!message.payload.is_empty()).then(|| Kept(Arc::clone(message)));
         // A peer may know more than this node does: what is cleared here is cleared there.
         let alone = self.peers.is_empty();
-        if kept.is_none() && alone && !self.retained.slots.contains_key(&*message.topic) {
+        if kept.is_none() && alone && self.retained.map.entry(&*message.topic).is_none() {
             return; // clearing what was never set needs no tombstone
         }
-        let entry = RetainedEntry {
-            topic: message.topic.to_string(),
-            stamp: self.clock.tick(self.now),
-            node: self.config.node,
-            message: kept,
-        };
+        let stamp = LwwStamp { hlc: self.clock.tick(self.now), node: self.config.node };
         self.retained.written.push(message.id);
-        self.merge_retained(entry);
+        self.merge_retained(&(*message.topic).into(), LwwEntry { stamp, value: kept });
     }
 
     /// An entry from here or from a peer: written down if newer, and told to the peers once durable.
-    pub(super) fn merge_retained(&mut self, entry: RetainedEntry) {
-        let Some(feed_seq) = self.retained.merge(entry) else { return };
-        let Some(topic) = self.retained.feed.get(&feed_seq).cloned() else { return };
-        let row = record::encode_retained(&self.retained.slots[&topic].entry, feed_seq);
-        self.journal.put(Space::Retained, topic.into_bytes(), row);
-        while let Some(topic) = self.retained.forget_tombstone(self.config.retained_max) {
-            self.journal.delete(Space::Retained, topic.into_bytes());
-        }
+    pub(super) fn merge_retained(&mut self, topic: &Arc<str>, entry: LwwEntry<Kept>) {
+        let wire = to_wire(topic, &entry);
+        let Some(feed_seq) = self.retained.merge(Arc::clone(topic), entry) else { return };
+        let row = record::encode_retained(&wire, feed_seq);
+        self.journal.put(Space::Retained, topic.as_bytes().to_vec(), row);
         let peers: Vec<_> = self.peers.keys().copied().collect();
         for peer in peers {
             self.journal.hold(Hold::Retained { peer, feed_seq });
@@ -195,12 +186,11 @@ impl Shard {
     /// always, but while memory is short it does not grow.
     pub(super) fn has_retained_room(&self, topic: &str, payload_bytes: usize) -> bool {
         let short = self.budget.pressure() >= Pressure::Refuse;
-        let old = self.retained.slots.get(topic).and_then(|slot| slot.entry.message.as_ref());
-        match old {
+        match self.retained.get(topic) {
             Some(old) => !short || payload_bytes <= old.payload.len().max(GROWTH_BYTES),
             None => {
                 topic.len() <= super::NAME_BYTES_MAX
-                    && self.retained.live < self.config.retained_max
+                    && self.retained.len() < self.config.retained_max
                     && !short
             }
         }

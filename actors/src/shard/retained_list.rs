@@ -1,9 +1,6 @@
 //! Retained messages as people list them.
 
-use std::ops::Bound;
-
-use outpost_membership::RetainedEntry;
-use outpost_model::{Now, TopicFilter};
+use outpost_model::{Message, Now, TopicFilter};
 use serde::Serialize;
 
 use super::Shard;
@@ -45,8 +42,7 @@ pub struct RetainedPage {
 impl Shard {
     /// The message retained on a topic.
     pub fn retained_info(&self, topic: &str, now: Now) -> Option<RetainedInfo> {
-        let range = (Bound::Included(topic), Bound::Included(topic));
-        self.retained.entries(range).find_map(|entry| info(entry, now))
+        self.retained.get(topic).map(|message| info(message, now))
     }
 
     /// At most `limit` retained messages whose topic matches and comes after `after`.
@@ -60,29 +56,28 @@ impl Shard {
         let mut page = RetainedPage { retained: Vec::new(), next: None };
         let (mut looked, mut last) = (0, None);
         let limit = limit.min(RETAINED_PAGE_MAX);
-        for entry in self.retained.entries((Bound::Excluded(after), Bound::Unbounded)) {
+        for (topic, message) in self.retained.after(after) {
             if page.retained.len() >= limit || looked >= RETAINED_SCANNED_MAX {
                 page.next = last;
                 return page;
             }
             looked += 1;
-            last = Some(entry.topic.clone());
-            if filter.matches(&entry.topic) {
-                page.retained.extend(info(entry, now));
+            last = Some(topic.to_string());
+            if filter.matches(topic) {
+                page.retained.extend(message.map(|message| info(message, now)));
             }
         }
         page
     }
 }
 
-fn info(entry: &RetainedEntry, now: Now) -> Option<RetainedInfo> {
-    let message = entry.message.as_ref()?;
-    Some(RetainedInfo {
-        topic: entry.topic.clone(),
+fn info(message: &Message, now: Now) -> RetainedInfo {
+    RetainedInfo {
+        topic: message.topic.to_string(),
         qos: message.qos as u8,
         payload_bytes: message.payload.len(),
         accepted_wall_ms: message.accepted_wall_ms,
         expires_in_s: message.expiry_left_s(now.wall_ms),
-        node: entry.node.to_string(),
-    })
+        node: message.id.node.to_string(),
+    }
 }

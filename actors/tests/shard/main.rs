@@ -20,6 +20,7 @@ mod random;
 mod reads;
 mod redirect;
 mod retained;
+mod retained_peers;
 mod rights;
 mod sessions;
 mod shared;

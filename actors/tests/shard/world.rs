@@ -423,6 +423,19 @@ impl World {
         self.sync();
     }
 
+    /// A node starts again with an empty disk.
+    pub fn wipe(&mut self, node: usize) {
+        let number = self.nodes[node].store.store_id() + 1_000;
+        self.nodes[node].store = Arc::new(MemoryStore::new(number));
+        self.nodes[node].config.store_id = number;
+        self.crash(node);
+    }
+
+    /// From now on clocks say 1970.
+    pub fn lose_clock(&mut self) {
+        self.now.wall_ms = 0;
+    }
+
     /// Ends turns and carries out what the shards ask for, until nobody asks for anything.
     pub fn pump(&mut self) {
         for _ in 0..ROUNDS_MAX {

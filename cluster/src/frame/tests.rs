@@ -59,6 +59,7 @@ fn every_frame() -> Vec<PeerFrame> {
         PeerFrame::EventAck { seq: 1 << 40 },
         PeerFrame::Retained { feed_seq: 3, entry },
         PeerFrame::Retained { feed_seq: 4, entry: tombstone },
+        PeerFrame::RetainedSeen { feed_seq: 1 << 33 },
         PeerFrame::Shadow(Bytes::from_static(b"opaque")),
     ]
 }

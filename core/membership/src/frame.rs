@@ -38,6 +38,11 @@ pub enum PeerFrame {
         /// What stands there.
         entry: RetainedEntry,
     },
+    /// Every retained change of the receiver up to this place in its feed is durable at the sender of this frame.
+    RetainedSeen {
+        /// Place in the receiver's feed of retained changes.
+        feed_seq: u64,
+    },
     /// A frame of the shadow hub; its format is the hub's own.
     Shadow(Bytes),
 }
@@ -63,7 +68,8 @@ impl PeerFrame {
             | Self::InterestRemove(_)
             | Self::EventAck { .. } => Lane::Control,
             Self::Event { .. } => Lane::Events,
-            Self::Retained { .. } | Self::Shadow(_) => Lane::Sync,
+            // A confirmation stays behind the changes that were told before it (`outpost_model::lww`).
+            Self::Retained { .. } | Self::RetainedSeen { .. } | Self::Shadow(_) => Lane::Sync,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! No IO, no clock, no dice: time is an argument, see [`time::Now`].
 
 pub mod ids;
+pub mod lww;
 pub mod message;
 pub mod reckoning;
 pub mod table;
@@ -10,6 +11,7 @@ pub mod time;
 pub mod topic;
 
 pub use ids::{MessageId, NodeId};
+pub use lww::{LwwEntry, LwwLink, LwwMap, LwwStamp};
 pub use message::{Message, MessageProperties, QoS};
 pub use table::TopicTable;
 pub use time::{Hlc, HlcClock, Now};

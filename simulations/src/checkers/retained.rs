@@ -1,4 +1,5 @@
-//! Every node has the same retained messages, and none that an acknowledged later write of the same node replaced.
+//! Every node has the same retained messages, none that an acknowledged later write of the same node replaced, and no trace
+//! of those that were removed: all have heard of it.
 
 use std::collections::BTreeMap;
 
@@ -6,9 +7,10 @@ use outpost_actors::record::decode_retained;
 use outpost_store::Space;
 
 use crate::client::number_in;
+use crate::history::Published;
 use crate::world::World;
 
-type Slots = BTreeMap<String, (u64, u64, Option<Vec<u8>>)>;
+type Slots = BTreeMap<String, (u64, u64, Vec<u8>)>;
 
 /// T1, T2.
 pub fn check(world: &World) -> Vec<String> {
@@ -38,10 +40,16 @@ fn slots(world: &World, node: usize, found: &mut Vec<String>) -> Slots {
     for ((space, key), value) in world.nodes[node].disk.rows() {
         if space == Space::Retained {
             match decode_retained(&key, &value) {
-                Ok((entry, _)) => {
-                    let payload = entry.message.map(|message| message.payload.to_vec());
-                    slots.insert(entry.topic, (entry.stamp.0, entry.node.0, payload));
-                }
+                Ok((entry, _)) => match entry.message {
+                    Some(message) => {
+                        let payload = message.payload.to_vec();
+                        slots.insert(entry.topic, (entry.stamp.0, entry.node.0, payload));
+                    }
+                    None => found.push(format!(
+                        "RETAINED node {node} still remembers that {} was removed",
+                        entry.topic
+                    )),
+                },
                 Err(error) => found.push(error.to_string()),
             }
         }
@@ -58,15 +66,22 @@ fn replaced(world: &World, slots: &Slots) -> Vec<String> {
         else {
             continue;
         };
+        // Whoever cleared it afterwards, acknowledged or not.
+        let is_removal = |other: &Published| {
+            let before = other.node == publish.node && other.acked.is_some_and(|at| at < sent);
+            other.clears && other.topic == publish.topic && other.sent.is_some() && !before
+        };
         let Some((_, _, kept)) = slots.get(&publish.topic) else {
+            if history.publishes.iter().any(is_removal) {
+                continue;
+            }
             found.push(format!(
                 "RETAINED m{number} on {} was acknowledged and is nowhere",
                 publish.topic
             ));
             continue;
         };
-        let winner =
-            kept.as_deref().and_then(number_in).and_then(|number| history.publishes.get(number));
+        let winner = number_in(kept).and_then(|number| history.publishes.get(number));
         if let Some(winner) = winner
             && winner.node == publish.node
             && winner.acked.is_some_and(|acked| acked < sent)
