@@ -52,7 +52,7 @@ use parking_lot::RwLock;
 
 pub use self::open::{Cut, OpenError, OpenReport, Quarantine};
 pub use self::repair::{RETRY_PAUSE_MAX, SPACE_POLL};
-use self::writer::Writer;
+use self::{manifest::Lists, writer::Writer};
 use crate::{
     BACKLOG_BYTES_DEFAULT, Batch, Listener, Lsn, ReadError, Row, Space, Stall, Store, SubmitError,
 };
@@ -131,9 +131,13 @@ type Slot = RwLock<Option<Engine>>;
 
 /// The open database and its key spaces, in the order of [`Space::ALL`].
 struct Engine {
+    // Goes first: its threads end with it.
     database: Database,
-    spaces: Vec<Keyspace>,
+    spaces: Spaces,
 }
+
+/// The key spaces. When they go, each folder names the list of tables that was the engine's last.
+struct Spaces(Vec<Keyspace>);
 
 impl DiskStore {
     /// Opens the store in a directory, makes it if there is none, sets it aside if it is damaged. Blocks.
@@ -338,7 +342,22 @@ impl Drop for DiskStore {
 
 impl Engine {
     fn space(&self, space: Space) -> &Keyspace {
-        &self.spaces[space as usize]
+        &self.spaces.0[space as usize]
+    }
+
+    /// Ends its threads and lets go of its files. What it had is to be put back before it is opened again.
+    fn close(self) -> Lists {
+        let Self { database, spaces } = self;
+        drop(database);
+        Lists::of(&spaces.0)
+    }
+}
+
+impl Drop for Spaces {
+    fn drop(&mut self) {
+        if let Err(error) = Lists::of(&self.0).put_back() {
+            tracing::error!(%error, "cannot name the engine's last lists of tables in its key spaces");
+        }
     }
 }
 
@@ -388,6 +407,31 @@ mod tests {
         assert_eq!(pid, Some(std::process::id()));
         drop(store);
         DiskStore::open(folder.path(), Options::default()).expect("free again");
+    }
+
+    #[test]
+    fn a_list_of_tables_the_engine_did_not_take_is_forgotten() {
+        let folder = TempDir::new().expect("a temporary directory");
+        let store = DiskStore::open(folder.path(), Options::default()).expect("a fresh directory");
+        let mut batch = Batch::new();
+        batch.push(Op::Put(Space::Queues, "key".into(), "value".into()));
+        store.submit(batch).expect("taken");
+        store.sync_all().expect("synced");
+        // As left by a switch to a new list whose last sync failed, and a second try that got no further than the file.
+        let space = {
+            let engine = store.engine.read();
+            engine.as_ref().expect("open").space(Space::Queues).path().to_owned()
+        };
+        let current = std::fs::read(space.join("current")).expect("it is there");
+        let version = u64::from_le_bytes(current[..8].try_into().expect("eight")) + 1;
+        let next = [&version.to_le_bytes()[..], &current[8..]].concat();
+        std::fs::write(space.join("current"), next).expect("written");
+        std::fs::write(space.join(format!("v{version}")), b"half a list").expect("written");
+        drop(store);
+        let again = DiskStore::open(folder.path(), Options::default()).expect("its own directory");
+        assert!(!again.report().may_have_lost(), "{:?}", again.report());
+        let found = again.get(Space::Queues, b"key").expect("readable");
+        assert_eq!(found.as_deref(), Some(&b"value"[..]));
     }
 
     #[test]

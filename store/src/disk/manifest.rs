@@ -1,7 +1,11 @@
-//! Checks the engine's lists of tables before the engine reads them.
+//! Checks the engine's lists of tables before the engine reads them, and puts back the one it really had.
 //!
 //! fjall believes the lengths in them before it has compared a checksum, and a flipped bit there makes it ask for
 //! more memory than there is, which ends the process. The checksums are there; so they are compared here first.
+//!
+//! When a sync fails after `current` was switched to a new list, the engine goes on with the list before it, and another of
+//! its threads may begin to write a new one under the same number: what `current` says is then true of no file. The rows
+//! that only the new list had are in the journals still, so the list before it is whole.
 //!
 //! In `keyspaces/<id>/` (integers little endian, checksums XXH3 of 128 bits):
 //! ```text
@@ -14,10 +18,11 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read, Seek, SeekFrom},
-    path::Path,
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
 };
 
+use fjall::{AbstractTree, Keyspace};
 use xxhash_rust::xxh3::xxh3_128;
 
 const TRAILER_BYTES: u64 = 38;
@@ -49,6 +54,40 @@ pub(super) fn examine(data: &Path) -> io::Result<Option<String>> {
         }
     }
     Ok(None)
+}
+
+/// The list of tables each key space of an engine had when it ended.
+pub(super) struct Lists(Vec<(PathBuf, u64)>);
+
+impl Lists {
+    /// Of an engine whose threads are gone.
+    pub(super) fn of(spaces: &[Keyspace]) -> Self {
+        let list = |space: &Keyspace| (space.path().to_owned(), space.tree.current_version().id());
+        Self(spaces.iter().map(list).collect())
+    }
+
+    /// Lets `current` name these lists, where it names another.
+    ///
+    /// # Errors
+    /// What the system reports; then it is to be tried again, before the engine is opened.
+    pub(super) fn put_back(&self) -> io::Result<()> {
+        self.0.iter().try_for_each(|(folder, version)| put_back(folder, *version))
+    }
+}
+
+fn put_back(folder: &Path, version: u64) -> io::Result<()> {
+    let current = folder.join("current");
+    let named = read_if_there(&current)?.filter(|named| named.len() >= 8);
+    if named.is_none_or(|named| u64_at(&named, 0) == version) {
+        return Ok(());
+    }
+    let Some(list) = read_if_there(&folder.join(format!("v{version}")))? else { return Ok(()) };
+    let content = [&version.to_le_bytes()[..], &xxh3_128(&list).to_le_bytes(), &[0]].concat();
+    let next = folder.join("current.next");
+    let mut file = File::create(&next)?;
+    file.write_all(&content).and_then(|()| file.sync_all())?;
+    fs::rename(&next, &current)?;
+    File::open(folder)?.sync_all()
 }
 
 fn examine_space(folder: &Path) -> io::Result<Option<String>> {

@@ -14,7 +14,7 @@ use std::{
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode};
 
-use super::{Engine, Options, journal, manifest};
+use super::{Engine, Options, Spaces, journal, manifest};
 use crate::{FORMAT, FORMAT_KEY, STORE_ID_KEY, Space};
 
 /// Why a store was not opened.
@@ -335,7 +335,7 @@ fn open_engine(
     let make = || KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes);
     let spaces = Space::ALL.into_iter().map(|space| database.keyspace(space.name(), make));
     let spaces = spaces.collect::<fjall::Result<Vec<Keyspace>>>()?;
-    Ok((Engine { database, spaces }, was_there))
+    Ok((Engine { database, spaces: Spaces(spaces) }, was_there))
 }
 
 /// Checks the format and gives the store's id; writes both when the store is new, the id when history may be lost.
@@ -479,7 +479,7 @@ fn tells_of_damage(error: &io::Error) -> bool {
     ) || (kind == Other && error.raw_os_error().is_none())
 }
 
-fn io_error(what: &'static str, path: &Path, source: io::Error) -> OpenError {
+pub(super) fn io_error(what: &'static str, path: &Path, source: io::Error) -> OpenError {
     OpenError::Io { what, path: path.to_owned(), source }
 }
 

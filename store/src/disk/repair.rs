@@ -4,6 +4,7 @@ use std::{io, path::Path, sync::atomic::Ordering, time::Duration, time::Instant}
 
 use fjall::LsmError;
 
+use super::manifest::Lists;
 use super::open::{self, Problem};
 use super::writer::Writer;
 use super::{Slot, open::OpenError};
@@ -32,12 +33,14 @@ pub(super) struct Repair<'a> {
     broken: bool,
     pause: Duration,
     looked: Option<Instant>,
+    /// What the engine that failed had, until it is put back.
+    lists: Option<Lists>,
 }
 
 impl<'a> Repair<'a> {
     pub(super) fn new(writer: &'a Writer, slot: &'a Slot) -> Self {
         let pause = RETRY_PAUSE_FIRST;
-        Self { writer, slot, low: false, broken: false, pause, looked: None }
+        Self { writer, slot, low: false, broken: false, pause, looked: None, lists: None }
     }
 
     /// A group is on disk.
@@ -128,9 +131,18 @@ impl<'a> Repair<'a> {
         free_bytes(&self.writer.path).is_some_and(|free| free < REOPEN_BYTES_MIN)
     }
 
-    fn reopen(&self) -> Result<(), Problem> {
+    fn reopen(&mut self) -> Result<(), Problem> {
         let mut slot = self.slot.write();
-        drop(slot.take());
+        if let Some(engine) = slot.take() {
+            self.lists = Some(engine.close());
+        }
+        if let Some(lists) = &self.lists {
+            let path = &self.writer.path;
+            lists.put_back().map_err(|error| {
+                Problem::Stop(open::io_error("name the lists of tables in", path, error))
+            })?;
+            self.lists = None;
+        }
         let end = self.writer.next_number.load(Ordering::Acquire);
         let engine = open::reopen(&self.writer.path, &self.writer.options, end)?;
         // Not below what it was: numbers of batches that were cut off come again, with what is written again.

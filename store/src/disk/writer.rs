@@ -59,7 +59,7 @@ struct Backlog {
 /// What the thread does next.
 enum Next {
     Group(Group),
-    LookAtSpace,
+    Look,
     Closed,
 }
 
@@ -148,12 +148,7 @@ impl Writer {
         let mut backlog = self.backlog.lock();
         while !backlog.done {
             let timeout = self.progress.wait_for(&mut backlog, CLOSE_PATIENCE).timed_out();
-            let poisoned = || {
-                let engine = slot.try_read();
-                let engine = engine.as_ref().and_then(|engine| engine.as_ref());
-                engine.is_some_and(|e| e.database.persist(PersistMode::Buffer).is_err())
-            };
-            if timeout && !backlog.done && poisoned() {
+            if timeout && !backlog.done && has_failed(slot) {
                 return false;
             }
         }
@@ -167,8 +162,14 @@ impl Writer {
         loop {
             let group = match self.next_group() {
                 Next::Group(group) => group,
-                Next::LookAtSpace => {
-                    repair.look_at_space();
+                Next::Look => {
+                    if !has_failed(slot) {
+                        repair.look_at_space();
+                    } else if let Err(why) = repair.after(&fjall::Error::Poisoned) {
+                        return self.fail(&why);
+                    } else {
+                        repair.written();
+                    }
                     continue;
                 }
                 Next::Closed => break,
@@ -232,7 +233,7 @@ impl Writer {
             if self.options.reserve_bytes == 0 {
                 self.wake.wait(&mut backlog);
             } else if self.wake.wait_for(&mut backlog, SPACE_POLL).timed_out() {
-                return Next::LookAtSpace;
+                return Next::Look;
             }
         }
         if !self.options.gather.is_zero() && !backlog.closing {
@@ -288,6 +289,13 @@ impl Writer {
     }
 }
 
+/// Whether a thread of the engine failed. A reader or the repair that holds the engine is no failure.
+fn has_failed(slot: &Slot) -> bool {
+    let engine = slot.try_read();
+    let engine = engine.as_ref().and_then(|engine| engine.as_ref());
+    engine.is_some_and(|engine| engine.database.persist(PersistMode::Buffer).is_err())
+}
+
 /// Writes a group as one engine batch and syncs it. On an error nothing of it is readable.
 fn commit(engine: &Engine, batches: &[Batch]) -> fjall::Result<()> {
     wait_for_flushes(engine)?;
@@ -316,7 +324,7 @@ fn wait_for_flushes(engine: &Engine) -> fjall::Result<()> {
         space.tree.sealed_memtable_count() > SEALED_MEMTABLES_MAX
             || space.tree.l0_run_count() > FIRST_LEVEL_RUNS_MAX
     };
-    while engine.spaces.iter().any(lags) {
+    while engine.spaces.0.iter().any(lags) {
         engine.database.persist(PersistMode::Buffer)?;
         std::thread::sleep(FLUSH_POLL);
     }
