@@ -24,7 +24,7 @@ use tracing::{error, info, warn};
 
 use crate::admin::Desk;
 use crate::backend::NodeBackend;
-use crate::bridge::{Bridges, Settings};
+use crate::bridge::{self, Bridges, Settings};
 use crate::bus::PlaneBus;
 use crate::config::{Config, Durability, OverloadPolicy, OverloadRule, Shadows};
 use crate::gate::ConfigGate;
@@ -387,11 +387,12 @@ fn children(plane: PlaneSpec, shadows: ShadowSpec) -> Vec<ChildSpec> {
     ]
 }
 
-/// Waits until every child runs, or one has given up.
+/// Waits until every child runs, or one has given up. What a bridge does is no concern of the node's start.
 async fn all_running(tree: &ActorRef<TreeMsg>) -> Result<(), StartError> {
     loop {
-        let children = ractor::call!(tree, TreeMsg::List)
+        let mut children = ractor::call!(tree, TreeMsg::List)
             .map_err(|error| StartError::Part(format!("the supervision tree ended: {error}")))?;
+        children.retain(|child| child.role != bridge::ROLE);
         if let Some(down) =
             children.iter().find(|child| child.cause.is_some() && child.state != "running")
         {

@@ -29,6 +29,9 @@ use actor::BridgeActor;
 pub use settings::{Settings, SettingsError};
 pub use status::{Shown, Status, stats};
 
+/// Of a bridge in the supervision tree.
+pub(crate) const ROLE: &str = "bridge";
+
 /// Bridges of one node. More are refused with the configuration: each is a task, two buffers and 20 metrics.
 pub const BRIDGES_MAX: usize = 32;
 
@@ -74,7 +77,7 @@ impl Bridges {
                 Box::pin(BridgeActor::start(spec, supervisor))
                     as std::pin::Pin<Box<dyn Future<Output = _> + Send>>
             };
-            ChildSpec { role: "bridge", name, start: Arc::new(start) }
+            ChildSpec { role: ROLE, name, start: Arc::new(start) }
         };
         self.specs.iter().map(child).collect()
     }

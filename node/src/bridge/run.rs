@@ -59,7 +59,7 @@ pub(super) async fn run(spec: Spec) {
         spec.status.connecting();
         let began_ms = now().mono_ms;
         if let Some(probe) = &spec.probe {
-            probe("bridge", &spec.settings.name);
+            probe(super::ROLE, &spec.settings.name);
         }
         let mut was_up = false;
         let why = match attempt(&spec, &mut memory, &mut was_up).await {
