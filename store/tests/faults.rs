@@ -176,7 +176,9 @@ fn any_one_call_may_come_back_short_and_what_is_not_written_is_not_acknowledged(
             let (outcome, _) = run_short(before.path(), &library, family, at, fail);
             (runs, stalls) = (runs + 1, stalls + u64::from(outcome.stalled));
             if fail == 0 {
-                let all = outcome.acked == Some(BEFORE + BATCHES) && !outcome.stalled;
+                // One of the engine's own threads takes a block that came short for a fault; then it is opened anew.
+                let gone_on = !outcome.stalled || (family == "read" && outcome.resumed);
+                let all = outcome.acked == Some(BEFORE + BATCHES) && gone_on;
                 assert!(all, "{family} {at}: what is short is gone on with: {outcome:?}");
             }
         }
