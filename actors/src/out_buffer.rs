@@ -11,6 +11,9 @@ const BY_REFERENCE_BYTES: usize = 2 * 1024;
 /// A buffer that grew beyond this is given back when it is empty.
 const KEEP_BYTES: usize = 4 * 1024;
 
+/// One that never grew to this is given back too: an idle client was sent its CONNACK and SUBACK and nothing since.
+const KEEP_FROM_BYTES: usize = 32;
+
 /// How many slices one vectored write takes.
 pub const SLICES_MAX: usize = 16;
 
@@ -21,11 +24,11 @@ pub struct OutBuffer {
     #[allow(clippy::box_collection, reason = "8 bytes in place of 32, and most have none")]
     front: Option<Box<VecDeque<Bytes>>>,
     tail: Vec<u8>,
-    /// Bytes of `tail` already written.
-    written: usize,
-    len: usize,
+    /// Bytes of `tail` already written. What waits for one client is far below 4 GiB, and many wait for nothing.
+    written: u32,
     /// Bytes written since [`OutBuffer::take_count`].
-    gone: u64,
+    gone: u32,
+    len: usize,
 }
 
 impl OutBuffer {
@@ -57,9 +60,10 @@ impl OutBuffer {
         if payload.len() < BY_REFERENCE_BYTES {
             return self.put(payload);
         }
-        if self.tail.len() > self.written {
+        if self.tail.len() > self.written() {
             let tail = Bytes::from(std::mem::take(&mut self.tail));
-            self.front.get_or_insert_default().push_back(tail.slice(self.written..));
+            let rest = tail.slice(self.written()..);
+            self.front.get_or_insert_default().push_back(rest);
             self.written = 0;
         }
         self.len += payload.len();
@@ -81,7 +85,7 @@ impl OutBuffer {
 
     /// All that is to be written, when it is in one piece: a vectored write costs more.
     pub fn as_one(&self) -> Option<&[u8]> {
-        self.is_front_empty().then(|| &self.tail[self.written..])
+        self.is_front_empty().then(|| &self.tail[self.written()..])
     }
 
     /// The next bytes to write, as slices for one vectored write.
@@ -89,18 +93,21 @@ impl OutBuffer {
         let front = self.front.iter().flat_map(|front| front.iter());
         into.extend(front.take(SLICES_MAX - 1).map(|chunk| IoSlice::new(chunk)));
         let is_front_in = self.front.as_ref().is_none_or(|front| front.len() < SLICES_MAX);
-        if is_front_in && self.tail.len() > self.written {
-            into.push(IoSlice::new(&self.tail[self.written..]));
+        if is_front_in && self.tail.len() > self.written() {
+            into.push(IoSlice::new(&self.tail[self.written()..]));
         }
     }
 
     /// Forgets the first `count` bytes: they are written.
     pub fn advance(&mut self, mut count: usize) {
         self.len -= count;
-        self.gone += count as u64;
+        self.gone = self.gone.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
         if self.len == 0 && self.is_front_empty() && self.tail.capacity() <= KEEP_BYTES {
-            self.tail.clear();
             self.written = 0;
+            if self.tail.capacity() < KEEP_FROM_BYTES {
+                self.tail = Vec::new();
+            }
+            self.tail.clear();
             return;
         }
         if let Some(front) = &mut self.front {
@@ -115,7 +122,8 @@ impl OutBuffer {
                 }
             }
         }
-        self.written += count;
+        let written = self.written() + count;
+        self.written = u32::try_from(written).expect("what waits for one client is below 4 GiB");
         if self.len == 0 {
             self.tail.clear();
             self.written = 0;
@@ -123,9 +131,9 @@ impl OutBuffer {
                 self.tail = Vec::new();
                 self.front = None;
             }
-        } else if self.written > KEEP_BYTES.max(self.tail.len() / 2) {
+        } else if written > KEEP_BYTES.max(self.tail.len() / 2) {
             // A client that never catches up would otherwise keep all it was ever sent.
-            self.tail.drain(..self.written);
+            self.tail.drain(..written);
             self.written = 0;
         }
     }
@@ -135,8 +143,9 @@ impl OutBuffer {
         let mut all = Vec::with_capacity(self.len);
         let front = self.front.iter().flat_map(|front| front.iter());
         front.for_each(|chunk| all.extend_from_slice(chunk));
-        all.extend_from_slice(&self.tail[self.written..]);
-        *self = Self { gone: self.gone + self.len as u64, ..Self::default() };
+        all.extend_from_slice(&self.tail[self.written()..]);
+        let gone = self.gone.saturating_add(u32::try_from(self.len).unwrap_or(u32::MAX));
+        *self = Self { gone, ..Self::default() };
         all
     }
 
@@ -146,7 +155,11 @@ impl OutBuffer {
 
     /// Bytes written since this was asked last.
     pub fn take_count(&mut self) -> u64 {
-        std::mem::take(&mut self.gone)
+        u64::from(std::mem::take(&mut self.gone))
+    }
+
+    fn written(&self) -> usize {
+        self.written as usize
     }
 }
 
@@ -200,5 +213,19 @@ mod tests {
         (0..100).for_each(|_| out.put(&[0; 1_000]));
         out.advance(100_000);
         assert!(out.is_empty() && out.tail.capacity() <= KEEP_BYTES);
+    }
+
+    #[test]
+    fn who_was_sent_two_small_answers_keeps_nothing_and_who_gets_messages_their_buffer() {
+        let mut out = OutBuffer::default();
+        for size in [4, 5] {
+            out.put(&[0; 8][..size]);
+            out.advance(size);
+            assert_eq!(out.tail.capacity(), 0);
+        }
+        out.put(&[0; 80]);
+        out.advance(80);
+        assert!(out.tail.capacity() >= 80);
+        assert!(size_of::<OutBuffer>() <= 48, "{}", size_of::<OutBuffer>());
     }
 }

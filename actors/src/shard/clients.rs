@@ -210,7 +210,7 @@ impl Shard {
         Some(ClientDetail {
             info: self.client_info(slot, now),
             filters: filters.collect(),
-            will_topic: slot.will.as_ref().map(|will| will.topic.to_string()),
+            will_topic: slot.will.as_ref().map(|t| t.will.topic.to_string()),
             queue_messages_limit: self.config.queue_messages_max,
             queue_bytes_limit: self.config.queue_bytes_max,
             subscriptions_limit: self.config.subscriptions_max,

@@ -63,8 +63,8 @@ pub(super) struct Connection {
     pub(super) charged: u32,
     /// The client has not taken all that is for it.
     behind: bool,
-    /// Since when that is so, or not so.
-    turned_ms: u64,
+    /// Since when that is so, or not so: the low half of the clock. After 50 days it counts from nought again.
+    turned_ms: u32,
     pub(super) traffic: Traffic,
     /// Its place among the shard's listeners.
     pub(super) listener: u16,
@@ -91,7 +91,7 @@ impl Connection {
     /// Something was written, or could not be.
     fn note_lag(&mut self, now_ms: u64) {
         if self.behind == self.out.is_empty() {
-            (self.behind, self.turned_ms) = (!self.behind, now_ms);
+            (self.behind, self.turned_ms) = (!self.behind, now_ms as u32);
         }
     }
 
@@ -104,7 +104,7 @@ impl Connection {
 
     /// For how long it has been behind, or, negative, for how long it has kept up.
     pub(super) fn lag_ms(&self, now_ms: u64) -> i64 {
-        let since = now_ms.saturating_sub(self.turned_ms).min(i64::MAX as u64).cast_signed();
+        let since = i64::from((now_ms as u32).wrapping_sub(self.turned_ms));
         if self.behind { since } else { -since }
     }
 
@@ -176,7 +176,7 @@ impl Shard {
             unread: 0,
             charged: 0,
             behind: false,
-            turned_ms: now.mono_ms,
+            turned_ms: now.mono_ms as u32,
             traffic: Traffic::new(now.mono_ms),
             listener,
             out: OutBuffer::default(),
@@ -591,6 +591,6 @@ fn looks_like(bytes: &[u8]) -> &'static str {
 mod size {
     #[test]
     fn an_idle_connection_keeps_little() {
-        assert!(size_of::<super::Connection>() <= 168, "{}", size_of::<super::Connection>());
+        assert!(size_of::<super::Connection>() <= 152, "{}", size_of::<super::Connection>());
     }
 }

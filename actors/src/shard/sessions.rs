@@ -401,7 +401,7 @@ impl Shard {
         let slot = &mut self.sessions[session as usize];
         let cell = slot.cell;
         let expiry_ms = u64::from(slot.expiry_s) * 1000;
-        let delay_ms = slot.will.as_ref().map(|will| u64::from(will.delay_s.unwrap_or(0)) * 1000);
+        let delay_ms = slot.will.as_ref().map(|t| u64::from(t.will.delay_s.unwrap_or(0)) * 1000);
         slot.expires_ms = Moment::at(now_ms + expiry_ms);
         self.send(cell, CellMsg::LinkLost);
         self.drop_ring(session);
@@ -420,7 +420,8 @@ impl Shard {
 
     fn arm_session(&mut self, session: u32) {
         let slot = &self.sessions[session as usize];
-        if let Some(due_ms) = slot.will_due_ms.get().into_iter().chain(slot.expires_ms.get()).min()
+        if let Some(due_ms) =
+            slot.will_due_ms().get().into_iter().chain(slot.expires_ms.get()).min()
         {
             self.session_wheel.set(session, due_ms);
         }
@@ -436,7 +437,7 @@ impl Shard {
             self.totals.sessions_expired += 1;
             return self.end_session(session);
         }
-        if slot.will_due_ms.get().is_some_and(|due_ms| due_ms <= now_ms) {
+        if slot.will_due_ms().get().is_some_and(|due_ms| due_ms <= now_ms) {
             self.publish_will(session);
         }
         self.arm_session(session);

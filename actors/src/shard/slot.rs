@@ -29,6 +29,13 @@ impl Moment {
     }
 }
 
+/// A will, and when it is said.
+#[derive(Debug)]
+pub(super) struct Testament {
+    pub(super) will: Will,
+    pub(super) due_ms: Moment,
+}
+
 /// What few sessions have anything of.
 #[derive(Debug, Default)]
 struct Rare {
@@ -70,8 +77,7 @@ pub(super) struct SessionSlot {
     /// Packets to its client that wait for the disk; later ones must not overtake them.
     pub(super) held: u32,
     pub(super) subscriptions: Subscriptions,
-    pub(super) will: Option<Box<Will>>,
-    pub(super) will_due_ms: Moment,
+    pub(super) will: Option<Box<Testament>>,
     /// The will is on disk.
     pub(super) will_kept: bool,
     pub(super) expires_ms: Moment,
@@ -106,13 +112,17 @@ impl SessionSlot {
             held: 0,
             subscriptions: Subscriptions::default(),
             will: None,
-            will_due_ms: Moment::NEVER,
             will_kept: false,
             expires_ms: Moment::NEVER,
             rows_mark: 0,
             ids_mark: 0,
             rare: None,
         }
+    }
+
+    /// When its will is said; [`Moment::NEVER`] as long as its client is here, or when there is none.
+    pub(super) fn will_due_ms(&self) -> Moment {
+        self.will.as_ref().map_or(Moment::NEVER, |will| will.due_ms)
     }
 
     /// Deliveries that wait for its client.
@@ -178,6 +188,6 @@ mod tests {
 
     #[test]
     fn a_session_that_is_owed_nothing_keeps_little() {
-        assert!(size_of::<SessionSlot>() <= 184, "{}", size_of::<SessionSlot>());
+        assert!(size_of::<SessionSlot>() <= 168, "{}", size_of::<SessionSlot>());
     }
 }

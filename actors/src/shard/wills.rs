@@ -9,7 +9,7 @@ use outpost_mqtt::packet::{Publish, Will};
 use outpost_store::{ReadError, Space};
 
 use super::route::Reach;
-use super::slot::Moment;
+use super::slot::{Moment, Testament};
 use super::{LogLevel, Shard, Ticket};
 use crate::ledger::Drop;
 use crate::ports::Identity;
@@ -43,8 +43,8 @@ impl Shard {
     /// A client connected with this will, or with none: what was there before goes. True when it is written down.
     pub(super) fn set_will(&mut self, session: u32, will: Option<&Will>) -> bool {
         let slot = &mut self.sessions[session as usize];
-        slot.will = will.cloned().map(Box::new);
-        slot.will_due_ms = Moment::NEVER;
+        let testament = |will| Box::new(Testament { will, due_ms: Moment::NEVER });
+        slot.will = will.cloned().map(testament);
         if will.is_some() {
             self.write_will(session, None);
         } else {
@@ -56,7 +56,9 @@ impl Shard {
     /// Its client is gone: the will's time runs, on disk too.
     pub(super) fn start_will(&mut self, session: u32, delay_ms: u64) {
         let due_ms = self.now.mono_ms + delay_ms;
-        self.sessions[session as usize].will_due_ms = Moment::at(due_ms);
+        if let Some(will) = &mut self.sessions[session as usize].will {
+            will.due_ms = Moment::at(due_ms);
+        }
         if delay_ms > 0 {
             self.write_will(session, Some(self.now.wall_ms + delay_ms));
         }
@@ -73,8 +75,8 @@ impl Shard {
     /// Says it, in the batch in which its row goes: once, whatever happens.
     pub(super) fn publish_will(&mut self, session: u32) {
         let Some(slot) = self.sessions.get_mut(session as usize) else { return };
-        slot.will_due_ms = Moment::NEVER;
-        let Some(will) = slot.will.take() else { return };
+        let Some(testament) = slot.will.take() else { return };
+        let will = &testament.will;
         let who = slot.identity();
         if !self.may_publish(&who, &will.topic) {
             self.unwrite_will(session);
@@ -82,14 +84,14 @@ impl Shard {
         }
         // The shadow service takes no wills, as in AWS IoT; whoever subscribes hears it.
         let to = Reach::Subscribers;
-        if self.route_within(publish_of(&will), Some(session), Ticket::None, to).is_ok() {
+        if self.route_within(publish_of(will), Some(session), Ticket::None, to).is_ok() {
             return self.unwrite_will(session);
         }
         let slot = &mut self.sessions[session as usize];
         let lasts = slot.expires_ms.get().is_some_and(|due_ms| due_ms > self.now.mono_ms);
         if lasts && slot.conn.is_none() {
-            slot.will_due_ms = Moment::at(self.now.mono_ms + RETRY_MS);
-            slot.will = Some(will);
+            let due_ms = Moment::at(self.now.mono_ms + RETRY_MS);
+            slot.will = Some(Box::new(Testament { due_ms, ..*testament }));
             return;
         }
         self.unwrite_will(session);
@@ -104,7 +106,7 @@ impl Shard {
 
     fn write_will(&mut self, session: u32, due_wall_ms: Option<u64>) {
         let slot = &mut self.sessions[session as usize];
-        let Some(will) = &slot.will else { return };
+        let Some(Testament { will, .. }) = slot.will.as_deref() else { return };
         slot.will_kept = true;
         let message = Message {
             id: MessageId { node: self.config.node, seq: 0 },
@@ -172,8 +174,8 @@ impl Shard {
             .due_wall_ms
             .map_or(delay_ms, |due_ms| due_ms.saturating_sub(self.now.wall_ms).min(delay_ms));
         let due_ms = (self.now.mono_ms + left_ms).min(expires_ms);
-        (slot.will, slot.will_kept) = (Some(Box::new(will)), true);
-        slot.will_due_ms = Moment::at(due_ms);
+        slot.will = Some(Box::new(Testament { will, due_ms: Moment::at(due_ms) }));
+        slot.will_kept = true;
         if record.due_wall_ms.is_none() && due_ms > self.now.mono_ms {
             self.write_will(session, Some(self.now.wall_ms + left_ms));
         }

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 use tracing::info;
 
-use super::connection::ByteStream;
+use super::connection::{ByteStream, Stream};
 use super::door::{Door, Refusal, Ticket};
 use super::{Listening, proxy, tls, websocket};
 use crate::config::Transport;
@@ -63,7 +63,7 @@ pub fn over_tcp(
     let stream = Stranger::new(stream, ticket.door().limits.bytes_max);
     if is_plain(listening) {
         let origin = origin(listening, remote, None);
-        return plane.accept(origin, Box::new(stream), ticket);
+        return plane.accept(origin, Stream::Tcp(stream), ticket);
     }
     let (listening, plane) = (Arc::clone(listening), Rc::clone(plane));
     let (host, handle) = (Rc::clone(&plane), plane);
@@ -79,7 +79,7 @@ pub fn over_tcp(
     });
 }
 
-type Greeted = (Origin, Box<dyn ByteStream>);
+type Greeted = (Origin, Stream);
 
 async fn handshakes(
     mut stream: Stranger<TcpStream>,
@@ -101,12 +101,12 @@ async fn handshakes(
 async fn framed<S: ByteStream + 'static>(
     stream: S,
     listening: &Listening,
-) -> Result<Box<dyn ByteStream>, Refused> {
+) -> Result<Stream, Refused> {
     if listening.config.transport.has_websocket() {
         let (path, bytes_max) = (&listening.config.path, listening.message_bytes_max);
-        return Ok(Box::new(websocket::accept(stream, path, bytes_max).await?));
+        return Ok(Box::new(websocket::accept(stream, path, bytes_max).await?).into());
     }
-    Ok(Box::new(stream))
+    Ok(Box::new(stream).into())
 }
 
 /// Where a connection came from.
@@ -114,35 +114,31 @@ pub fn origin(listening: &Listening, remote: SocketAddr, certificate: Option<Arc
     Origin { listener: Arc::clone(&listening.door.name), remote, certificate }
 }
 
-/// Not a number of bytes.
-const NO_LIMIT: usize = usize::MAX;
-
 /// A stream of which only so many bytes are read until its first packet is here. Whatever buffers lie above hold no more
 /// than was read here, so this bounds what a stranger can make the node remember.
 #[derive(Debug)]
 pub struct Stranger<S> {
     stream: S,
-    /// `NO_LIMIT`: no stranger any more.
-    left: usize,
+    /// `None`: no stranger any more.
+    left: Option<u32>,
 }
 
 impl<S> Stranger<S> {
     /// At most `bytes_max` are read.
     pub fn new(stream: S, bytes_max: usize) -> Self {
-        Self { stream, left: bytes_max.min(NO_LIMIT - 1) }
+        Self { stream, left: Some(u32::try_from(bytes_max).unwrap_or(u32::MAX)) }
     }
 
     /// At most so many of those that are left.
     fn at_most(&mut self, bytes_max: usize) {
-        if self.left != NO_LIMIT {
-            self.left = self.left.min(bytes_max);
-        }
+        let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX);
+        self.left = self.left.map(|left| left.min(bytes_max));
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream for Stranger<S> {
     fn opened(&mut self) {
-        self.left = NO_LIMIT;
+        self.left = None;
     }
 }
 
@@ -152,20 +148,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stranger<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let left = self.left;
-        if left == NO_LIMIT {
+        let Some(left) = self.left else {
             return Pin::new(&mut self.stream).poll_read(cx, buffer);
-        }
+        };
         if left == 0 {
             let text = "it sent more than limits.connect_bytes_max before its CONNECT was complete";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::QuotaExceeded, text)));
         }
-        let allowed = left.min(buffer.remaining());
+        let allowed = buffer.remaining().min(left as usize);
         let mut part = ReadBuf::new(buffer.initialize_unfilled_to(allowed));
         let result = Pin::new(&mut self.stream).poll_read(cx, &mut part);
         let count = part.filled().len();
         buffer.advance(count);
-        self.left = left - count;
+        self.left = Some(left - count as u32); // no more than was allowed
         result
     }
 }

@@ -11,16 +11,18 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use outpost_actors::out_buffer::{OutBuffer, SLICES_MAX};
 use outpost_actors::shard::{ConnId, Received};
 use outpost_flow::share::{Quantum, is_heavy};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
+use super::arrival::Stranger;
 use super::door::{Refusal, Ticket};
-use crate::plane::Plane;
+use crate::plane::{Bell, Plane};
 
 /// Full read buffers taken from one connection before it is the others' turn, while there are few others (see
 /// [`outpost_flow::share`]). More: what one client sends in a burst fills the buffers of those who receive it before any of
@@ -37,9 +39,32 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Unpin {
     fn opened(&mut self) {}
 }
 
-impl ByteStream for tokio::net::TcpStream {}
+impl ByteStream for TcpStream {}
 /// A bridge of this node, through memory.
 impl ByteStream for tokio::io::DuplexStream {}
+
+/// A connection's stream. The commonest kind is in the connection itself: a box of its own costs each 48 bytes.
+pub enum Stream {
+    /// Plain TCP.
+    Tcp(Stranger<TcpStream>),
+    /// Anything else.
+    Other(Box<dyn ByteStream>),
+}
+
+impl Stream {
+    fn pin(&mut self) -> Pin<&mut dyn ByteStream> {
+        match self {
+            Self::Tcp(stream) => Pin::new(stream),
+            Self::Other(stream) => Pin::new(&mut **stream),
+        }
+    }
+}
+
+impl<S: ByteStream + 'static> From<Box<S>> for Stream {
+    fn from(stream: Box<S>) -> Self {
+        Self::Other(stream)
+    }
+}
 
 /// How far a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,9 +79,9 @@ enum Life {
 /// One connection on its shard's thread.
 pub struct Connection {
     id: ConnId,
-    stream: RefCell<Box<dyn ByteStream>>,
+    stream: RefCell<Stream>,
     /// Has it polled: there is something to read, or the stream can be written again.
-    waker: Waker,
+    bell: Bell,
     life: Cell<Life>,
     paused: Cell<bool>,
     closing: Cell<bool>,
@@ -78,12 +103,12 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Wraps an accepted stream; `waker` has it served.
-    pub fn new(id: ConnId, stream: Box<dyn ByteStream>, ticket: Ticket, waker: Waker) -> Self {
+    /// Wraps an accepted stream; `bell` has it served.
+    pub fn new(id: ConnId, stream: Stream, ticket: Ticket, bell: Bell) -> Self {
         Self {
             id,
             stream: RefCell::new(stream),
-            waker,
+            bell,
             life: Cell::new(Life::Open),
             paused: Cell::new(false),
             closing: Cell::new(false),
@@ -102,7 +127,7 @@ impl Connection {
         if this.life.get() == Life::Served {
             return;
         }
-        if this.poll(&mut Context::from_waker(&this.waker), plane).is_ready() {
+        if this.poll(&mut Context::from_waker(&this.bell.waker()), plane).is_ready() {
             this.life.set(Life::Served);
             Self::leave(this, plane);
         }
@@ -137,30 +162,31 @@ impl Connection {
     /// Reads again: the shard has room.
     pub fn resume(&self) {
         self.paused.set(false);
-        self.waker.wake_by_ref();
+        self.bell.ring();
     }
 
     /// Closes once everything is written.
     pub fn close(&self) {
         self.closing.set(true);
-        self.waker.wake_by_ref();
+        self.bell.ring();
     }
 
     /// Writes what waits for this connection, as far as the stream takes it.
     pub fn flush(&self, plane: &Plane) {
-        if self.write(&mut Context::from_waker(&self.waker), plane).is_err() {
+        if self.write(&mut Context::from_waker(&self.bell.waker()), plane).is_err() {
             self.broken.set(true);
-            self.waker.wake_by_ref();
+            self.bell.ring();
         }
     }
 
     /// Reads its share of a turn it has waited for.
     pub fn take_turn(&self, plane: &Plane) {
         self.waits.set(false);
-        let mut cx = Context::from_waker(&self.waker);
+        let waker = self.bell.waker();
+        let mut cx = Context::from_waker(&waker);
         if !self.broken.get() && self.poll_read(&mut cx, plane, true).is_ready() {
             self.life.set(Life::Ended);
-            self.waker.wake_by_ref();
+            self.bell.ring();
         }
     }
 
@@ -210,7 +236,7 @@ impl Connection {
             let mut buffer = plane.read_buffer();
             let most = buffer.len().min(quantum.bytes);
             let mut read = ReadBuf::new(&mut buffer[..most]);
-            let result = Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut read);
+            let result = self.stream.borrow_mut().pin().poll_read(cx, &mut read);
             match result {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(error)) => {
@@ -256,7 +282,7 @@ impl Connection {
         self.unread.set(received.paused || received.packets == quantum.packets);
         self.heavy.set(is_heavy(received.packets, received.used));
         if received.used > 0 && self.with_ticket(Ticket::opened) {
-            self.stream.borrow_mut().opened();
+            self.stream.borrow_mut().pin().opened();
         }
         received
     }
@@ -280,7 +306,7 @@ impl Connection {
 
     fn poll_write(&self, cx: &mut Context<'_>, out: &OutBuffer) -> Poll<io::Result<usize>> {
         let mut stream = self.stream.borrow_mut();
-        let stream = Pin::new(&mut *stream);
+        let stream = stream.pin();
         if let Some(bytes) = out.as_one() {
             return stream.poll_write(cx, bytes);
         }
@@ -291,25 +317,25 @@ impl Connection {
 
     /// What the stream itself holds back (TLS, WebSocket) goes as far as it can.
     fn flush_stream(&self, cx: &mut Context<'_>) -> io::Result<bool> {
-        match Pin::new(&mut *self.stream.borrow_mut()).poll_flush(cx) {
+        match self.stream.borrow_mut().pin().poll_flush(cx) {
             Poll::Ready(Err(error)) => Err(error),
             _ => Ok(true),
         }
     }
 
     fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx).map(|_| ())
+        self.stream.borrow_mut().pin().poll_shutdown(cx).map(|_| ())
     }
 }
 
 /// Reads and drops what a client still sends until it closes too. A socket that is closed with unread bytes is reset,
 /// and a reset takes from the client what it has not read yet: the DISCONNECT that says why.
-async fn linger(stream: &RefCell<Box<dyn ByteStream>>, at_most: Duration) {
+async fn linger(stream: &RefCell<Stream>, at_most: Duration) {
     let rest = poll_fn(|cx| {
         let mut buffer = [0; 1_024];
         for _ in 0..READS_PER_POLL_MAX {
             let mut read = ReadBuf::new(&mut buffer);
-            match Pin::new(&mut *stream.borrow_mut()).poll_read(cx, &mut read) {
+            match stream.borrow_mut().pin().poll_read(cx, &mut read) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) if !read.filled().is_empty() => {}
                 Poll::Ready(_) => return Poll::Ready(()),
@@ -325,7 +351,7 @@ async fn linger(stream: &RefCell<Box<dyn ByteStream>>, at_most: Duration) {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::TcpListener;
 
     use super::*;
 
@@ -335,7 +361,7 @@ mod tests {
     const GOOD_BYE: &[u8] = b"\xe0\x01\x93";
 
     /// A client and the server's end of its connection, on which the good-bye is written and nothing was read.
-    async fn closing() -> (TcpStream, RefCell<Box<dyn ByteStream>>) {
+    async fn closing() -> (TcpStream, RefCell<Stream>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let mut client = TcpStream::connect(address).await.expect("it listens");
@@ -343,12 +369,12 @@ mod tests {
         client.write_all(b"more than the server wants").await.expect("it is open");
         server.write_all(GOOD_BYE).await.expect("it is open");
         server.shutdown().await.expect("it is open");
-        (client, RefCell::new(Box::new(server)))
+        (client, RefCell::new(Box::new(server).into()))
     }
 
     #[test]
     fn an_idle_connection_keeps_little() {
-        assert!(size_of::<Connection>() <= 80, "{}", size_of::<Connection>());
+        assert!(size_of::<Connection>() <= 104, "{}", size_of::<Connection>());
     }
 
     #[tokio::test]

@@ -134,7 +134,8 @@ async fn arrived(
             let bytes_max = listening.door.limits.bytes_max;
             // The other half may have moved since its first packet.
             let origin = arrival::origin(listening, connection.remote_address(), user);
-            plane.accept(origin, Box::new(Stranger::new(stream, bytes_max)), ticket);
+            let stream = Box::new(Stranger::new(stream, bytes_max));
+            plane.accept(origin, stream.into(), ticket);
         }
         Ok(Err(refused)) => {
             arrival::refuse(&listening.door, Some(remote), refused.why, &refused.text);

@@ -32,6 +32,8 @@ pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    // Without it small answers wait for the client's next packet. Linux gives it to each connection that is accepted.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -106,7 +108,7 @@ fn arrived(
             return;
         }
     };
-    // Without it small answers wait for the client's next packet.
+    #[cfg(not(target_os = "linux"))]
     if let Err(error) = stream.set_nodelay(true) {
         warn!("cannot set TCP_NODELAY for {remote}: {error}");
     }

@@ -16,5 +16,6 @@ mod turns;
 
 pub use actor::{PlaneActor, PlaneSpec};
 pub use handle::{Command, Drops, PlaneHandle, PlanePorts, ShardWork, Unavailable};
+pub use tasks::Bell;
 pub use thread::Plane;
 pub use turns::Turns;

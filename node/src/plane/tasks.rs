@@ -8,8 +8,9 @@
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 
+use futures_util::task::{ArcWake, WakerRef, waker_ref};
 use parking_lot::Mutex;
 
 /// Connections polled before the runtime's other tasks have their turn. More: what the others do (commands, timers) waits
@@ -35,23 +36,35 @@ struct Ticket {
     ready: Arc<Ready>,
 }
 
-impl Wake for Ticket {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
+impl ArcWake for Ticket {
+    fn wake_by_ref(this: &Arc<Self>) {
+        if !this.is_waiting.swap(true, Ordering::AcqRel) {
+            this.ready.push(Arc::clone(this));
+        }
+    }
+}
+
+/// Has one connection polled. One word; a waker of the standard library takes two.
+#[derive(Debug, Clone)]
+pub struct Bell(Arc<Ticket>);
+
+impl Bell {
+    /// Has it polled.
+    pub fn ring(&self) {
+        ArcWake::wake_by_ref(&self.0);
     }
 
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.is_waiting.swap(true, Ordering::AcqRel) {
-            self.ready.push(Arc::clone(self));
-        }
+    /// The same for whoever wants to be given a waker.
+    pub fn waker(&self) -> WakerRef<'_> {
+        waker_ref(&self.0)
     }
 }
 
 impl Ready {
     /// What wakes the connection at this place.
-    pub fn waker(self: &Arc<Self>, place: u32) -> Waker {
+    pub fn bell(self: &Arc<Self>, place: u32) -> Bell {
         let is_waiting = AtomicBool::new(false);
-        Waker::from(Arc::new(Ticket { place, is_waiting, ready: Arc::clone(self) }))
+        Bell(Arc::new(Ticket { place, is_waiting, ready: Arc::clone(self) }))
     }
 
     fn push(&self, ticket: Arc<Ticket>) {
@@ -156,19 +169,20 @@ impl<P, E> Drop for Driver<P, E> {
 mod tests {
     use std::cell::RefCell;
     use std::rc::Rc;
+    use std::task::Wake;
 
     use super::*;
 
     #[test]
     fn who_is_woken_is_polled_once_and_again_when_woken_meanwhile() {
         let ready = Arc::new(Ready::default());
-        let wakers: Vec<Waker> = (0..3).map(|place| ready.waker(place)).collect();
+        let bells: Vec<Bell> = (0..3).map(|place| ready.bell(place)).collect();
         let polled = Rc::new(RefCell::new(Vec::new()));
-        let (seen, again) = (Rc::clone(&polled), wakers[1].clone());
+        let (seen, again) = (Rc::clone(&polled), bells[1].clone());
         let poll = move |place| {
             seen.borrow_mut().push(place);
             if place == 2 {
-                again.wake_by_ref();
+                again.ring();
             }
         };
         let mut driver = Driver::new(Arc::clone(&ready), poll, || Next::Rest);
@@ -176,7 +190,7 @@ mod tests {
         let mut turn = || Pin::new(&mut driver).poll(&mut cx);
         assert!(turn().is_pending());
         assert!(polled.borrow().is_empty(), "nobody was woken");
-        [1, 2, 1].into_iter().for_each(|place: usize| wakers[place].wake_by_ref());
+        [1, 2, 1].into_iter().for_each(|place: usize| bells[place].ring());
         assert!(turn().is_pending());
         assert_eq!(*polled.borrow(), [1, 2]);
         assert!(turn().is_pending());
@@ -187,7 +201,7 @@ mod tests {
     fn a_crowd_is_polled_in_parts() {
         let ready = Arc::new(Ready::default());
         let crowd = POLLED_AT_ONCE_MAX + 1;
-        (0..crowd).for_each(|place| ready.waker(place as u32).wake());
+        (0..crowd).for_each(|place| ready.bell(place as u32).ring());
         let count = Rc::new(RefCell::new(0));
         let counted = Rc::clone(&count);
         let mut driver = Driver::new(ready, move |_| *counted.borrow_mut() += 1, || Next::Rest);
@@ -211,7 +225,7 @@ mod tests {
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
         let mut cx = Context::from_waker(&waker);
-        [0, 1].into_iter().for_each(|place| ready.waker(place).wake());
+        [0, 1].into_iter().for_each(|place| ready.bell(place).ring());
         assert!(Pin::new(&mut driver).poll(&mut cx).is_pending());
         assert_eq!(*seen.borrow(), [Some(0), Some(1), None]);
         assert!(!woken.0.load(Ordering::Relaxed), "there is nothing to do");

@@ -99,7 +99,7 @@ impl Bench {
         let remote = ([127, 0, 0, 1], 1).into();
         let origin = Origin { listener: Arc::from("test"), remote, certificate: None };
         if let Ok(ticket) = self.door.arrive() {
-            self.plane.accept(origin, Box::new(server), ticket);
+            self.plane.accept(origin, Box::new(server).into(), ticket);
         } else {
             self.door.refused(Refusal::Pending);
         }
