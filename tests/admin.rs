@@ -6,7 +6,7 @@ use crate::support::client::{Client, Options};
 use crate::support::http;
 use crate::support::node::TestNode;
 use crate::support::outpost::{Running, finish, outpost};
-use crate::support::tools::mosquitto;
+use crate::support::tools::tool;
 use crate::support::until;
 use crate::support::wire::{Wire, connect};
 
@@ -25,7 +25,7 @@ async fn ask(node: &TestNode, args: &[&str]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_are_listed_shown_and_cut_off() {
     let node = TestNode::start().await;
-    let mut sub = mosquitto("mosquitto_sub");
+    let mut sub = tool("mosquitto_sub");
     let port = node.mqtt().port().to_string();
     sub.args([
         "-p", &port, "-i", "sensor-7", "-V", "mqttv5", "-k", "33", "-t", "plant/#", "-q", "1",
@@ -110,7 +110,7 @@ async fn retained_messages_are_listed_and_cleared_and_subscribers_hear_of_it() {
     let node = TestNode::start().await;
     let port = node.mqtt().port().to_string();
     for topic in ["plant/1", "plant/2", "office/1"] {
-        let mut publish = mosquitto("mosquitto_pub");
+        let mut publish = tool("mosquitto_pub");
         publish.args(["-p", &port, "-t", topic, "-m", "on", "-r", "-q", "1"]);
         assert_eq!(finish(publish).await.code, Some(0));
     }

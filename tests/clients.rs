@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::client::{Client, Options};
 use crate::support::node::TestNode;
 use crate::support::outpost::{Running, finish};
-use crate::support::tools::{mosquitto, python_with_paho};
+use crate::support::tools::{python_with_paho, tool};
 use crate::support::{http, until};
 
 /// The versions as mosquitto's `-V` takes them.
@@ -42,7 +42,7 @@ async fn mosquitto_sub_prints_what_mosquitto_pub_sends() {
 async fn mosquitto_keeps_a_session_a_retained_message_and_a_will() {
     let node = TestNode::start().await;
     // With -E mosquitto_sub ends once it is subscribed; -c keeps its session.
-    let mut device = mosquitto("mosquitto_sub");
+    let mut device = tool("mosquitto_sub");
     device.args(at(node.mqtt())).args(["-i", "device", "-c", "-q", "1", "-t", "job", "-E"]);
     assert_eq!(finish(device).await.code, Some(0));
     for number in 0..50 {
@@ -50,13 +50,13 @@ async fn mosquitto_keeps_a_session_a_retained_message_and_a_will() {
     }
     publish(node.mqtt(), &["-t", "state", "-q", "1", "-r", "-m", "on"]).await;
 
-    let mut device = mosquitto("mosquitto_sub");
+    let mut device = tool("mosquitto_sub");
     device.args(at(node.mqtt())).args(["-i", "device", "-c", "-q", "1", "-t", "job", "-C", "50"]);
     let got = finish(device).await;
     let wanted: Vec<String> = (0..50).map(|number| number.to_string()).collect();
     assert_eq!(got.stdout.lines().collect::<Vec<_>>(), wanted, "{}", got.stderr);
 
-    let mut late = mosquitto("mosquitto_sub");
+    let mut late = tool("mosquitto_sub");
     late.args(at(node.mqtt())).args(["-t", "state", "-C", "1", "-F", "%r %p"]);
     assert_eq!(finish(late).await.stdout, "1 on\n");
 
@@ -135,7 +135,7 @@ fn at(server: SocketAddr) -> [String; 4] {
 }
 
 async fn publish(server: SocketAddr, args: &[&str]) {
-    let mut command = mosquitto("mosquitto_pub");
+    let mut command = tool("mosquitto_pub");
     command.args(at(server)).args(args);
     let done = finish(command).await;
     assert_eq!((done.code, &*done.stderr), (Some(0), ""), "mosquitto_pub {args:?}");
@@ -145,7 +145,7 @@ async fn publish(server: SocketAddr, args: &[&str]) {
 async fn subscribe(node: &TestNode, others: u64, args: &[&str]) -> Running {
     let there_are = async |count| subscriptions(node.http()).await == count;
     until("earlier ones are gone", async || there_are(others).await).await;
-    let mut command = mosquitto("mosquitto_sub");
+    let mut command = tool("mosquitto_sub");
     command.args(at(node.mqtt())).args(args);
     let running = Running::start(command);
     until("mosquitto_sub is subscribed", async || there_are(others + 1).await).await;

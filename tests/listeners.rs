@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use crate::support::node::TestNode;
 use crate::support::outpost::{Running, finish, outpost};
 use crate::support::tls::{Pki, quic, stream, tls, web};
-use crate::support::tools::mosquitto;
+use crate::support::tools::tool;
 use crate::support::wire::{Wire, connect, framed, named_connect};
 use crate::support::{http, until, within};
 
@@ -131,11 +131,11 @@ async fn mosquitto_speaks_tls_with_us_in_both_versions() {
             "--key",
             &path("lamp-1.key"),
         ];
-        let mut publish = mosquitto("mosquitto_pub");
+        let mut publish = tool("mosquitto_pub");
         publish.args(flags).args(files).args(["-t", "t", "-m", version, "-q", "1", "-r"]);
         let done = finish(publish).await;
         assert_eq!((done.code, &*done.stderr), (Some(0), ""), "{version}");
-        let mut read = mosquitto("mosquitto_sub");
+        let mut read = tool("mosquitto_sub");
         read.args(flags).args(files).args(["-t", "t", "-C", "1", "-W", "20"]);
         assert_eq!(finish(read).await.stdout, format!("{version}\n"));
     }

@@ -7,12 +7,12 @@ use outpost_node::Hooks;
 use crate::support::client::{Client, Options};
 use crate::support::node::TestNode;
 use crate::support::outpost::{Running, finish};
-use crate::support::tools::mosquitto;
+use crate::support::tools::tool;
 use crate::support::{http, until};
 
 /// What mosquitto_sub prints for `$SYS/#` until so many lines have come.
 async fn tree(node: &TestNode, lines: usize) -> BTreeMap<String, String> {
-    let mut command = mosquitto("mosquitto_sub");
+    let mut command = tool("mosquitto_sub");
     let port = node.mqtt().port().to_string();
     command.args(["-p", &port, "-t", "$SYS/#", "-v", "-C", &lines.to_string()]);
     let done = finish(command).await;
@@ -67,7 +67,7 @@ async fn mosquitto_sub_sees_the_figures_that_metrics_shows() {
 async fn values_come_again_when_they_change_and_the_heap_is_among_them() {
     let every_second = |config: &mut outpost_node::config::Config| config.node.sys_interval_s = 1;
     let node = TestNode::start_with(every_second, Hooks::default()).await;
-    let mut command = mosquitto("mosquitto_sub");
+    let mut command = tool("mosquitto_sub");
     command.args(["-p", &node.mqtt().port().to_string(), "-t", "$SYS/broker/#", "-F", "%r %t %p"]);
     let watcher = Running::start(command);
     until("the first values", async || {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::client::{Client, Options};
 use crate::support::node::TestNode;
 use crate::support::outpost::{Running, command, finish, outpost};
-use crate::support::tools::mosquitto;
+use crate::support::tools::tool;
 use crate::support::until;
 
 /// Anonymous clients may do everything below `plant/`, but not write to `plant/secret`.
@@ -38,7 +38,7 @@ async fn which_rule_refused_whom_and_who_would_get_it() {
     let port = node.mqtt().port().to_string();
     let reader = Client::connect(node.mqtt(), Options::v5("reader").kept(3600)).await;
     reader.subscribe("plant/#", 1).await;
-    let mut publish = mosquitto("mosquitto_pub");
+    let mut publish = tool("mosquitto_pub");
     publish.args(["-p", &port, "-V", "mqttv5", "-i", "writer", "-q", "1"]);
     publish.args(["-t", "plant/secret", "-m", "x"]);
     finish(publish).await;
@@ -80,7 +80,7 @@ async fn a_trace_follows_one_client_from_connect_to_kick() {
     let trace = Running::start(follow);
     until("the trace runs", async || !trace.err.with("tracing client sensor").is_empty()).await;
     let other = Client::connect(node.mqtt(), Options::v5("other")).await;
-    let mut sub = mosquitto("mosquitto_sub");
+    let mut sub = tool("mosquitto_sub");
     sub.args(["-p", &port, "-i", "sensor", "-u", "ann", "-P", "hunter2", "-t", "a", "-q", "1"]);
     let sensor = Running::start(sub);
     until("it is subscribed", async || !trace.out.with("SUBACK").is_empty()).await;

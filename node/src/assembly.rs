@@ -125,6 +125,10 @@ impl PlanePorts for Ports {
         [(Class::Store, store as u64), (Class::Shadows, shadows as u64)]
     }
 
+    fn memory_is_short(&self, is: bool) {
+        self.shadows.memory_is_short(is);
+    }
+
     fn started(&self) {
         // The shard is new and knows no link: each comes up again and says hello.
         self.links.close_all("this node's data plane has started anew");

@@ -269,7 +269,7 @@ impl Backend for NodeBackend {
                 },
                 "turns_total": { "by_below_ms": turns },
                 "turns_waited_total": self.plane.turns().waited(),
-                "turn_us_longest": self.plane.turns().longest_us(),
+                "turn_longest_seconds": self.plane.turns().longest_us() as f64 / 1e6,
                 "actors": { "channels": shard.channels, "panics_total": ledger.panics },
                 "peers": {
                     "outbox": shard.outbox,
@@ -287,7 +287,7 @@ impl Backend for NodeBackend {
                 "hardware": { "dropped_total": load(&drops.local) },
                 "shadows": {
                     "requests_dropped_total": load(&drops.shadow_requests),
-                    "count": hub.shadows,
+                    "stored": hub.shadows,
                     "hot": hub.hot,
                     "reads_total": hub.reads,
                     "accepted_total": hub.accepted,

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -102,12 +102,21 @@ const WEIGH_EVERY: Duration = Duration::from_secs(5);
 
 /// The way to the hub. Survives its restarts.
 #[derive(Debug, Clone, Default)]
-pub struct ShadowHandle(Arc<Mutex<Option<mpsc::Sender<ShadowCommand>>>>, Arc<AtomicUsize>);
+pub struct ShadowHandle(
+    Arc<Mutex<Option<mpsc::Sender<ShadowCommand>>>>,
+    Arc<AtomicUsize>,
+    Arc<AtomicBool>,
+);
 
 impl ShadowHandle {
     /// What the shadows occupy in memory, roughly, as the hub said last.
     pub fn bytes(&self) -> usize {
         self.1.load(Ordering::Relaxed)
+    }
+
+    /// Memory is short: no shadow stays in it that can be read again.
+    pub fn memory_is_short(&self, is: bool) {
+        self.2.store(is, Ordering::Relaxed);
     }
 
     /// Sends if there is room.
@@ -376,7 +385,10 @@ impl Driver {
     }
 
     /// Tells what the shadows occupy: they are charged to the memory budget.
-    fn weigh(&self) {
+    fn weigh(&mut self) {
+        if self.spec.handle.2.load(Ordering::Relaxed) {
+            self.hub.rest();
+        }
         self.spec.handle.1.store(self.hub.stats().bytes, Ordering::Relaxed);
     }
 

@@ -13,11 +13,6 @@ pub fn tool(name: &str) -> Command {
     command
 }
 
-/// mosquitto_pub or mosquitto_sub.
-pub fn mosquitto(name: &str) -> Command {
-    tool(name)
-}
-
 /// A program as the standard library starts it.
 pub fn program(name: &str) -> std::process::Command {
     // Debian keeps servers in a folder that only root looks into.

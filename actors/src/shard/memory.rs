@@ -62,6 +62,11 @@ impl Shard {
         self.events.shrink_to_fit();
     }
 
+    /// What is given up to keep the memory budget.
+    pub fn pressure(&self) -> Pressure {
+        self.budget.pressure()
+    }
+
     /// What only the driver knows: the store's backlog, the shadows.
     pub fn charge_outside(&mut self, class: Class, bytes: u64) {
         self.budget.set(class, bytes);

@@ -40,6 +40,8 @@ pub(super) struct Peer {
     /// Our hello was said on this link.
     said_hello: bool,
     pub(super) interest: PeerInterest,
+    /// All of it was told on this link.
+    told_interest: bool,
     /// What is durable here of what it sent; the cursors of retained messages are in `retained`.
     record: PeerRecord,
     /// How far it and this node know each other's retained messages.
@@ -62,7 +64,7 @@ pub(super) struct Peer {
 impl Shard {
     /// Whether every peer has told what it is interested in, and can tell what changes.
     pub(super) fn knows_all_interest(&self) -> bool {
-        self.peers.values().all(|peer| peer.up && peer.greeted)
+        self.peers.values().all(|peer| peer.up && peer.greeted && peer.told_interest)
     }
 }
 
@@ -106,6 +108,7 @@ impl Shard {
         let link = self.link_count;
         let peer = self.peers.entry(id).or_default();
         (peer.up, peer.greeted, peer.said_hello) = (true, false, false);
+        peer.told_interest = false;
         peer.link = link;
         peer.retained.begin();
         (peer.sent, peer.sent_bytes) = (0, 0);
@@ -246,6 +249,7 @@ impl Shard {
         }
         let before: Vec<bool> = named.iter().map(|name| peer.interest.is_durable(name)).collect();
         peer.interest.apply(frame).map_err(|error| error.to_string())?;
+        peer.told_interest = (peer.told_interest || is_end) && !is_begin;
         self.table_epoch += 1;
         self.retry_blocked |= self.full_peers > 0;
         // Durable interest outlives a restart of this node while the peer is away.

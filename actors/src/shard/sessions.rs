@@ -355,9 +355,11 @@ impl Shard {
 
     /// A packet that may only leave once all this session had written is durable.
     pub(super) fn send_when_durable(&mut self, session: u32, packet: Packet) {
+        // What was held when the store failed is never set free: nothing is waited for behind it.
+        let has_failed = self.journal.failed().is_some();
         let Some(slot) = self.sessions.get_mut(session as usize) else { return };
         let Some(conn) = slot.conn else { return };
-        if slot.held == 0 && !slot.durable {
+        if (slot.held == 0 || has_failed) && !slot.durable {
             return self.send_packet(conn, &packet);
         }
         slot.held += 1;

@@ -1,5 +1,7 @@
 //! Acknowledged means durable; and what is acknowledged arrives.
 
+use outpost_membership::{Hello, Interest, PeerFrame};
+use outpost_model::NodeId;
 use outpost_mqtt::packet::{Ack, Connect, Packet, ReasonCode};
 use outpost_store::FaultPlan;
 
@@ -70,6 +72,35 @@ fn an_answer_of_the_wrong_qos_ends_the_connection_and_is_in_the_log_4_3() {
 fn answers(world: &mut World, client: Client) -> Vec<Packet> {
     world.sync();
     world.take(client)
+}
+
+/// Between its hello and the end of its list a peer may still name the filter.
+#[test]
+fn that_nobody_subscribes_is_told_only_when_the_list_of_each_peer_has_ended() {
+    let mut world = World::new();
+    let (now, peer) = (world.now(), NodeId(2));
+    let sender = world.connect(v5("s"));
+    let reason = |world: &mut World| {
+        world.publish(sender, publish("t", "x", 1, 1));
+        world.sync();
+        match &world.take(sender)[..] {
+            [Packet::Puback(ack)] => ack.reason,
+            other => panic!("{other:?}"),
+        }
+    };
+    let hello = Hello { store_id: 77, your_store_id: 0, events_seen: 0, retained_seen: 0 };
+    let other = Interest { pattern: "other".to_owned(), durable: false, live: false };
+    let said = [
+        (PeerFrame::Hello(hello), ReasonCode::Success),
+        (PeerFrame::InterestAll(vec![other]), ReasonCode::Success),
+        (PeerFrame::InterestAdd(Vec::new()), ReasonCode::NoMatchingSubscribers),
+        (PeerFrame::InterestAll(Vec::new()), ReasonCode::Success),
+    ];
+    world.shard_mut(0).peer_up(peer, now);
+    for (frame, expected) in said {
+        world.shard_mut(0).peer_frame(peer, frame, now).expect("as a peer says it");
+        assert_eq!(reason(&mut world), expected);
+    }
 }
 
 #[test]
@@ -353,6 +384,10 @@ fn after_a_failed_sync_nothing_is_acknowledged_and_qos_0_goes_on() {
     world.publish(sender, publish("t", "refused", 1, 2));
     let refused = Packet::Puback(Ack::new(id(2), ReasonCode::ImplementationSpecificError));
     assert_eq!(world.take(sender), [refused]);
+    // One that is not kept needs no disk, and has a PUBACK that never comes.
+    world.subscribe(sender, "u", 0);
+    world.publish(sender, publish("u", "heard", 0, 0));
+    assert_eq!(world.peek(sender), ["heard"]);
     world.publish(sender, publish("t", "still", 0, 0));
     assert_eq!(world.peek(quick), ["unsafe", "still"]);
     let (_, connack) = world.try_connect(0, v5("late"));

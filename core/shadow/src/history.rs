@@ -20,6 +20,10 @@ pub const VALUE_SHOWN_BYTES_MAX: usize = 256;
 /// Changes told of in one entry; more are counted. More makes one entry of a large update as large.
 pub const CHANGES_SHOWN_MAX: usize = 32;
 
+/// Entries that go at once when there are more than the configuration allows. More: one commit is larger; fewer: they stay for
+/// longer.
+const TRIMMED_AT_ONCE: usize = 1_024;
+
 /// Something that happened to a shadow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -309,6 +313,19 @@ impl Hub {
         };
         let rows = self.history.add(entry, each_max, all_max);
         self.save_history(rows);
+    }
+
+    /// A limit that was lowered holds for what is there already, a part at a time.
+    pub(crate) fn trim_history(&mut self) {
+        let too_many = self.too_much_history().min(TRIMMED_AT_ONCE);
+        let gone: Vec<u64> = self.history.entries.keys().take(too_many).copied().collect();
+        gone.iter().for_each(|place| self.history.remove(*place));
+        self.save_history(gone.into_iter().map(|place| (place, None)).collect());
+    }
+
+    /// Entries beyond the limit.
+    pub(crate) fn too_much_history(&self) -> usize {
+        self.history.entries.len().saturating_sub(self.config.limits.history_max)
     }
 
     fn save_history(&mut self, rows: Vec<Row>) {

@@ -19,6 +19,7 @@ impl Hub {
         self.hurry_sketches(now);
         self.end_overrides(now);
         self.end_quarantines(now);
+        self.trim_history();
         if self.sweep_at_ms.is_none_or(|at| at <= now.mono_ms) {
             self.sweep_at_ms = Some(now.mono_ms + self.config.limits.sweep_every_ms);
             self.sweep(now);
@@ -30,7 +31,8 @@ impl Hub {
     /// When [`Hub::handle_tick`] should next be called, in monotonic milliseconds.
     pub fn next_tick_ms(&self) -> Option<u64> {
         let sweep = self.sweep_at_ms.or((!self.shadows.is_empty()).then_some(0));
-        self.pending_deadline_ms().into_iter().chain(sweep).min()
+        let trim = (self.too_much_history() > 0).then_some(0);
+        self.pending_deadline_ms().into_iter().chain(sweep).chain(trim).min()
     }
 
     fn sweep(&mut self, now: Now) {

@@ -133,6 +133,24 @@ fn the_history_is_bounded_for_each_shadow_and_for_all_also_on_disk() {
 }
 
 #[test]
+fn a_limit_that_was_lowered_holds_for_what_is_on_disk() {
+    for left in [3, 0] {
+        let mut net = Net::new(1, &limits(100, 50));
+        let key = ShadowKey::classic("lamp");
+        for round in 0..20 {
+            write(&mut net, 0, "app", &key, &json!({"state": {"desired": {"a": round}}}));
+        }
+        net.set_limits(&limits(left, 50));
+        net.crash(0);
+        assert!(net.nodes[0].hub.next_tick_ms().is_some_and(|due| due <= net.now(0).mono_ms));
+        net.tick(0);
+        net.settle();
+        let rows = net.nodes[0].disk.rows().keys().filter(|key| key[0] == b'h').count();
+        assert_eq!((net.nodes[0].hub.history(&key, 100).len(), rows), (left, left));
+    }
+}
+
+#[test]
 fn without_room_nothing_is_remembered_and_nothing_written() {
     let (mut net, key) = (Net::new(1, &limits(0, 5)), ShadowKey::classic("lamp"));
     write(&mut net, 0, "app", &key, &json!({"state": {"desired": {"a": 1}}}));

@@ -83,6 +83,8 @@ pub trait PlanePorts: Send + Sync + 'static {
     fn shadow(&self, topic: ByteString, payload: Bytes, client: ByteString, job: u64) -> bool;
     /// What others use of the memory budget now.
     fn charges(&self) -> [(Class, u64); 2];
+    /// Memory is short: who can do with less should.
+    fn memory_is_short(&self, is: bool);
     /// The data thread serves, for the first time or again.
     fn started(&self);
     /// A trace wants this written down; `None`: it has ended.

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,16 +32,27 @@ const PINGRESP: &[u8] = b"\xd0\x00";
 /// Longer than anything here takes; only a test that fails waits for it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Of memory.
+const BUDGET_BYTES: u64 = 1 << 30;
+
 struct Bench {
     plane: Rc<Plane>,
     handle: PlaneHandle,
     running: JoinHandle<()>,
     shadows: Arc<parking_lot::Mutex<Vec<u64>>>,
+    memory: Arc<Memory>,
     door: Arc<Door>,
 }
 
 #[derive(Default)]
-struct Ports(Arc<parking_lot::Mutex<Vec<u64>>>);
+struct Ports(Arc<parking_lot::Mutex<Vec<u64>>>, Arc<Memory>);
+
+/// What shadows occupy, and what they were told of the budget.
+#[derive(Default)]
+struct Memory {
+    bytes: AtomicU64,
+    is_short: AtomicBool,
+}
 
 impl PlanePorts for Ports {
     fn peer(&self, _: NodeId, _: PeerFrame) -> bool {
@@ -53,7 +65,11 @@ impl PlanePorts for Ports {
     }
 
     fn charges(&self) -> [(Class, u64); 2] {
-        [(Class::Store, 0), (Class::Shadows, 0)]
+        [(Class::Store, 0), (Class::Shadows, self.1.bytes.load(Ordering::Relaxed))]
+    }
+
+    fn memory_is_short(&self, is: bool) {
+        self.1.is_short.store(is, Ordering::Relaxed);
     }
 
     fn started(&self) {}
@@ -65,12 +81,17 @@ impl Bench {
     fn start(handle: PlaneHandle, pending_connect_max: usize) -> Self {
         // Nobody syncs this store.
         let new = ShardConfig::new(NodeId(1), 7);
-        let config = ShardConfig { durable: false, out_bytes_max: 4_096, ..new };
+        let config = ShardConfig {
+            durable: false,
+            out_bytes_max: 4_096,
+            memory_bytes_max: BUDGET_BYTES,
+            ..new
+        };
         let gate = Arc::new(OpenGate);
         let store = Arc::new(MemoryStore::new(7));
         let shard = Shard::open(config, gate.clone(), store, now()).expect("an empty store");
         let ports = Ports::default();
-        let shadows = Arc::clone(&ports.0);
+        let (shadows, memory) = (Arc::clone(&ports.0), Arc::clone(&ports.1));
         let (sender, commands) = mpsc::channel(64);
         handle.connect(sender);
         let control = tokio::runtime::Handle::current();
@@ -86,7 +107,7 @@ impl Bench {
             time_max: PATIENCE,
         };
         let door = Door::new("test", limits, usize::MAX, None);
-        Self { plane, handle, running, shadows, door }
+        Self { plane, handle, running, shadows, memory, door }
     }
 
     fn connect(&self) -> DuplexStream {
@@ -251,6 +272,28 @@ async fn a_panic_of_any_task_ends_the_thread() {
         assert!(ended.expect_err("not in order").is_panic());
         let asked = bench.handle.ask(Command::Stats).await;
         assert!(asked.is_err(), "whoever asks is told so");
+    };
+    LocalSet::new().run_until(story).await;
+}
+
+#[tokio::test]
+async fn shadows_are_told_when_memory_is_short_and_when_it_is_not() {
+    let story = async {
+        let bench = Bench::start(PlaneHandle::default(), 8);
+        let mut client = bench.connect();
+        client.write_all(CONNECT).await.expect("open");
+        expect(&mut client, CONNACK).await;
+        for (bytes, short) in [(BUDGET_BYTES, true), (0, false)] {
+            bench.memory.bytes.store(bytes, Ordering::Relaxed);
+            let told = async {
+                while bench.memory.is_short.load(Ordering::Relaxed) != short {
+                    client.write_all(PINGREQ).await.expect("open");
+                    expect(&mut client, PINGRESP).await;
+                }
+            };
+            timeout(PATIENCE, told).await.expect("told");
+        }
+        bench.stop().await;
     };
     LocalSet::new().run_until(story).await;
 }

@@ -20,7 +20,7 @@ use outpost_actors::ledger::Drop;
 use outpost_actors::out_buffer::OutBuffer;
 use outpost_actors::ports::{Gate, Origin};
 use outpost_actors::shard::{ConnId, Event, LogLevel, Received, Shard};
-use outpost_flow::{Gather, TurnShare};
+use outpost_flow::{Gather, Pressure, TurnShare};
 use outpost_model::{Message, TopicFilter};
 use outpost_mqtt::packet::ReasonCode;
 use outpost_store::Lsn;
@@ -359,6 +359,7 @@ impl Plane {
                 for (class, bytes) in self.ports.charges() {
                     shard.charge_outside(class, bytes);
                 }
+                self.ports.memory_is_short(shard.pressure() >= Pressure::Refuse);
             }
             if let Some((changes, stall)) = self.handle.stall_since(self.stall_changes.get()) {
                 self.stall_changes.set(changes);
