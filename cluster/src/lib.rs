@@ -19,7 +19,7 @@ pub mod tokens;
 
 pub use cluster::{Cluster, HANDSHAKES_MAX, StartError};
 pub use config::{ClusterConfig, DEFAULT_PORT, LinkLimits};
-pub use sink::{BoxFuture, LinkFull, LinkHandle, PeerInfo, PeerSink};
+pub use sink::{BoxFuture, LinkFull, LinkHandle, LinkPath, PeerInfo, PeerSink};
 pub use stats::{ClusterStatus, CounterStatus, LaneStatus, MemberStatus};
 pub use tls::TlsError;
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use outpost_membership::{Lane, PeerFrame};
 use outpost_model::NodeId;
@@ -63,6 +64,19 @@ pub enum LinkFull {
     TooLarge,
 }
 
+/// What a link is like. Packets are counted since it came up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkPath {
+    /// Round trip, as the connection estimates it.
+    pub rtt: Duration,
+    /// Packets sent.
+    pub sent: u64,
+    /// Packets that count as lost.
+    pub lost: u64,
+    /// Bytes that congestion control lets be under way.
+    pub window_bytes: u64,
+}
+
 /// The sending side of a link. Clones are the same link.
 #[derive(Clone)]
 pub struct LinkHandle(Arc<LinkShared>);
@@ -114,6 +128,17 @@ impl LinkHandle {
     /// Bytes of a lane that are not written yet.
     pub fn queued_bytes(&self, lane: Lane) -> usize {
         self.queue(lane).bytes()
+    }
+
+    /// What the link is like now.
+    pub fn path(&self) -> LinkPath {
+        let path = self.0.connection.stats().path;
+        LinkPath {
+            rtt: path.rtt,
+            sent: path.sent_packets,
+            lost: path.lost_packets,
+            window_bytes: path.cwnd,
+        }
     }
 
     /// Ends the link; it is opened again after the pause that follows every loss.

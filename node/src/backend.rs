@@ -296,6 +296,8 @@ impl Backend for NodeBackend {
                     "conflicts_total": hub.conflicts,
                     "frames_refused_total": hub.frames_refused,
                     "peers_quarantined": unheard,
+                    "pace_bytes_s": hub.pace_bytes_s,
+                    "paced_total": hub.paced,
                 },
                 "store": {
                     "disk_bytes": self.store.disk_bytes().unwrap_or_default(),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use outpost_cluster::{BoxFuture, LinkFull, LinkHandle, PeerInfo, PeerSink};
+use outpost_cluster::{BoxFuture, LinkFull, LinkHandle, LinkPath, PeerInfo, PeerSink};
 use outpost_membership::PeerFrame;
 use outpost_model::NodeId;
 use parking_lot::Mutex;
@@ -72,6 +72,11 @@ impl Links {
     /// Closes all links; they come back by themselves.
     pub fn close_all(&self, why: &str) {
         self.0.up.lock().values().for_each(|up| up.link.close(why));
+    }
+
+    /// What the link to a peer is like.
+    pub fn path(&self, peer: NodeId) -> Option<LinkPath> {
+        self.0.up.lock().get(&peer).map(|up| up.link.path())
     }
 
     /// QoS 0 events that no link took: it was full or had just gone.

@@ -19,7 +19,7 @@ use outpost_membership::PeerFrame;
 use outpost_model::{Hlc, NodeId, QoS};
 use outpost_mqtt::packet::ReasonCode;
 use outpost_shadow::{
-    Effect, Entry, Event, Home, Hub, HubConfig, HubStats, InFlight, OldHome, Output, Policy,
+    Effect, Entry, Event, Home, Hub, HubConfig, HubStats, InFlight, OldHome, Output, Path, Policy,
     PolicyError, PolicyRule, Reason, ShadowKey, Verb, parse_topic,
 };
 use outpost_store::disk::DiskStore;
@@ -41,8 +41,8 @@ pub const REQUESTS_MAX: usize = 1_024;
 /// What the history calls a client that came by HTTP.
 const BY_HTTP: &str = "(http)";
 
-/// How often the hub's timers are looked at.
-const TICK: Duration = Duration::from_millis(100);
+/// How often a link over which a backlog goes is looked at.
+const MEASURE_EVERY: Duration = Duration::from_millis(250);
 
 /// The answer to a request by HTTP: status and body.
 pub type Reply = (u16, Vec<u8>);
@@ -97,7 +97,7 @@ pub enum ShadowCommand {
     Stop(oneshot::Sender<()>),
 }
 
-/// How often the shadows are weighed. More often: each time all are looked at; less often: the memory budget learns late.
+/// How often the shadows are weighed while there is something to do. More often: each time all are looked at; less often: the memory budget learns late.
 const WEIGH_EVERY: Duration = Duration::from_secs(5);
 
 /// The way to the hub. Survives its restarts.
@@ -237,29 +237,30 @@ fn run_thread(spec: ShadowSpec, ready: oneshot::Sender<()>) -> Result<(), String
     // The thread has a timer of its own: one of the node's runtime would wake two other threads for each tick.
     let waits = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let waits = waits.map_err(|error| format!("cannot make the hub's timer: {error}"))?;
-    let (mut weighed, mut tick_at) = (Instant::now(), Instant::now() + TICK);
+    driver.tick();
     loop {
-        let wait = async { tokio::time::timeout_at(tick_at.into(), commands.recv()).await };
+        driver.drain();
+        driver.release();
+        let until = driver.sleeps_until();
+        let wait = async {
+            match until {
+                Some(until) => tokio::time::timeout_at(until.into(), commands.recv()).await,
+                None => Ok(commands.recv().await),
+            }
+        };
         match waits.block_on(wait) {
             Ok(None) => return Ok(()),
             Ok(Some(ShadowCommand::Stop(done))) => {
                 let _ = done.send(());
                 return Ok(());
             }
-            Ok(Some(command)) => driver.command(command),
+            Ok(Some(command)) => {
+                driver.is_weighed = false;
+                driver.command(command);
+            }
             Err(_) => {} // it is time
         }
-        let at = Instant::now();
-        if at >= tick_at {
-            tick_at = at + TICK;
-            driver.hub.handle_tick(now());
-        }
-        if at >= weighed + WEIGH_EVERY {
-            driver.weigh();
-            weighed = at;
-        }
-        driver.drain();
-        driver.release();
+        driver.tick();
     }
 }
 
@@ -279,6 +280,10 @@ struct Driver {
     in_flight: InFlight,
     next_id: u64,
     failed: bool,
+    /// Nothing has happened since the shadows were weighed.
+    is_weighed: bool,
+    weighed: Instant,
+    measured: Instant,
 }
 
 impl Driver {
@@ -300,7 +305,50 @@ impl Driver {
             in_flight: InFlight::default(),
             next_id: 1,
             failed: false,
+            is_weighed: true,
+            weighed: Instant::now(),
+            measured: Instant::now(),
         })
+    }
+
+    /// Nothing is to be done before, unless a command comes.
+    fn sleeps_until(&self) -> Option<Instant> {
+        let (at, now) = (Instant::now(), now());
+        let due = self.hub.next_tick_ms(now);
+        let due = due.map(|ms| at + Duration::from_millis(ms.saturating_sub(now.mono_ms)));
+        let weigh = (!self.is_weighed).then(|| self.weighed + WEIGH_EVERY);
+        let measure = self.hub.behind().next().map(|_| self.measured + MEASURE_EVERY);
+        [due, weigh, measure].into_iter().flatten().min()
+    }
+
+    /// Does what is due.
+    fn tick(&mut self) {
+        let (at, now) = (Instant::now(), now());
+        if self.hub.next_tick_ms(now).is_none_or(|due| due <= now.mono_ms) {
+            self.hub.handle_tick(now);
+        }
+        if !self.is_weighed && at >= self.weighed + WEIGH_EVERY {
+            self.weigh();
+            (self.is_weighed, self.weighed) = (true, at);
+        }
+        if at >= self.measured + MEASURE_EVERY {
+            let behind: Vec<NodeId> = self.hub.behind().collect();
+            behind.into_iter().for_each(|peer| self.measure(peer));
+            self.measured = at;
+        }
+    }
+
+    /// Tells the hub what the link to a peer is like.
+    fn measure(&mut self, peer: NodeId) {
+        if let Some(path) = self.spec.links.path(peer) {
+            let path = Path {
+                rtt_ms: path.rtt.as_millis() as u64,
+                sent: path.sent,
+                lost: path.lost,
+                window_bytes: path.window_bytes as usize,
+            };
+            self.hub.handle_path(peer, path, now());
+        }
     }
 
     fn command(&mut self, command: ShadowCommand) {
@@ -347,7 +395,10 @@ impl Driver {
                 };
                 let _ = reply.send(self.hub.quarantined(now).map(unheard).collect());
             }
-            ShadowCommand::PeerUp(peer) => self.hub.peer_up(peer, now),
+            ShadowCommand::PeerUp(peer) => {
+                self.hub.peer_up(peer, now);
+                self.measure(peer);
+            }
             ShadowCommand::PeerDown(peer) => self.hub.peer_down(peer, now),
             ShadowCommand::PeerFrame(peer, frame) => {
                 if let Err(error) = self.hub.handle_peer_frame(peer, &frame, now) {

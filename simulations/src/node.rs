@@ -261,7 +261,7 @@ impl Node {
         if process.shard.next_tick_ms().is_some_and(|due| due <= now.mono_ms) {
             process.shard.tick(now);
         }
-        if process.hub.next_tick_ms().is_some_and(|due| due <= now.mono_ms) {
+        if process.hub.next_tick_ms(now).is_some_and(|due| due <= now.mono_ms) {
             process.hub.handle_tick(now);
         }
     }

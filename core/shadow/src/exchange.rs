@@ -1,8 +1,6 @@
-//! Peers: greeting them, taking in what they know, and sending them what they lack.
+//! Peers: greeting them and taking in what they know.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-use std::ops::Bound::{Excluded, Unbounded};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use outpost_model::{Hlc, NodeId, Now};
@@ -16,7 +14,7 @@ use crate::key::ShadowKey;
 use crate::peer::{Greeting, Stretch};
 use crate::planted::{Bug, is};
 use crate::shelf::Shelf;
-use crate::sync::{FRAME_BYTES_AIM, Frame, Hello, PEERS_MAX};
+use crate::sync::{Frame, Hello, PEERS_MAX};
 use crate::version::SLOTS;
 
 /// Names in one frame that asks for shadows.
@@ -28,19 +26,6 @@ pub const WANTED_GONE_MAX: usize = 1 << 16;
 
 /// A shadow after a merge, what the merge did, and whether the sender, when it sent all it has, has exactly this.
 type Scratch = (Shadow, Merged, bool);
-
-/// Items made during one round of sending, so that two peers at the same place do not cost two documents loaded.
-type Made = BTreeMap<(u64, ShadowKey), Item>;
-
-/// What one frame of the feed holds.
-#[derive(Default)]
-struct Gathered {
-    items: Vec<(ShadowKey, Item)>,
-    /// Of each item.
-    places: Vec<u64>,
-    /// There is nothing else up to here.
-    upto: u64,
-}
 
 impl Hub {
     /// A link to a peer is up. Frames of it may come from now on.
@@ -98,6 +83,9 @@ impl Hub {
         now: Now,
     ) -> Result<(), PeerError> {
         self.mono_ms = now.mono_ms;
+        if self.is_quarantined(peer, now) {
+            return Ok(()); // not even read: it has been told
+        }
         let result = self.try_frame(peer, frame, now);
         match result {
             Ok(()) => self.stats.frames_received += 1,
@@ -108,14 +96,12 @@ impl Hub {
     }
 
     fn try_frame(&mut self, peer: NodeId, frame: &[u8], now: Now) -> Result<(), PeerError> {
-        let frame = Frame::decode(frame).map_err(|cause| PeerError::Wire { peer, cause })?;
-        if !self.peers.get(&peer).is_some_and(|known| known.up) {
-            return if self.peers.contains_key(&peer) {
-                Ok(())
-            } else {
-                Err(PeerError::TooMany { peer })
-            };
+        match self.peers.get(&peer) {
+            None => return Err(PeerError::TooMany { peer }),
+            Some(known) if !known.up => return Ok(()),
+            Some(_) => {}
         }
+        let frame = Frame::decode(frame).map_err(|cause| PeerError::Wire { peer, cause })?;
         self.note_heard(peer, now);
         match frame {
             Frame::Hello(hello) => self.handle_hello(peer, &hello, now),
@@ -373,7 +359,7 @@ impl Hub {
         self.acks.insert(peer, number);
     }
 
-    fn send_acks(&mut self) {
+    pub(crate) fn send_acks(&mut self) {
         for (peer, number) in std::mem::take(&mut self.acks) {
             let known = self.peer_mut(peer);
             let (floor, sending) = (known.floor, &mut known.sending);
@@ -404,188 +390,5 @@ impl Hub {
         }
         wanted.extend(keys);
         Ok(())
-    }
-
-    // ---- sending ----------------------------------------------------------------------------------------------
-
-    /// Sends each peer what it lacks, as far as there is room on the way.
-    pub(crate) fn pump(&mut self) {
-        self.compare();
-        let mut made = Made::new();
-        let ready: Vec<NodeId> =
-            self.peers.iter().filter(|(_, p)| p.up && p.greeted).map(|(node, _)| *node).collect();
-        for peer in ready {
-            while self.peer_mut(peer).sending.has_room() {
-                let Some(frame) = self.next_frame(peer, &mut made) else { break };
-                self.then.push(frame);
-            }
-        }
-        self.send_acks();
-    }
-
-    fn next_frame(&mut self, peer: NodeId, made: &mut Made) -> Option<Output> {
-        let known = self.peer_mut(peer);
-        if known.sending.sketch.is_some() {
-            return self.next_symbols(peer);
-        }
-        if !known.sending.wanted.is_empty() || known.sending.settles {
-            return Some(self.next_wanted(peer));
-        }
-        // What only this node has is known when the peer's have come.
-        let waits = known.sending.only.is_some() && (known.settling || known.lacks_any());
-        if waits {
-            return None;
-        }
-        self.next_live(peer, made).or_else(|| self.next_stretch(peer, made))
-    }
-
-    fn next_wanted(&mut self, peer: NodeId) -> Output {
-        let mut items = Vec::new();
-        let mut bytes = 0;
-        while bytes < FRAME_BYTES_AIM {
-            let Some(key) = self.peer_mut(peer).sending.wanted.pop_first() else { break };
-            // One that is gone meanwhile is answered with nothing, so that the peer stops waiting for it.
-            let item = self.shadows.get(&key).unwrap_or_default().item_since(0);
-            bytes += item.weight() + key.thing.len();
-            items.push((key, item));
-        }
-        let sending = &mut self.peer_mut(peer).sending;
-        let number = sending.next_number();
-        let settles = sending.wanted.is_empty() && std::mem::take(&mut sending.settles);
-        self.windowed(peer, number, &Frame::Items { number, stretch: None, settles, items })
-    }
-
-    /// What was written since there is a backlog, before the backlog. It moves no place of the peer's: the feed comes to it
-    /// when the backlog is sent, and leaves out what the peer has by then.
-    fn next_live(&mut self, peer: NodeId, made: &mut Made) -> Option<Output> {
-        let head = self.feed.head;
-        let sending = &mut self.peer_mut(peer).sending;
-        if sending.sent >= sending.backlog {
-            (sending.backlog, sending.live, sending.live_last) = (head, head, false);
-        }
-        if std::mem::take(&mut sending.live_last) || sending.live >= head {
-            return None;
-        }
-        let since = sending.live;
-        let gathered = self.gather(peer, since, made);
-        let records = self.shadows.len();
-        let sending = &mut self.peer_mut(peer).sending;
-        sending.live = gathered.upto;
-        if gathered.items.is_empty() {
-            return None;
-        }
-        sending.live_last = true;
-        sending.known_there.extend(gathered.places);
-        sending.told_differences(&gathered.items);
-        let (number, told) = (sending.next_number(), sending.told);
-        let stretch = Some(Stretch { after: told, upto: told, to_head: false });
-        if sending.known_there.len() > 2 * records {
-            self.forget_places(peer);
-        }
-        let items = gathered.items;
-        Some(self.windowed(peer, number, &Frame::Items { number, stretch, settles: false, items }))
-    }
-
-    /// What changes again and again while a backlog is sent leaves places behind where no shadow is any more.
-    fn forget_places(&mut self, peer: NodeId) {
-        let mut known_there = std::mem::take(&mut self.peer_mut(peer).sending.known_there);
-        known_there.retain(|place| self.feed.places.contains_key(place));
-        self.peer_mut(peer).sending.known_there = known_there;
-    }
-
-    fn next_stretch(&mut self, peer: NodeId, made: &mut Made) -> Option<Output> {
-        let head = self.feed.head;
-        let since = self.peers.get(&peer)?.sending.sent;
-        if since >= head {
-            return None;
-        }
-        let Gathered { mut items, upto, .. } = self.gather(peer, since, made);
-        items.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        let sending = &mut self.peer_mut(peer).sending;
-        sending.sent = upto;
-        if upto == head {
-            sending.floor = head;
-        }
-        sending.known_there = sending.known_there.split_off(&(upto + 1));
-        sending.told_differences(&items);
-        if upto == head {
-            sending.only = None; // those that moved behind its end have been sent too
-        }
-        if items.is_empty() {
-            return None;
-        }
-        let (stretch, number) = (Some(sending.tell()), sending.next_number());
-        Some(self.windowed(peer, number, &Frame::Items { number, stretch, settles: false, items }))
-    }
-
-    /// A frame full of what stands in the feed behind a place, and which the peer lacks.
-    fn gather(&self, peer: NodeId, since: u64, made: &mut Made) -> Gathered {
-        let mut gathered = Gathered { upto: self.feed.head, ..Gathered::default() };
-        let Some(sending) = self.peers.get(&peer).map(|known| &known.sending) else {
-            return gathered;
-        };
-        let (mut bytes, only) = (0, sending.only.as_ref());
-        for (place, key) in self.feed.places.range((Excluded(since), Unbounded)) {
-            if bytes >= FRAME_BYTES_AIM {
-                gathered.upto = place - 1;
-                break;
-            }
-            let differs = only.is_some_and(|only| only.keys.contains(key));
-            let settled = only.is_some_and(|only| *place <= only.upto) && !differs;
-            if settled || sending.known_there.contains(place) {
-                continue;
-            }
-            // What differs is sent whole; the peer has the others as they were when that was found out.
-            let above = if differs { 0 } else { only.map_or(sending.floor, |only| only.upto) };
-            let item = match made.entry((above, key.clone())) {
-                Entry::Occupied(made) => made.get().clone(),
-                Entry::Vacant(empty) => {
-                    let Some(shadow) = self.shadows.get(key) else { continue };
-                    empty.insert(shadow.item_since(above)).clone()
-                }
-            };
-            bytes += item.weight() + key.thing.len();
-            gathered.places.push(*place);
-            gathered.items.push((key.clone(), item));
-        }
-        gathered
-    }
-
-    /// Peers are asked from time to time to confirm how far they are, also when they know all that is new in the feed.
-    pub(crate) fn tell_places(&mut self) {
-        let behind = |p: &crate::peer::Peer| {
-            p.up && p.greeted && p.sending.sketch.is_none() && p.seen < p.sending.sent
-        };
-        let behind: Vec<NodeId> =
-            self.peers.iter().filter(|(_, p)| behind(p)).map(|(node, _)| *node).collect();
-        for peer in behind {
-            let sending = &mut self.peer_mut(peer).sending;
-            if !sending.is_idle() {
-                continue; // what is on its way will be acknowledged
-            }
-            let (stretch, number) = (Some(sending.tell()), sending.next_number());
-            let nothing = Frame::Items { number, stretch, settles: false, items: Vec::new() };
-            let frame = self.windowed(peer, number, &nothing);
-            self.then.push(frame);
-        }
-    }
-
-    pub(crate) fn windowed(&mut self, peer: NodeId, number: u64, frame: &Frame) -> Output {
-        let output = self.frame_to(peer, frame);
-        if let Output::ToPeer { frame, .. } = &output {
-            self.peer_mut(peer).sending.note_sent(number, frame.len());
-        }
-        output
-    }
-
-    pub(crate) fn frame_to(&mut self, peer: NodeId, frame: &Frame) -> Output {
-        let frame = frame.encode();
-        self.stats.frames_sent += 1;
-        self.stats.bytes_sent += frame.len() as u64;
-        Output::ToPeer { peer, frame }
-    }
-
-    pub(crate) fn peer_mut(&mut self, peer: NodeId) -> &mut crate::peer::Peer {
-        self.peers.get_mut(&peer).expect("callers looked it up or put it there")
     }
 }

@@ -256,6 +256,10 @@ pub struct HubStats {
     pub frames_received: u64,
     /// Frames refused.
     pub frames_refused: u64,
+    /// Times a backlog waited for its pace.
+    pub paced: u64,
+    /// Bytes a second of a backlog towards the peer with the slowest link.
+    pub pace_bytes_s: u64,
 }
 
 /// See the module.
@@ -487,6 +491,7 @@ impl Hub {
             hot: self.shadows.hot(),
             reads: self.shadows.reads(),
             bytes: self.shadows.memory_bytes(),
+            pace_bytes_s: self.slowest_pace(),
             ..self.stats
         }
     }

@@ -4,6 +4,7 @@
 //!  hub ─┬─ serve ──── request (what a client may ask), document (what it is answered)
 //!       ├─ home ───── whose a shadow is, and whose numbers its versions are
 //!       ├─ exchange ─ sync (frames), pack (shadows in them), peer (how far each has read)
+//!       ├─ feed ───── pace (how fast a backlog is sent)
 //!       ├─ reconcile ─ sketch (what two sets differ in)
 //!       ├─ quarantine (peers that are not honest), history
 //!       ├─ shelf (an index of all shadows, and those used lately)
@@ -22,6 +23,7 @@ mod desired;
 mod document;
 mod event;
 mod exchange;
+mod feed;
 mod history;
 mod home;
 mod in_flight;
@@ -29,6 +31,7 @@ mod leaves;
 #[cfg(test)]
 mod meter;
 mod overrides;
+mod pace;
 mod pack;
 mod peer;
 mod planted;
@@ -51,6 +54,7 @@ pub use home::{Home, OldHome};
 pub use hub::{Effect, Hub, HubConfig, HubStats, Limits, LoadError, Output, PeerError, Rules};
 pub use in_flight::InFlight;
 pub use key::{ShadowKey, Verb, parse_topic};
+pub use pace::{LOSSY_FRAME_BYTES_MAX, PACE_BYTES_S_MAX, Path, WINDOW_BYTES_MAX};
 pub use policy::{POLICIES_MAX, Policies, Policy, PolicyError, PolicyRule};
 pub use quarantine::Quarantine;
 pub use shelf::Rows;

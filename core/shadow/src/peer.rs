@@ -3,11 +3,12 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::key::ShadowKey;
+use crate::pace::Pace;
 use crate::sketch::{Difference, Sketcher, Symbol};
 
-/// Bytes of shadows on their way to one peer and not acknowledged. Less and a long link stands idle; more and a slow
-/// peer occupies more memory here. While it is full, further changes of one shadow are sent as one.
-pub const WINDOW_BYTES: usize = 256 << 10;
+/// What was written now may be under way to a peer besides a window full of a backlog. Less and it waits for
+/// acknowledgements of the backlog; more and a slow peer occupies more memory here.
+const LIVE_BYTES: usize = 64 << 10;
 /// Shadows that are remembered as asked for and not come, of one peer. Fewer and a peer that sends many at once has
 /// to begin again with the next link; more and one that sends only parts occupies more memory here.
 pub const MISSING_MAX: usize = 1 << 16;
@@ -32,6 +33,8 @@ pub struct Peer {
     pub heard_ms: u64,
     /// The other direction: what this node sends.
     pub sending: Sending,
+    /// How fast.
+    pub pace: Pace,
     /// What this node asked for, and until it comes [`Peer::read`] stands still.
     missing: BTreeSet<ShadowKey>,
     /// More was missing than is remembered: [`Peer::read`] stands still until the next greeting.
@@ -68,6 +71,10 @@ pub struct Sending {
     pub live: u64,
     /// The last frame of the feed was such; now the backlog is due.
     pub live_last: bool,
+    /// All was sent: what comes next in the feed was written now.
+    pub at_head: bool,
+    /// The backlog waits for its pace.
+    pub held: bool,
     /// The peer was told up to here; behind [`Sending::sent`] when what is between it told us itself.
     pub told: u64,
     /// Places whose shadows the peer knows exactly so, as it sent them.
@@ -218,6 +225,7 @@ impl Peer {
         self.up = up;
         self.greeted = false;
         self.heard = None;
+        self.pace = Pace::default();
         self.begin_reading(false);
         self.restart_sending();
     }
@@ -264,6 +272,16 @@ impl Peer {
         }
     }
 
+    /// There is room on the way for a backlog.
+    pub fn has_room(&self) -> bool {
+        self.sending.in_flight_bytes < self.pace.window_bytes()
+    }
+
+    /// There is room on the way for what is written now.
+    pub fn has_room_for_live(&self) -> bool {
+        self.sending.in_flight_bytes < self.pace.window_bytes() + LIVE_BYTES
+    }
+
     /// Nothing is on its way, and what is sent next depends on the peer's greeting.
     pub fn restart_sending(&mut self) {
         self.sending = Sending { number: self.sending.number, ..Sending::default() };
@@ -295,11 +313,6 @@ impl Peer {
 }
 
 impl Sending {
-    /// There is room on the way.
-    pub fn has_room(&self) -> bool {
-        self.in_flight_bytes < WINDOW_BYTES
-    }
-
     /// Nothing is on its way.
     pub fn is_idle(&self) -> bool {
         self.in_flight.is_empty()
@@ -308,7 +321,7 @@ impl Sending {
     /// The feed is sent from its beginning.
     pub fn start_over(&mut self) {
         (self.sent, self.told, self.floor, self.settles) = (0, 0, 0, false);
-        (self.backlog, self.live, self.live_last) = (0, 0, false);
+        (self.backlog, self.live, self.live_last, self.at_head) = (0, 0, false, false);
         (self.sketch, self.deferred_ms, self.only) = (None, None, None);
     }
 
@@ -398,16 +411,20 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_frees_the_frames_up_to_it() {
-        let mut sending = Sending::default();
-        for bytes in [WINDOW_BYTES, 10] {
-            let number = sending.next_number();
-            sending.note_sent(number, bytes);
-        }
-        assert!(!sending.has_room());
-        sending.acknowledge(1);
-        assert!(sending.has_room() && !sending.is_idle());
-        sending.acknowledge(2);
-        assert!(sending.is_idle());
+        let mut peer = Peer::default();
+        let send = |peer: &mut Peer, bytes| {
+            let number = peer.sending.next_number();
+            peer.sending.note_sent(number, bytes);
+        };
+        let window = peer.pace.window_bytes();
+        send(&mut peer, window);
+        assert!(!peer.has_room() && peer.has_room_for_live());
+        send(&mut peer, LIVE_BYTES);
+        assert!(!peer.has_room_for_live());
+        peer.sending.acknowledge(1);
+        assert!(peer.has_room() && !peer.sending.is_idle());
+        peer.sending.acknowledge(2);
+        assert!(peer.sending.is_idle());
     }
 
     #[test]

@@ -25,8 +25,12 @@ pub struct Quarantine {
 }
 
 impl Hub {
-    /// Stops listening to a peer whose frame was refused.
+    /// Stops listening to a peer whose frame was refused. What it sends until the time is over is not read, and makes
+    /// the time no longer.
     pub fn quarantine(&mut self, peer: NodeId, error: &PeerError, now: Now) {
+        if self.is_quarantined(peer, now) {
+            return;
+        }
         let before = self.quarantines.get(&peer).map_or(0, |old| old.length_ms);
         let length_ms = (2 * before).clamp(QUARANTINE_MS, QUARANTINE_MS_MAX);
         let until_ms = now.mono_ms + length_ms;
@@ -45,6 +49,12 @@ impl Hub {
     /// Is this peer not listened to?
     pub(crate) fn is_quarantined(&self, peer: NodeId, now: Now) -> bool {
         self.quarantines.get(&peer).is_some_and(|q| q.until_ms > now.mono_ms)
+    }
+
+    /// When a peer with a link is to be listened to again.
+    pub(crate) fn quarantine_ends_ms(&self) -> Option<u64> {
+        let ends = |peer| self.quarantines.get(peer).map(|quarantine| quarantine.until_ms);
+        self.shut_out.iter().filter_map(ends).min()
     }
 
     /// Asks for new links to those whose time is over, and forgets those that behaved for as long as the longest.

@@ -38,6 +38,20 @@ pub const SKETCH_MS_MAX: u64 = 60_000;
 /// So long the node with the greater id waits for the other's sketch.
 const DEFER_MS: u64 = 10_000;
 
+impl Peer {
+    /// Until when the peer's sketch, which tells both, is awaited.
+    fn sketch_awaited_until_ms(&self) -> Option<u64> {
+        let awaits = self.up && self.greeted && self.sketch.is_none();
+        self.sending.deferred_ms.filter(|_| awaits).map(|since| since + DEFER_MS)
+    }
+
+    /// When the sketch that is made for it has taken too long.
+    fn sketch_late_ms(&self) -> Option<u64> {
+        let out = self.sending.sketch.as_ref().filter(|out| self.up && out.sketcher.is_some());
+        out.map(|out| out.since_ms + SKETCH_MS_MAX)
+    }
+}
+
 impl Hub {
     /// The greetings are exchanged: what the peer is sent first.
     pub(crate) fn begin_reading(&mut self, peer: NodeId, now: Now) {
@@ -251,22 +265,18 @@ impl Hub {
 
     /// Nobody waits for ever for a sketch that stands still.
     pub(crate) fn hurry_sketches(&mut self, now: Now) {
-        let mut waiting = 0;
-        for known in self.peers.values_mut().filter(|known| known.up && known.greeted) {
-            let sending = &mut known.sending;
-            let deferred = sending.deferred_ms.is_some_and(|at| now.mono_ms >= at + DEFER_MS);
-            if deferred && known.sketch.is_none() {
+        for known in self.peers.values_mut() {
+            if known.sketch_awaited_until_ms().is_some_and(|until| now.mono_ms >= until) {
+                let sending = &mut known.sending;
                 (sending.deferred_ms, sending.sketch) = (None, Some(SketchOut::default()));
             }
-            waiting += usize::from(sending.sketch.is_some());
         }
-        let late =
-            |out: &SketchOut| out.sketcher.is_some() && now.mono_ms >= out.since_ms + SKETCH_MS_MAX;
-        let is_late = |known: &Peer| known.up && known.sending.sketch.as_ref().is_some_and(late);
-        let stuck: Vec<NodeId> =
-            (self.peers.iter().filter(|(_, known)| waiting > 1 && is_late(known)))
-                .map(|(node, _)| *node)
-                .collect();
+        let late = |known: &Peer| known.sketch_late_ms().is_some_and(|late| now.mono_ms >= late);
+        let stuck: Vec<NodeId> = if self.sketches_queue() {
+            self.peers.iter().filter(|(_, known)| late(known)).map(|(node, _)| *node).collect()
+        } else {
+            Vec::new()
+        };
         for peer in stuck {
             // The reader still waits for symbols, and for what it will have asked for: that is over.
             let feed = self.feed.id;
@@ -276,6 +286,23 @@ impl Hub {
             let begin = self.frame_to(peer, &Frame::Begin { link, feed });
             self.then.push(begin);
         }
+    }
+
+    /// When [`Hub::hurry_sketches`] has something to do.
+    pub(crate) fn sketches_due_ms(&self) -> Option<u64> {
+        let queue = self.sketches_queue();
+        let late = |known: &Peer| known.sketch_late_ms().filter(|_| queue);
+        self.peers
+            .values()
+            .flat_map(|known| [known.sketch_awaited_until_ms(), late(known)])
+            .flatten()
+            .min()
+    }
+
+    /// More than one peer is to have a sketch, and one is made at a time.
+    fn sketches_queue(&self) -> bool {
+        let has_one = |known: &&Peer| known.up && known.greeted && known.sending.sketch.is_some();
+        self.peers.values().filter(has_one).count() > 1
     }
 
     // ---- both ---------------------------------------------------------------------------------------------------

@@ -28,11 +28,25 @@ impl Hub {
         self.finish();
     }
 
-    /// When [`Hub::handle_tick`] should next be called, in monotonic milliseconds.
-    pub fn next_tick_ms(&self) -> Option<u64> {
+    /// When [`Hub::handle_tick`] should next be called, in monotonic milliseconds. Asked anew after every call: until then
+    /// nothing is due.
+    pub fn next_tick_ms(&self, now: Now) -> Option<u64> {
         let sweep = self.sweep_at_ms.or((!self.shadows.is_empty()).then_some(0));
         let trim = (self.too_much_history() > 0).then_some(0);
-        self.pending_deadline_ms().into_iter().chain(sweep).chain(trim).min()
+        let override_ends = (!self.overrides.is_empty())
+            .then(|| now.mono_ms + self.overrides_due_ms.saturating_sub(self.time_ms(now)));
+        [
+            self.pending_deadline_ms(),
+            sweep,
+            trim,
+            override_ends,
+            self.held_until_ms(),
+            self.sketches_due_ms(),
+            self.quarantine_ends_ms(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn sweep(&mut self, now: Now) {

@@ -72,6 +72,46 @@ fn a_stamp_from_the_far_future_is_refused_and_the_clock_stays() {
 }
 
 #[test]
+fn a_peer_that_goes_on_sending_while_nobody_listens_is_not_shut_out_for_longer() {
+    let mut net = Net::meshed(2, &Limits::default());
+    let peer = net.nodes[1].id;
+    let left_ms = |net: &Net| {
+        let now = net.now(0);
+        let left = net.nodes[0].hub.quarantined(now).next();
+        left.map_or(0, |(_, quarantine)| quarantine.until_ms - now.mono_ms)
+    };
+    let rubbish = |net: &mut Net| {
+        let now = net.now(0);
+        let hub = &mut net.nodes[0].hub;
+        if let Err(error) = hub.handle_peer_frame(peer, b"rubbish", now) {
+            hub.quarantine(peer, &error, now);
+        }
+        net.drain(0);
+    };
+    let link_anew = |net: &mut Net| {
+        net.cut(0, 1);
+        net.connect(0, 1);
+    };
+    rubbish(&mut net);
+    assert_eq!(left_ms(&net), 60_000);
+    // With this link, and with the next one.
+    for _ in 0..50 {
+        rubbish(&mut net);
+        link_anew(&mut net);
+        rubbish(&mut net);
+    }
+    assert_eq!(left_ms(&net), 60_000);
+    let due = net.nodes[0].hub.next_tick_ms(net.now(0));
+    assert_eq!(due, Some(net.now_ms + 60_000), "nothing is due before");
+    net.now_ms += 60_000;
+    net.tick(0);
+    assert_eq!(left_ms(&net), 0);
+    link_anew(&mut net);
+    rubbish(&mut net);
+    assert_eq!(left_ms(&net), 120_000, "a new offence: twice as long");
+}
+
+#[test]
 fn damaged_rows_are_left_out_and_do_not_panic() {
     quiet_panics();
     let mut net = victim();
