@@ -228,7 +228,8 @@ impl Shard {
             self.budget.recharge(Class::Peers, cost as u64, 0);
             if peer.sent > 0 {
                 peer.sent -= 1;
-                peer.sent_bytes = peer.sent_bytes.saturating_sub(cost);
+                // As it was counted when it left, also when it was read from disk for that.
+                peer.sent_bytes = peer.sent_bytes.saturating_sub(owed.bytes as usize);
             }
             bytes += u64::from(owed.bytes);
             done.push(owed.seq);

@@ -1,6 +1,7 @@
 //! Two nodes and a link between them that breaks.
 
 use outpost_actors::ledger::Drop;
+use outpost_actors::shard::Event;
 use outpost_membership::interest::LocalInterest;
 use outpost_membership::{Hello, Interest, PeerFrame, RetainedEntry};
 use outpost_model::{Hlc, NodeId};
@@ -209,6 +210,46 @@ fn an_event_whose_body_is_gone_from_disk_is_counted_and_does_not_stop_the_others
     assert_eq!(world.drain(receiver), ["1", "3"]);
     let stats = world.shard(0).stats();
     assert_eq!((stats.outbox, stats.ledger.dropped[Drop::Damaged as usize]), (0, 1));
+}
+
+#[test]
+fn the_window_of_a_link_moves_with_each_acknowledgement_also_for_what_was_read_from_disk() {
+    let mut world = World::with(2, |_| {});
+    let receiver = world.connect_to(1, v5("r"));
+    world.subscribe(receiver, "t", 1);
+    world.join();
+    world.cut_link();
+    let sender = world.connect_to(0, v5("s"));
+    let payload = "x".repeat(100_000);
+    for number in 1..=40 {
+        world.publish(sender, publish("t", &payload, 1, number));
+    }
+    world.drain(sender);
+    world.crash(0); // now they are on disk only
+    assert_eq!(world.shard(0).stats().outbox, 40);
+    let (peer, now) = (NodeId(2), world.now());
+    let sent = |world: &mut World| {
+        let mut sent = Vec::new();
+        while let Some(event) = world.shard_mut(0).poll_event() {
+            if let Event::Peer(_, PeerFrame::Event { seq, .. }) = event {
+                sent.push(seq);
+            }
+        }
+        sent
+    };
+    world.shard_mut(0).peer_up(peer, now);
+    let hello = Hello { store_id: 2, your_store_id: 0, events_seen: 0, retained_seen: 0 };
+    world.shard_mut(0).peer_frame(peer, PeerFrame::Hello(hello), now).expect("a peer");
+    let first = sent(&mut world);
+    assert!((10..40).contains(&first.len()), "{} of 4 MB are a window", first.len());
+    let mut all = first.len();
+    for seq in first {
+        world.shard_mut(0).peer_frame(peer, PeerFrame::EventAck { seq }, now).expect("sent");
+        let more = sent(&mut world).len();
+        assert!(more == 1 || all == 40, "one has arrived, {more} leave, {all} have left");
+        all += more;
+    }
+    assert_eq!(all, 40);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! bytes put at some keys of the root), so they travel field by field and are put together again by the receiver; the
 //! bytes, and with them the hash, come out the same.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
 use automerge::legacy::{Key, ObjectId, Op, OpId, OpType};
@@ -34,11 +35,43 @@ pub struct WireChange {
     seq: u64,
     start: u64,
     time: i64,
-    /// First bytes of the hashes it comes after.
-    deps: Vec<[u8; 8]>,
+    /// What it comes after.
+    deps: Vec<Dep>,
     puts: Vec<Put>,
     /// First bytes of the hash it must come out with.
     check: [u8; 8],
+}
+
+/// A change that another one comes after: what is known of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Dep {
+    /// First bytes of its hash.
+    check: Option<[u8; 8]>,
+    /// Who made it, and as which of all he made: in one document that names it as well, and is shorter.
+    made: Option<([u8; ACTOR_BYTES], u64)>,
+}
+
+/// The changes a document has, by all that names them.
+#[derive(Debug, Default)]
+pub struct Known {
+    checks: BTreeMap<[u8; 8], ChangeHash>,
+    made: BTreeMap<([u8; ACTOR_BYTES], u64), ChangeHash>,
+}
+
+impl Known {
+    /// One more.
+    pub fn add(&mut self, change: &automerge::Change) {
+        let hash = change.hash();
+        self.checks.insert(check_of(&hash), hash);
+        if let Some(actor) = actor_bytes(change.actor_id()) {
+            self.made.insert((actor, change.seq()), hash);
+        }
+    }
+
+    fn find(&self, dep: &Dep) -> Option<ChangeHash> {
+        let by_check = dep.check.and_then(|check| self.checks.get(&check));
+        by_check.or_else(|| self.made.get(&dep.made?)).copied()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,11 +102,16 @@ pub fn read_register(bytes: &[u8]) -> Result<(Stamp, Option<&str>), WireError> {
 
 impl WireChange {
     /// Takes one of our own changes apart; `None` if it holds anything that our changes never hold. `shown` says whether
-    /// the leaf with this path and stamp is still in force here.
+    /// the leaf with this path and stamp is still in force here; `others` are those it may come after, as far as they are not the base.
     pub fn from_change(
         change: &automerge::Change,
         shown: impl Fn(&str, Stamp) -> bool,
+        others: &[automerge::Change],
     ) -> Option<Self> {
+        let made = |hash: &ChangeHash| {
+            let dep = others.iter().find(|other| other.hash() == *hash)?;
+            Some((actor_bytes(dep.actor_id())?, dep.seq()))
+        };
         let plain = change.decode();
         let mut puts = Vec::with_capacity(plain.operations.len());
         for op in &plain.operations {
@@ -91,22 +129,24 @@ impl WireChange {
             seq: plain.seq,
             start: plain.start_op.get(),
             time: plain.time,
-            deps: plain.deps.iter().map(check_of).collect(),
+            deps: plain
+                .deps
+                .iter()
+                .map(|hash| Dep { check: Some(check_of(hash)), made: made(hash) })
+                .collect(),
             puts,
             check: check_of(&change.hash()),
         })
     }
 
-    /// Puts it together again; `hash` knows the changes it may come after by their first bytes. May panic inside
-    /// automerge when a hostile peer made it up: call under `catch_unwind`.
+    /// Puts it together again, to come after what is known. May panic inside automerge when a hostile peer made it up:
+    /// call under `catch_unwind`.
     ///
     /// # Errors
     /// [`NotBuilt`]: it comes after a change that is not here, or is not what it says it is.
-    pub fn to_change(
-        &self,
-        hash: impl Fn(&[u8; 8]) -> Option<ChangeHash>,
-    ) -> Result<automerge::Change, NotBuilt> {
-        let deps = self.deps.iter().map(hash).collect::<Option<_>>().ok_or(NotBuilt::Early)?;
+    pub fn to_change(&self, known: &Known) -> Result<automerge::Change, NotBuilt> {
+        let deps = self.deps.iter().map(|dep| known.find(dep)).collect::<Option<_>>();
+        let deps = deps.ok_or(NotBuilt::Early)?;
         let operations = self.puts.iter().map(|put| Op {
             action: OpType::Put(ScalarValue::Bytes(put.bytes.clone())),
             obj: ObjectId::Root,
@@ -165,13 +205,9 @@ impl WireChange {
         to.out.varint(if usual { 0 } else { self.time.unsigned_abs() + 1 });
         to.out.varint(self.deps.len() as u64);
         for dep in &self.deps {
-            let is_base = dep[..] == base[..8];
-            to.out.byte(u8::from(is_base));
-            if !is_base {
-                to.out.fixed(dep);
-            }
+            dep.pack(to, base);
         }
-        to.out.fixed(&self.check);
+        to.hash(&self.check);
         to.out.varint(self.puts.len() as u64);
         if !self.puts.is_empty() {
             to.stamp(&first, 0);
@@ -190,13 +226,12 @@ impl WireChange {
         if seq == 0 || start == 0 {
             return Err(WireError::Range("counter"));
         }
-        let count = from.from.count(FAN_MAX, 40)?;
+        let count = from.from.count(FAN_MAX, size_of::<Dep>() + 32)?;
         let mut deps = Vec::with_capacity(count);
         for _ in 0..count {
-            let is_base = from.from.flag()?;
-            deps.push(if is_base { first_bytes(base) } else { from.from.array()? });
+            deps.push(Dep::unpack(from, base)?);
         }
-        let check = from.from.array()?;
+        let check = from.hash()?;
         let count = from.from.count(PUTS_MAX, size_of::<Put>())?;
         let first = if count > 0 { from.stamp(0)? } else { Stamp::default() };
         let time = if time == 0 { first.seconds() as i64 } else { (time - 1) as i64 };
@@ -205,6 +240,36 @@ impl WireChange {
             puts.push(Put::unpack(from, &first, &actor)?);
         }
         Ok(Self { actor, seq, start, time, deps, puts, check })
+    }
+}
+
+impl Dep {
+    fn pack(&self, to: &mut Packer, base: &[u8; 32]) {
+        let check = self.check.expect("of a change that is here the hash is known");
+        match self.made.filter(|_| to.names_what_was_made()) {
+            _ if check[..] == base[..8] => to.out.byte(1),
+            Some((actor, seq)) => {
+                to.out.byte(2);
+                to.actor(&actor);
+                to.out.varint(seq);
+            }
+            None => {
+                to.out.byte(0);
+                to.hash(&check);
+            }
+        }
+    }
+
+    fn unpack(from: &mut Unpacker<'_>, base: &[u8; 32]) -> Result<Self, WireError> {
+        Ok(match from.from.byte()? {
+            0 => Self { check: Some(from.hash()?), made: None },
+            1 => Self { check: Some(first_bytes(base)), made: None },
+            2 => {
+                let made = (from.actor()?, from.from.number(COUNTER_MAX, "change number")?);
+                Self { check: None, made: Some(made) }
+            }
+            _ => return Err(WireError::Range("dependency")),
+        })
     }
 }
 

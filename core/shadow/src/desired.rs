@@ -10,14 +10,13 @@
 //!
 //! The joined leaves are kept next to the document. They are what is read; the document is how they travel and merge.
 
-use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use automerge::transaction::{CommitOptions, Transactable};
 use automerge::{ActorId, Automerge, Change, ChangeHash, ROOT, ReadDoc, ScalarValue};
 use sha2::{Digest, Sha256};
 
-use crate::change::{ACTOR_BYTES, NotBuilt, WireChange, check_of, register};
+use crate::change::{ACTOR_BYTES, Known, NotBuilt, WireChange, check_of, register};
 use crate::leaves::{Leaf, Leaves};
 use crate::planted::{Bug, is};
 use crate::stamp::Stamp;
@@ -204,8 +203,9 @@ impl Desired {
         };
         let changes = document.get_changes(&[ChangeHash(self.epoch.base)]);
         let shown = |path: &str, stamp| self.leaves.shows(path, stamp);
-        let changes = changes.iter().filter(|c| wanted(check_of(&c.hash())));
-        let changes = changes.map(|c| WireChange::from_change(c, shown)).collect::<Option<_>>()?;
+        let sent = changes.iter().filter(|c| wanted(check_of(&c.hash())));
+        let sent = sent.map(|c| WireChange::from_change(c, shown, &changes));
+        let changes = sent.collect::<Option<_>>()?;
         Some(Part { epoch: self.epoch, base, changes })
     }
 
@@ -355,6 +355,7 @@ impl Desired {
         let base = WireChange::from_change(
             &document.get_change_by_hash(&ChangeHash(self.epoch.base))?,
             |_, _| true,
+            &[],
         )?;
         let leaf = |(path, stamp, value): (&str, Stamp, Option<&str>)| {
             let dead = !self.leaves.shows(path, stamp);
@@ -474,19 +475,18 @@ fn commit<'a>(
 
 /// Applies changes; false when they depend on something that is not in the document.
 fn apply(document: &mut Automerge, changes: &[&WireChange]) -> Result<bool, Unsound> {
-    let hashes = document.get_changes(&[]).into_iter().map(|change| change.hash());
-    let mut known: BTreeMap<[u8; 8], ChangeHash> =
-        hashes.map(|hash| (check_of(&hash), hash)).collect();
+    let mut known = Known::default();
+    document.get_changes(&[]).iter().for_each(|change| known.add(change));
     let mut built = Vec::with_capacity(changes.len());
     for change in changes {
-        let change = match change.to_change(|check| known.get(check).copied()) {
+        let change = match change.to_change(&known) {
             Ok(change) => change,
             Err(NotBuilt::Early) => return Ok(false),
             Err(NotBuilt::Unsound) => {
                 return Err(Unsound("a change has another hash than it says"));
             }
         };
-        known.insert(check_of(&change.hash()), change.hash());
+        known.add(&change);
         built.push(change);
     }
     let hashes: Vec<ChangeHash> = built.iter().map(Change::hash).collect();

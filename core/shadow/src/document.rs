@@ -231,6 +231,15 @@ impl Shadow {
             .sum()
     }
 
+    /// The state has at most so many bytes; told without making JSON of it.
+    pub fn fits_in(&self, bytes_max: usize) -> bool {
+        // A separator becomes `"":{},`, and no character and no digit becomes more than six.
+        let most =
+            |leaf: &Leaf| 32 + 6 * (leaf.path.len() + leaf.value.as_deref().map_or(0, str::len));
+        let live = self.desired.leaves().live().chain(self.reported.live());
+        64 + live.map(most).sum::<usize>() <= bytes_max || self.state_bytes() <= bytes_max
+    }
+
     /// Roughly what it occupies.
     pub fn memory_bytes(&self) -> usize {
         let leaves = self.desired.leaves().iter().chain(self.reported.iter());

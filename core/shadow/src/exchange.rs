@@ -138,7 +138,8 @@ impl Hub {
         let greeting = self.peer_mut(peer).said;
         let slots =
             self.slots.iter().map(|(node, slot)| (*node, *slot)).take(PEERS_MAX + 1).collect();
-        let hello = self.frame_to(peer, &Frame::Hello(Hello { greeting, slots }));
+        let hello = Hello { greeting, slots }.reading_apart(self.config.node);
+        let hello = self.frame_to(peer, &Frame::Hello(hello));
         self.then.push(hello);
     }
 
@@ -157,6 +158,7 @@ impl Hub {
         let known = self.peer_mut(peer);
         known.know_feed(greeting.feed);
         (known.greeted, known.heard) = (true, Some(greeting));
+        known.reads_apart = hello.reads_apart(peer);
         known.restart_sending();
         self.begin_reading(peer, now);
         self.save_peer(peer);

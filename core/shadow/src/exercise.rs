@@ -1,9 +1,15 @@
-//! What the fuzz target `shadow_json` runs and the corpus test replays: any bytes as requests to a fresh hub.
+//! What runs outside the ordinary way: any bytes as requests to a fresh hub (the fuzz target `shadow_json`, the corpus
+//! test), and a write without its request (the bench `report`).
 
 use std::collections::BTreeMap;
 
-use outpost_model::{Hlc, NodeId, Now};
+use outpost_model::{Hlc, HlcClock, NodeId, Now};
 
+use crate::desired::Pen;
+use crate::document::Shadow;
+use crate::request::{Update, parse_update};
+use crate::stamp::Stamp;
+use crate::version::Class;
 use crate::{Effect, Hub, HubConfig, Limits, Output, Rules, ShadowKey, Verb};
 
 /// Sends the bytes as updates, as a get and as a delete.
@@ -24,6 +30,36 @@ pub fn exercise(request: &[u8]) {
         again.load_row(&key, &value).expect("a hub reads its own rows");
     }
     assert_eq!(again.fingerprint(), hub.fingerprint(), "the rows are the hub");
+}
+
+/// One shadow in memory and a small update of it that was read from its request.
+#[derive(Debug)]
+pub struct Written {
+    shadow: Shadow,
+    update: Update,
+    clock: HlcClock,
+}
+
+impl Written {
+    /// The shadow is what one update makes, and another one is written again and again.
+    ///
+    /// # Panics
+    /// When a payload is no update.
+    pub fn new(first: &[u8], update: &[u8]) -> Self {
+        let read = |payload| parse_update(payload, &Limits::default()).expect("an update");
+        let (shadow, clock) = (Shadow::default(), HlcClock::new(Hlc::default()));
+        let mut written = Self { shadow, update: read(first), clock };
+        written.write(Now { mono_ms: 0, wall_ms: 1_700_000_000_000 });
+        Self { update: read(update), ..written }
+    }
+
+    /// Stamps the write, joins its registers, counts the version and renews the print of the visible state. The version.
+    pub fn write(&mut self, now: Now) -> u64 {
+        let stamp = Stamp::new(self.clock.tick(now), NodeId(1));
+        let pen = Pen { stamp, actor: [1; 16], seq: self.shadow.seq + 1, rebase_at: 64 };
+        self.shadow.update(&self.update, &pen, Class::Owner);
+        self.shadow.version
+    }
 }
 
 fn config() -> HubConfig {

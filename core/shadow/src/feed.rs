@@ -264,7 +264,8 @@ impl Hub {
     }
 
     pub(crate) fn frame_to(&mut self, peer: NodeId, frame: &Frame) -> Output {
-        let frame = frame.encode();
+        let apart = self.peers.get(&peer).is_some_and(|known| known.reads_apart);
+        let frame = frame.encode(apart);
         self.stats.frames_sent += 1;
         self.stats.bytes_sent += frame.len() as u64;
         Output::ToPeer { peer, frame }

@@ -91,6 +91,11 @@ impl Leaves {
             if have.stamp == stamp {
                 return have.settle_tie(value, seq);
             }
+            if have.stamp < stamp && have.value.is_some() {
+                // Nothing lies below what is live, and nothing above it is live or later.
+                (have.stamp, have.value, have.seq) = (stamp, value.map(Into::into), seq);
+                return true;
+            }
         }
         let above: Vec<usize> = ancestors(path).filter_map(|a| self.find(a).ok()).collect();
         if !is(Bug::AncestorIgnored) && above.iter().any(|at| self.all[*at].stamp > stamp) {

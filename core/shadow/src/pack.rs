@@ -1,7 +1,9 @@
 //! Shadows on the wire, without repeating themselves: what several items of a frame share is written once.
 //!
 //! Nodes, actors and paths are numbered where they first occur; moments are differences from the latest one in the frame;
-//! a thing's name leaves out what it shares with the one before. What remains is deflated when that makes it shorter.
+//! a thing's name leaves out what it shares with the one before. What remains is deflated when that makes it shorter;
+//! hashes stand before it, as they cannot be made shorter and what is around them then can. Peers of earlier builds are
+//! sent them where they occur.
 //! The bytes a frame may become are bounded before it is inflated, and the [`Reader`] charges what it makes of them.
 
 use std::collections::BTreeMap;
@@ -44,10 +46,15 @@ const MARKS: u8 = 1 << 7;
 pub struct Packer {
     /// Where it is written.
     pub out: Writer,
+    /// Where hashes are written; none for a peer that reads them where they occur.
+    hashes: Option<Writer>,
     latest_ms: u64,
+    /// Of the home before.
+    home_ms: u64,
     nodes: BTreeMap<u64, u64>,
     actors: BTreeMap<[u8; ACTOR_BYTES], u64>,
     paths: BTreeMap<Box<str>, u64>,
+    bases: BTreeMap<[u8; 32], u64>,
     thing: String,
 }
 
@@ -56,21 +63,30 @@ pub struct Packer {
 pub struct Unpacker<'a> {
     /// Where it is read.
     pub from: Reader<'a>,
+    /// Where hashes are read, see [`Packer`].
+    hashes: Option<Reader<'a>>,
     latest_ms: u64,
+    /// Of the home before.
+    home_ms: u64,
     nodes: Vec<u64>,
     actors: Vec<[u8; ACTOR_BYTES]>,
     paths: Vec<&'a str>,
+    bases: Vec<[u8; 32]>,
     thing: String,
 }
 
-/// Items as bytes.
-pub fn pack_items(out: &mut Writer, items: &[(ShadowKey, Item)]) {
+/// Items as bytes; with the hashes apart, for a peer that reads them so.
+pub fn pack_items(out: &mut Writer, items: &[(ShadowKey, Item)], apart: bool) {
     let latest_ms = items.iter().map(|(_, item)| Hlc(item.latest()).ms()).max().unwrap_or(0);
-    let mut packer = Packer { latest_ms, ..Packer::default() };
+    let hashes = apart.then(Writer::default);
+    let mut packer = Packer { latest_ms, hashes, home_ms: latest_ms, ..Packer::default() };
     packer.out.varint(latest_ms);
     packer.out.varint(items.len() as u64);
     for (key, item) in items {
         packer.item(key, item);
+    }
+    if let Some(hashes) = packer.hashes {
+        out.bytes(&hashes.0);
     }
     let plain = packer.out.0;
     if let Some(short) = deflated(&plain).filter(|short| short.len() < plain.len()) {
@@ -83,11 +99,15 @@ pub fn pack_items(out: &mut Writer, items: &[(ShadowKey, Item)]) {
 }
 
 /// Reads what [`pack_items`] wrote, to the end of the frame.
-pub fn unpack_items(from: &mut Reader<'_>) -> Result<Vec<(ShadowKey, Item)>, WireError> {
+pub fn unpack_items(
+    from: &mut Reader<'_>,
+    apart: bool,
+) -> Result<Vec<(ShadowKey, Item)>, WireError> {
+    let hashes = if apart { Some(from.bytes(FRAME_BYTES_MAX)?) } else { None };
     let length = from.number(FRAME_BYTES_MAX as u64 + 1, "inflated length")? as usize;
     let rest = from.rest();
     let Some(length) = length.checked_sub(1) else {
-        return items_of(Reader::with_memory(rest, from.memory()));
+        return items_of(Reader::with_memory(rest, from.memory()), hashes);
     };
     from.charge(length)?;
     let mut plain = Vec::with_capacity(length);
@@ -96,22 +116,27 @@ pub fn unpack_items(from: &mut Reader<'_>) -> Result<Vec<(ShadowKey, Item)>, Wir
     if bounded.is_err() || plain.len() != length {
         return Err(WireError::Range("inflated length"));
     }
-    items_of(Reader::with_memory(&plain, from.memory()))
+    items_of(Reader::with_memory(&plain, from.memory()), hashes)
 }
 
-fn items_of(from: Reader<'_>) -> Result<Vec<(ShadowKey, Item)>, WireError> {
+fn items_of(from: Reader<'_>, hashes: Option<&[u8]>) -> Result<Vec<(ShadowKey, Item)>, WireError> {
     let mut from = Unpacker {
         from,
+        hashes: hashes.map(Reader::new),
         latest_ms: 0,
+        home_ms: 0,
         nodes: Vec::new(),
         actors: Vec::new(),
         paths: Vec::new(),
+        bases: Vec::new(),
         thing: String::new(),
     };
     from.latest_ms = from.from.number(MS_END - 1, "moment")?;
+    from.home_ms = from.latest_ms;
     let count = from.from.count(FRAME_BYTES_MAX, size_of::<(ShadowKey, Item)>())?;
     let items = (0..count).map(|_| from.item()).collect::<Result<_, _>>()?;
     from.from.end()?;
+    from.hashes.map_or(Ok(()), |hashes| hashes.end())?;
     Ok(items)
 }
 
@@ -125,6 +150,29 @@ fn deflated(plain: &[u8]) -> Option<Vec<u8>> {
 }
 
 impl Packer {
+    /// Bytes that look like dice.
+    pub fn hash(&mut self, bytes: &[u8]) {
+        self.hashes.as_mut().unwrap_or(&mut self.out).fixed(bytes);
+    }
+
+    /// The peer knows a change by who made it.
+    pub fn names_what_was_made(&self) -> bool {
+        self.hashes.is_some()
+    }
+
+    /// The base of an epoch: most shadows have had no other than the first.
+    fn base(&mut self, base: &[u8; 32]) {
+        if self.hashes.is_some() {
+            let next = self.bases.len() as u64;
+            let number = *self.bases.entry(*base).or_insert(next);
+            self.out.varint(number);
+            if number != next {
+                return;
+            }
+        }
+        self.hash(base);
+    }
+
     fn item(&mut self, key: &ShadowKey, item: &Item) {
         let with_desired = item.desired.base.is_some() || !item.desired.changes.is_empty();
         let flags = [
@@ -139,10 +187,17 @@ impl Packer {
         ];
         self.out.byte(flags.into_iter().filter(|(_, on)| *on).map(|(bit, _)| bit).sum());
         self.key(key);
-        self.out.fixed(&item.print);
+        self.hash(&item.print);
         self.out.varint(item.version);
         if let Some(home) = item.home {
-            self.moment(Hlc(home.term));
+            let term = Hlc(home.term);
+            if self.hashes.is_some() {
+                // Things whose names follow each other were often set up after each other.
+                self.moment_behind(term, self.home_ms);
+                self.home_ms = term.ms();
+            } else {
+                self.moment(term);
+            }
             self.node(home.node.0);
         }
         let term = item.home.map_or(0, |home| home.term);
@@ -175,7 +230,11 @@ impl Packer {
 
     /// A hybrid time, as how far it lies behind the latest.
     pub fn moment(&mut self, hlc: Hlc) {
-        let behind = self.latest_ms as i64 - hlc.ms() as i64;
+        self.moment_behind(hlc, self.latest_ms);
+    }
+
+    fn moment_behind(&mut self, hlc: Hlc, latest_ms: u64) {
+        let behind = latest_ms as i64 - hlc.ms() as i64;
         let folded = ((behind << 1) ^ (behind >> 63)) as u64;
         let counter = hlc.0 & 0xffff;
         self.out.varint(folded << 1 | u64::from(counter != 0));
@@ -204,7 +263,7 @@ impl Packer {
         let number = *self.nodes.entry(node).or_insert(next);
         self.out.varint(number);
         if number == next {
-            self.out.u64(node);
+            self.hash(&node.to_be_bytes());
         }
     }
 
@@ -214,7 +273,7 @@ impl Packer {
         let number = *self.actors.entry(*actor).or_insert(next);
         self.out.varint(number);
         if number == next {
-            self.out.fixed(actor);
+            self.hash(actor);
         }
     }
 
@@ -257,7 +316,7 @@ impl Packer {
 
     fn part(&mut self, part: &Part) {
         self.out.varint(part.epoch.number);
-        self.out.fixed(&part.epoch.base);
+        self.base(&part.epoch.base);
         self.out.byte(u8::from(part.base.is_some()));
         if let Some(base) = &part.base {
             self.leaves(base, 0);
@@ -270,14 +329,42 @@ impl Packer {
 }
 
 impl<'a> Unpacker<'a> {
+    /// See [`Packer::hash`].
+    pub fn hash<const BYTES: usize>(&mut self) -> Result<[u8; BYTES], WireError> {
+        self.hashes.as_mut().unwrap_or(&mut self.from).array()
+    }
+
+    /// See [`Packer::base`].
+    fn base(&mut self) -> Result<[u8; 32], WireError> {
+        if self.hashes.is_some() {
+            let number = self.from.number(self.bases.len() as u64, "base")? as usize;
+            if let Some(base) = self.bases.get(number) {
+                return Ok(*base);
+            }
+            self.from.charge(64)?;
+        }
+        let base = self.hash()?;
+        if self.hashes.is_some() {
+            self.bases.push(base);
+        }
+        Ok(base)
+    }
+
     fn item(&mut self) -> Result<(ShadowKey, Item), WireError> {
         let flags = self.from.byte()?;
         let has = |bit: u8| flags & bit != 0;
         let key = self.key(has(NAMED))?;
-        let print = self.from.array()?;
+        let print = self.hash()?;
         let version = self.from.number(VERSION_MAX, "version")?;
         let home = if has(HOME) {
-            Some(Home { term: self.moment()?.0, node: NodeId(self.node()?), sure: has(SURE) })
+            let term = if self.hashes.is_some() {
+                let term = self.moment_behind(self.home_ms)?;
+                self.home_ms = term.ms();
+                term
+            } else {
+                self.moment()?
+            };
+            Some(Home { term: term.0, node: NodeId(self.node()?), sure: has(SURE) })
         } else {
             None
         };
@@ -309,10 +396,14 @@ impl<'a> Unpacker<'a> {
 
     /// See [`Packer::moment`].
     pub fn moment(&mut self) -> Result<Hlc, WireError> {
+        self.moment_behind(self.latest_ms)
+    }
+
+    fn moment_behind(&mut self, latest_ms: u64) -> Result<Hlc, WireError> {
         let number = self.from.varint()?;
         let folded = number >> 1;
         let behind = (folded >> 1) as i64 ^ -((folded & 1) as i64);
-        let ms = (self.latest_ms as i64).checked_sub(behind).and_then(|ms| u64::try_from(ms).ok());
+        let ms = (latest_ms as i64).checked_sub(behind).and_then(|ms| u64::try_from(ms).ok());
         let ms = ms.filter(|ms| *ms < MS_END).ok_or(WireError::Range("moment"))?;
         let counter = if number & 1 == 1 { self.from.number(0xffff, "moment")? } else { 0 };
         Ok(Hlc(ms << 16 | counter))
@@ -335,7 +426,7 @@ impl<'a> Unpacker<'a> {
         let number = self.from.number(self.nodes.len() as u64, "node")? as usize;
         if number == self.nodes.len() {
             self.from.charge(16)?;
-            let node = self.from.u64()?;
+            let node = u64::from_be_bytes(self.hash()?);
             self.nodes.push(node);
         }
         Ok(self.nodes[number])
@@ -346,7 +437,7 @@ impl<'a> Unpacker<'a> {
         let number = self.from.number(self.actors.len() as u64, "actor")? as usize;
         if number == self.actors.len() {
             self.from.charge(2 * ACTOR_BYTES)?;
-            let actor = self.from.array()?;
+            let actor = self.hash()?;
             self.actors.push(actor);
         }
         Ok(self.actors[number])
@@ -393,7 +484,7 @@ impl<'a> Unpacker<'a> {
 
     fn part(&mut self) -> Result<Part, WireError> {
         let number = self.from.number(1 << 48, "epoch")?;
-        let epoch = Epoch { number, base: self.from.array()? };
+        let epoch = Epoch { number, base: self.base()? };
         let base = if self.from.flag()? {
             let mut leaves = self.leaves('d', 0)?;
             for leaf in &mut leaves {

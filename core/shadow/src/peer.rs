@@ -20,6 +20,8 @@ pub struct Peer {
     pub up: bool,
     /// It said hello on this link.
     pub greeted: bool,
+    /// It said that it reads items whose hashes stand apart.
+    pub reads_apart: bool,
     /// Its feed, as this node last knew it; 0 when it never did.
     pub feed: u64,
     /// How far this node has read that feed: of shadows whose last place is up to here it has everything.

@@ -34,6 +34,8 @@ pub(crate) struct Job {
     key: ShadowKey,
     ask: Ask,
     payload: Vec<u8>,
+    /// An update's payload, read; not kept while it waits for another node.
+    update: Option<Update>,
     reply: Option<u64>,
     /// For the history.
     client: Option<String>,
@@ -100,6 +102,7 @@ impl Hub {
                 key,
                 ask: Ask::SetHome(node),
                 payload: Vec::new(),
+                update: None,
                 reply: None,
                 client: None,
                 tries: 0,
@@ -122,18 +125,21 @@ impl Hub {
             let refused = (Reject::new(400, why), token_of(payload));
             return self.respond(&key, verb, reply, Err(refused), now);
         }
-        let (ask, refused) = match verb {
+        let limits = &self.config.limits;
+        let read = match verb {
             Verb::Get => {
                 let outcome = self.get(&key, payload, now);
                 return self.respond(&key, verb, reply, outcome, now);
             }
-            Verb::Update => (Ask::Update, parse_update(payload, &self.config.limits).err()),
-            Verb::Delete => (Ask::Delete, parse_bare(payload, &self.config.limits).err()),
+            Verb::Update => parse_update(payload, limits).map(|update| (Ask::Update, Some(update))),
+            Verb::Delete => parse_bare(payload, limits).map(|_| (Ask::Delete, None)),
         };
-        match refused {
-            Some(refused) => self.respond(&key, verb, reply, Err(refused), now),
-            None => self
-                .decide(Job { key, ask, payload: payload.to_vec(), reply, client, tries: 0 }, now),
+        match read {
+            Err(refused) => self.respond(&key, verb, reply, Err(refused), now),
+            Ok((ask, update)) => {
+                let payload = payload.to_vec();
+                self.decide(Job { key, ask, payload, update, reply, client, tries: 0 }, now);
+            }
         }
     }
 
@@ -170,6 +176,7 @@ impl Hub {
     }
 
     fn forward(&mut self, job: Job, to: NodeId, now: Now) {
+        let job = Job { update: None, ..job };
         self.pending_last += 1;
         self.stats.forwarded += 1;
         let id = self.pending_last;
@@ -192,7 +199,7 @@ impl Hub {
         now: Now,
     ) {
         let answer = if self.decider(key) == self.config.node {
-            match self.perform(key, ask, payload, Standing::Decider(from), now) {
+            match self.perform(key, ask, (payload, None), Standing::Decider(from), now) {
                 Ok(body) => Frame::Answer { id, status: 200, body: to_bytes(&body) },
                 Err((reject, token)) => {
                     self.stats.rejected += 1;
@@ -263,7 +270,8 @@ impl Hub {
 
     fn settle(&mut self, job: &Job, standing: Standing, now: Now) {
         self.history.asking.clone_from(&job.client);
-        let outcome = self.perform(&job.key, job.ask, &job.payload, standing, now);
+        let asked = (&job.payload[..], job.update.as_ref());
+        let outcome = self.perform(&job.key, job.ask, asked, standing, now);
         self.history.asking = None;
         self.respond_job(job, outcome, now);
     }
@@ -272,14 +280,22 @@ impl Hub {
         &mut self,
         key: &ShadowKey,
         ask: Ask,
-        payload: &[u8],
+        (payload, update): (&[u8], Option<&Update>),
         standing: Standing,
         now: Now,
     ) -> Outcome {
         match ask {
             Ask::Update => {
-                let update = parse_update(payload, &self.config.limits)?;
-                self.update(key, &update, standing, now).map_err(|reject| (reject, update.token))
+                let read;
+                let update = match update {
+                    Some(update) => update,
+                    None => {
+                        read = parse_update(payload, &self.config.limits)?;
+                        &read
+                    }
+                };
+                let outcome = self.update(key, update, standing, now);
+                outcome.map_err(|reject| (reject, update.token.clone()))
             }
             Ask::Delete => {
                 let (token, version) = parse_bare(payload, &self.config.limits)?;
@@ -405,9 +421,8 @@ impl Hub {
 
     /// A merge is never refused, so a shadow can be too large; then only what shrinks it is accepted.
     fn check_size(&self, shadow: &Shadow, previous: Option<&Shadow>) -> Result<(), Reject> {
-        let bytes = shadow.state_bytes();
-        let fits = bytes <= self.config.limits.state_bytes_max;
-        if fits || previous.is_some_and(|p| bytes < p.state_bytes()) {
+        let fits = shadow.fits_in(self.config.limits.state_bytes_max);
+        if fits || previous.is_some_and(|p| shadow.state_bytes() < p.state_bytes()) {
             Ok(())
         } else {
             Err(Reject::too_large())

@@ -19,10 +19,17 @@ use crate::key::ShadowKey;
 use crate::pack::{pack_items, unpack_items};
 use crate::peer::{Greeting, Stretch};
 use crate::sketch::{SYMBOLS_MAX, Symbol};
+use crate::version::SLOTS;
 use crate::wire::{Reader, WireError, Writer};
 
 /// The first byte of a frame: raise it when the format changes.
 const FRAME_FORMAT: u8 = 2;
+/// The same of items whose hashes stand apart, for peers whose hello says that they read it.
+const APART_FORMAT: u8 = 3;
+/// In a hello, at the sender's own slot: it reads [`APART_FORMAT`]. Earlier builds take the slot without what is above it.
+const READS_APART: u8 = 1 << 6;
+const _: () =
+    assert!(READS_APART.is_multiple_of(SLOTS), "who does not know it sees the slot alone");
 /// The longest frame that is read. Shorter and a large shadow cannot be sent; longer and a peer may occupy more memory.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
 /// A frame is closed when it has reached this size; only a single large shadow makes a longer one.
@@ -144,10 +151,11 @@ pub struct SketchBegin {
 }
 
 impl Frame {
-    /// The frame's bytes.
-    pub fn encode(&self) -> Vec<u8> {
+    /// The frame's bytes, for a peer that reads the hashes of items apart or for one that does not.
+    pub fn encode(&self, apart: bool) -> Vec<u8> {
         let mut out = Writer::default();
-        out.byte(FRAME_FORMAT);
+        let apart = apart && matches!(self, Self::Items { .. });
+        out.byte(if apart { APART_FORMAT } else { FRAME_FORMAT });
         match self {
             Self::Hello(hello) => hello.encode(&mut out),
             Self::Items { number, stretch, settles, items } => {
@@ -155,7 +163,7 @@ impl Frame {
                 out.varint(*number);
                 encode_stretch(&mut out, *stretch);
                 out.byte(u8::from(*settles));
-                pack_items(&mut out, items);
+                pack_items(&mut out, items, apart);
             }
             Self::Ack { number, floor, stretch } => {
                 out.byte(2);
@@ -218,12 +226,15 @@ impl Frame {
             return Err(WireError::Range("frame length"));
         }
         let mut from = Reader::new(bytes);
-        if from.byte()? != FRAME_FORMAT {
-            return Err(WireError::Range("frame format"));
-        }
+        let apart = match from.byte()? {
+            FRAME_FORMAT => false,
+            APART_FORMAT => true,
+            _ => return Err(WireError::Range("frame format")),
+        };
         let frame = match from.byte()? {
+            1 => decode_items(&mut from, apart)?,
+            _ if apart => return Err(WireError::Range("frame format")),
             0 => Self::Hello(Hello::decode(&mut from)?),
-            1 => decode_items(&mut from)?,
             2 => Self::Ack {
                 number: from.varint()?,
                 floor: from.varint()?,
@@ -255,6 +266,18 @@ impl Frame {
 }
 
 impl Hello {
+    /// Says for `node`, its sender, that it reads hashes apart.
+    pub fn reading_apart(mut self, node: NodeId) -> Self {
+        let own = self.slots.iter_mut().find(|(of, _)| *of == node);
+        own.into_iter().for_each(|(_, slot)| *slot |= READS_APART);
+        self
+    }
+
+    /// `node`, its sender, reads hashes apart.
+    pub fn reads_apart(&self, node: NodeId) -> bool {
+        self.slots.iter().any(|(of, slot)| *of == node && slot & READS_APART != 0)
+    }
+
     fn encode(&self, out: &mut Writer) {
         let Greeting { link, feed, head, records, your_feed, read, floor } = self.greeting;
         out.byte(0);
@@ -358,10 +381,10 @@ fn decode_stretch(from: &mut Reader<'_>) -> Result<Option<Stretch>, WireError> {
     Ok(Some(Stretch { after, upto, to_head }))
 }
 
-fn decode_items(from: &mut Reader<'_>) -> Result<Frame, WireError> {
+fn decode_items(from: &mut Reader<'_>, apart: bool) -> Result<Frame, WireError> {
     let number = from.varint()?;
     let (stretch, settles) = (decode_stretch(from)?, from.flag()?);
-    Ok(Frame::Items { number, stretch, settles, items: unpack_items(from)? })
+    Ok(Frame::Items { number, stretch, settles, items: unpack_items(from, apart)? })
 }
 
 fn decode_forward(from: &mut Reader<'_>) -> Result<Frame, WireError> {

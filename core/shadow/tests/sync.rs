@@ -362,3 +362,34 @@ fn a_reader_whose_sketch_took_too_long_is_sent_the_feed_and_its_place_is_good() 
         assert!(bytes(&net) < 400, "the place is good, and {} bytes came", bytes(&net));
     }
 }
+
+/// The frames with shadows from one hub to another that knows nothing yet, which says in its hello, or not, that it reads
+/// hashes apart.
+fn frames_to(reads_apart: bool) -> Vec<Vec<u8>> {
+    let mut net = Net::new(2, &Limits::default());
+    for n in 0..40 {
+        write(&mut net, 0, n, "desired", n as u64);
+        write(&mut net, 0, n, "desired", 70 + n as u64);
+        write(&mut net, 0, n, "reported", n as u64);
+    }
+    net.connect(0, 1);
+    (0..2).for_each(|node| while net.sync_one(node) {});
+    let hello = net.wire.get_mut(&(1, 0)).and_then(|wire| wire.front_mut()).expect("a hello");
+    let slot = hello.last_mut().expect("its own slot comes last");
+    assert_eq!(*slot & 0b1100_0000, 0b0100_0000, "it reads them apart");
+    if !reads_apart {
+        *slot &= 0b0011_1111;
+    }
+    net.settle();
+    net.assert_equal("in either form");
+    net.frames.into_iter().filter(|frame| frame[1] == 1).collect()
+}
+
+#[test]
+fn a_peer_of_an_earlier_build_is_sent_what_it_reads() {
+    let (before, now) = (frames_to(false), frames_to(true));
+    assert!(before.iter().all(|frame| frame[0] == 2), "nothing it would refuse");
+    assert!(now.iter().any(|frame| frame[0] == 3));
+    let bytes = |frames: &[Vec<u8>]| frames.iter().map(Vec::len).sum::<usize>();
+    assert!(bytes(&now) < bytes(&before), "{} and {} bytes", bytes(&now), bytes(&before));
+}
