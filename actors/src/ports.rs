@@ -106,7 +106,7 @@ pub trait Gate: Send + Sync + fmt::Debug {
         None
     }
 
-    /// May this client do this?
+    /// May this client do this? A yes is remembered while the client is connected and the [`Gate::epoch`] is the same.
     fn allows(&self, who: &Identity, action: Action, topic: &str) -> bool;
 
     /// Names the rules behind [`Gate::allows`]: where the number is another, what was allowed once is asked again. 0: there

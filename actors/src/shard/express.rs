@@ -5,8 +5,9 @@
 //!  bytes ─PlainRun─▶ channel (known, all its receivers are sessions) ─the same bytes─▶ out buffers
 //!                                                └─ a receiver that is not ready for them ─▶ the ordinary way
 //! ```
-//! No packet, no message and no turn of a cell is made for them. Whatever is not plain, and whoever wants to look at
-//! messages (access rules, traces, probes), has them go the ordinary way; what is counted there is counted here.
+//! No packet, no message and no turn of a cell is made for them. Whatever is not plain, or not yet allowed to its client by
+//! the access rules, and whoever wants to look at messages (traces, probes), has them go the ordinary way; what is counted
+//! there is counted here.
 
 use std::sync::Arc;
 
@@ -59,6 +60,9 @@ impl Shard {
         }
         let (first, payload) = run.first(version)?;
         let (channel, recipients) = self.express_channel(run.topic)?;
+        if !self.is_granted(conn, channel) {
+            return None;
+        }
         let mut express = Express { from, version, run, payload };
         if run.count > 1 && !recipients.iter().all(|to| self.takes_run(to, &express)) {
             express.run = first;
@@ -94,7 +98,7 @@ impl Shard {
 
     /// Nobody wants to look at messages, nothing comes before them, and the client's session would let them pass.
     fn is_express_open(&self, session: u32) -> bool {
-        let is_watched = self.probe.is_some() || self.traces.is_on() || !self.gate.allows_all();
+        let is_watched = self.probe.is_some() || self.traces.is_on();
         if is_watched || !self.cells.is_idle() || self.budget.pressure() >= Pressure::Shed {
             return false;
         }

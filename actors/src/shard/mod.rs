@@ -39,6 +39,7 @@ mod connection;
 mod decisions;
 mod ending;
 mod express;
+mod granted;
 mod hold;
 mod inspect;
 mod journal;
@@ -266,6 +267,7 @@ pub struct Shard {
     local_filters: Vec<Arc<str>>,
     journal: Journal<Hold>,
     last_frame: LastFrame,
+    granted: granted::Granted,
     tickets: Vec<(Ticket, MessageId, ReasonCode)>,
     shadow_jobs: BTreeMap<u64, Ticket>,
     shadow_job: u64,
@@ -346,6 +348,7 @@ impl Shard {
             local_filters: Vec::new(),
             journal: Journal::new(store, lazy),
             last_frame: LastFrame::default(),
+            granted: granted::Granted::default(),
             tickets: Vec::new(),
             shadow_jobs: BTreeMap::new(),
             shadow_job: 0,

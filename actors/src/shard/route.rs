@@ -68,9 +68,10 @@ impl Shard {
         if is_sys(&publish.topic) && self.take_notice(session, &publish, ticket) {
             return;
         }
-        let Some(slot) = self.sessions.get(session as usize) else { return };
-        let is_open = self.gate.allows_all() && !is_sys(&publish.topic);
-        if !is_open && !self.may_publish(&slot.identity(), &publish.topic) {
+        if self.sessions.get(session as usize).is_none() {
+            return;
+        }
+        if !self.may_publish_now(session, conn, &publish.topic) {
             self.ledger.drop_unqueued(Drop::Denied, 1);
             self.note_publish_refused(session, &publish.topic, ReasonCode::NotAuthorized);
             return self.answer(ticket, ReasonCode::NotAuthorized);

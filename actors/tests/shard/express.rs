@@ -3,11 +3,14 @@
 
 use std::sync::Arc;
 
+use outpost_actors::ledger::Drop;
+use outpost_actors::ports::Gate;
 use outpost_actors::shard::ShardStats;
 use outpost_model::QoS;
 use outpost_mqtt::packet::{Packet, Publish, Subscribe, SubscribeOptions};
 
 use crate::dice::Dice;
+use crate::rights::Rules;
 use crate::world::{Client, World, fleeting, id, publish, v4, v5};
 
 const SEEDS: u64 = 20;
@@ -16,9 +19,12 @@ const TOPICS: [&str; 3] = ["a/b", "a/c", "d"];
 const FILTERS: [&str; 5] = ["a/b", "a/+", "d", "#", "$share/group/d"];
 
 /// A world whose messages go the express way where they can, or never: a probe wants to see each turn.
-fn world(express: bool) -> World {
+fn world(express: bool, rules: Option<&Arc<Rules>>) -> World {
     // Room for a run of some messages, until one has waited for long.
     let mut world = World::with(1, |config| config.out_bytes_max = 16_384);
+    if let Some(rules) = rules {
+        world.guard(Arc::clone(rules) as Arc<dyn Gate>);
+    }
     if !express {
         world.set_probe(0, Arc::new(|_, _| {}));
     }
@@ -51,9 +57,10 @@ fn some_publish(dice: &mut Dice, number: u32) -> Publish {
     publish
 }
 
-/// What each client got, and what was counted.
-fn played(seed: u64, express: bool) -> (Vec<Vec<Packet>>, ShardStats) {
-    let (mut world, mut dice) = (world(express), Dice(seed));
+/// What each client got, and what was counted; with rules that change meanwhile or without any.
+fn played(seed: u64, express: bool, has_rules: bool) -> (Vec<Vec<Packet>>, ShardStats) {
+    let rules = has_rules.then(|| Arc::new(Rules::default()));
+    let (mut world, mut dice) = (world(express, rules.as_ref()), Dice(seed));
     let clients: Vec<Client> =
         [v4("four"), v4("quatre"), v5("five"), fleeting("brief"), v5("cinq"), v4("vier")]
             .into_iter()
@@ -61,6 +68,12 @@ fn played(seed: u64, express: bool) -> (Vec<Vec<Packet>>, ShardStats) {
             .collect();
     let mut got = vec![Vec::new(); clients.len()];
     for number in 0..STEPS {
+        match (&rules, number) {
+            (Some(rules), 1) => rules.deny("five", "d"),
+            (Some(rules), 40) => rules.deny("four", "a"),
+            (Some(rules), 80) => rules.allow_all(),
+            _ => {}
+        }
         let client = dice.one(&clients);
         let (filter, is_five) = (dice.one(&FILTERS), dice.below(2) == 0);
         match dice.below(14) {
@@ -102,19 +115,54 @@ fn subscribe(filter: &str, options: SubscribeOptions) -> Packet {
 
 #[test]
 fn both_ways_end_in_the_same_packets_and_the_same_counts() {
-    let mut delivered = 0;
-    for seed in 1..=SEEDS {
-        let ((express, its_stats), (ordinary, stats)) = (played(seed, true), played(seed, false));
-        assert_eq!(express, ordinary, "seed {seed}");
-        assert_eq!(its_stats, stats, "seed {seed}");
-        delivered += its_stats.ledger.delivered;
+    for has_rules in [false, true] {
+        let (mut delivered, mut denied) = (0, 0);
+        for seed in 1..=SEEDS {
+            let (express, its_stats) = played(seed, true, has_rules);
+            let (ordinary, stats) = played(seed, false, has_rules);
+            assert_eq!(express, ordinary, "seed {seed}");
+            assert_eq!(its_stats, stats, "seed {seed}");
+            delivered += its_stats.ledger.delivered;
+            denied += its_stats.ledger.dropped[Drop::Denied as usize];
+        }
+        assert!(delivered > 100 * SEEDS, "{delivered} deliveries say little");
+        assert_eq!(denied > SEEDS, has_rules, "{denied} were refused");
     }
-    assert!(delivered > 100 * SEEDS, "{delivered} deliveries say little");
+}
+
+#[test]
+fn who_is_forbidden_a_topic_is_heard_no_more_and_the_others_are() {
+    let rules = Arc::new(Rules::default());
+    let mut world = world(true, Some(&rules));
+    let (sender, other) = (world.connect(v4("sender")), world.connect(v5("other")));
+    let receiver = world.connect(v4("receiver"));
+    world.subscribe(receiver, "a/b", 0);
+    let say = |world: &mut World, text: &str| {
+        for (client, name) in [(sender, "sender"), (other, "other")] {
+            world.publish(client, publish("a/b", &format!("{name} {text}"), 0, 0));
+        }
+    };
+    // The way of the first makes the channel, that of the second is remembered, the third goes express.
+    for text in ["1", "2", "3"] {
+        say(&mut world, text);
+    }
+    rules.deny("sender", "a");
+    say(&mut world, "4");
+    rules.allow_all();
+    say(&mut world, "5");
+    let mut expected: Vec<String> = Vec::new();
+    for text in ["1", "2", "3", "4", "5"] {
+        let allowed =
+            ["sender", "other"].into_iter().filter(|name| (*name, text) != ("sender", "4"));
+        expected.extend(allowed.map(|name| format!("{name} {text}")));
+    }
+    assert_eq!(world.drain(receiver), expected);
+    assert_eq!(world.shard(0).ledger().dropped[Drop::Denied as usize], 1);
 }
 
 #[test]
 fn who_comes_is_reached_by_the_next_message_and_who_goes_is_not() {
-    let mut world = world(true);
+    let mut world = world(true, None);
     let (sender, first) = (world.connect(v4("sender")), world.connect(v4("first")));
     world.subscribe(first, "a/b", 0);
     world.publish(sender, publish("a/b", "1", 0, 0));

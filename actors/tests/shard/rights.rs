@@ -12,19 +12,19 @@ use crate::world::{World, fleeting, publish, v5, will};
 
 /// Nobody may do anything below the topics that are named.
 #[derive(Debug, Default)]
-struct Rules {
+pub struct Rules {
     denied: Mutex<Vec<(&'static str, &'static str)>>,
     epoch: AtomicU64,
 }
 
 impl Rules {
-    /// `client` may not do anything below `level` from the next start on.
-    fn deny(&self, client: &'static str, level: &'static str) {
+    /// `client` may not publish below `level` from now on, nor receive from the next start on.
+    pub fn deny(&self, client: &'static str, level: &'static str) {
         self.denied.lock().expect("nobody panics with it").push((client, level));
         self.epoch.fetch_add(1, Relaxed);
     }
 
-    fn allow_all(&self) {
+    pub fn allow_all(&self) {
         self.denied.lock().expect("nobody panics with it").clear();
         self.epoch.fetch_add(1, Relaxed);
     }

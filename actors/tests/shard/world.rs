@@ -96,9 +96,14 @@ impl World {
     /// One node that asks this gate from now on; it has to be started again after the first.
     pub fn guarded(gate: Arc<dyn Gate>) -> Self {
         let mut world = Self::new();
-        world.nodes[0].gate = gate;
-        world.crash(0);
+        world.guard(gate);
         world
+    }
+
+    /// The first node starts anew with this gate.
+    pub fn guard(&mut self, gate: Arc<dyn Gate>) {
+        self.nodes[0].gate = gate;
+        self.crash(0);
     }
 
     pub fn shard(&self, node: usize) -> &Shard {
