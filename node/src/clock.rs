@@ -1,11 +1,17 @@
 //! The only place where the node looks at a clock.
 
+use std::cell::Cell;
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use outpost_model::Now;
 
 static START: OnceLock<Instant> = OnceLock::new();
+
+thread_local! {
+    /// The monotonic millisecond in which this thread looked at the wall clock last, and what that said.
+    static WALL: Cell<(u64, u64)> = const { Cell::new((u64::MAX, 0)) };
+}
 
 /// What both clocks say now.
 pub fn now() -> Now {
@@ -15,8 +21,20 @@ pub fn now() -> Now {
 /// The same, and the monotonic clock in microseconds, looked at once.
 pub fn now_and_us() -> (Now, u64) {
     let mono_us = now_us();
+    let mono_ms = mono_us / 1_000;
+    (Now { mono_ms, wall_ms: wall_ms(mono_ms) }, mono_us)
+}
+
+/// The wall clock, looked at once in a millisecond: each look costs a data thread that is asked for one for every message.
+fn wall_ms(mono_ms: u64) -> u64 {
+    let (looked_ms, wall_ms) = WALL.get();
+    if looked_ms == mono_ms {
+        return wall_ms;
+    }
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    (Now { mono_ms: mono_us / 1_000, wall_ms: wall.as_millis() as u64 }, mono_us)
+    let wall_ms = wall.as_millis() as u64;
+    WALL.set((mono_ms, wall_ms));
+    wall_ms
 }
 
 /// The monotonic clock in microseconds, for what is too quick for [`now`].

@@ -21,7 +21,7 @@ use outpost_actors::out_buffer::OutBuffer;
 use outpost_actors::ports::{Gate, Origin};
 use outpost_actors::shard::{ConnId, Event, LogLevel, Received, Shard};
 use outpost_flow::{Gather, Pressure, TurnShare};
-use outpost_model::{Message, TopicFilter};
+use outpost_model::{Message, Now, TopicFilter};
 use outpost_mqtt::packet::ReasonCode;
 use outpost_store::Lsn;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
@@ -79,6 +79,8 @@ pub struct Plane {
     turn_due: Cell<bool>,
     /// When the first of this turn's bytes were read.
     began_us: Cell<u64>,
+    /// What the clocks said when the last of them were, unless something else has asked for the turn since.
+    read_at: Cell<Option<Now>>,
     /// Connections read from in this turn, counted once for each read.
     reads: Cell<usize>,
     /// What was read in this turn.
@@ -131,6 +133,7 @@ impl Plane {
             timer: Notify::new(),
             turn_due: Cell::new(false),
             began_us: Cell::new(0),
+            read_at: Cell::new(None),
             reads: Cell::new(0),
             share: Cell::default(),
             waiting: RefCell::default(),
@@ -258,6 +261,7 @@ impl Plane {
         self.share.set(self.share.get().with(received.packets, received.used));
         self.reads.set(self.reads.get() + 1);
         self.schedule_turn();
+        self.read_at.set(Some(now));
         received
     }
 
@@ -303,6 +307,7 @@ impl Plane {
 
     /// Asks for the end of the turn: after every connection that is ready now.
     pub(super) fn schedule_turn(&self) {
+        self.read_at.set(None);
         if !self.turn_due.replace(true) {
             self.ready.wake_driver();
         }
@@ -350,7 +355,7 @@ impl Plane {
         self.turn_due.set(false);
         self.share.set(TurnShare::default());
         self.in_turn.set(true);
-        let now = now();
+        let now = self.read_at.take().unwrap_or_else(now);
         let synced = self.handle.synced();
         {
             let mut shard = self.shard.borrow_mut();
