@@ -136,9 +136,13 @@ impl<S> Stranger<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream for Stranger<S> {
+impl<S: ByteStream> ByteStream for Stranger<S> {
     fn opened(&mut self) {
         self.left = None;
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.try_write(bytes)
     }
 }
 

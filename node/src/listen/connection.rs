@@ -37,9 +37,22 @@ const LINGER_MAX: Duration = Duration::from_secs(1);
 pub trait ByteStream: AsyncRead + AsyncWrite + Unpin {
     /// The first packet is here: what bounded a stranger holds no longer.
     fn opened(&mut self) {}
+
+    /// Writes what goes at once.
+    ///
+    /// # Errors
+    /// As the stream says; [`io::ErrorKind::WouldBlock`] when nothing goes now, or when it is to be polled to find out.
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = bytes;
+        Err(io::ErrorKind::WouldBlock.into())
+    }
 }
 
-impl ByteStream for TcpStream {}
+impl ByteStream for TcpStream {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        Self::try_write(self, bytes)
+    }
+}
 /// A bridge of this node, through memory.
 impl ByteStream for tokio::io::DuplexStream {}
 
@@ -308,7 +321,13 @@ impl Connection {
         let mut stream = self.stream.borrow_mut();
         let stream = stream.pin();
         if let Some(bytes) = out.as_one() {
-            return stream.poll_write(cx, bytes);
+            return match stream.try_write(bytes) {
+                // Polled, it wakes this connection when it can be written to.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    stream.poll_write(cx, bytes)
+                }
+                written => Poll::Ready(written),
+            };
         }
         let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(SLICES_MAX);
         out.slices(&mut slices);
