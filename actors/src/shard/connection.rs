@@ -219,13 +219,15 @@ impl Shard {
             if self.must_pause(conn, rest) {
                 return Received { used: input.len() - rest.len(), packets, paused: true };
             }
-            let mark = self.mark();
-            if let Some((bytes, count)) = self.express(conn, rest, packets_max - packets) {
+            if rest.is_empty() {
+                break;
+            }
+            if let Some((bytes, count)) = self.shortcut(conn, rest, packets_max - packets) {
                 rest = &rest[bytes..];
                 packets += count;
-                self.pace(conn, bytes as u64, mark);
                 continue;
             }
+            let mark = self.mark();
             let Some(connection) = self.connection_mut(conn) else {
                 return Received { used: input.len(), packets, paused: false };
             };
@@ -276,7 +278,7 @@ impl Shard {
     }
 
     /// Something came from a client: its deadline is pushed back.
-    fn count_heard(&mut self, conn: ConnId) -> Option<&mut Connection> {
+    pub(super) fn count_heard(&mut self, conn: ConnId) -> Option<&mut Connection> {
         let now_ms = self.now.mono_ms;
         let connection = self.connections.get_mut(conn.index as usize);
         let connection = connection.filter(|c| c.generation == conn.generation)?;
@@ -497,12 +499,12 @@ impl Shard {
         }
     }
 
-    fn flush(&mut self, conn: ConnId) {
+    pub(super) fn flush(&mut self, conn: ConnId) {
         if let Some(connection) = self.connection_mut(conn)
             && !connection.flush_asked
         {
             connection.flush_asked = true;
-            self.events.push_back(Event::Flush(conn));
+            self.flushes.push_back(conn);
         }
     }
 

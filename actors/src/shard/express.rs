@@ -14,7 +14,7 @@ use std::sync::Arc;
 use outpost_flow::Pressure;
 use outpost_model::{Message, QoS};
 use outpost_mqtt::packet::Version;
-use outpost_mqtt::plain::PlainRun;
+use outpost_mqtt::plain::{FIRST_BYTE, FIRST_BYTE_ACKED, FIRST_BYTE_OF_ACK, PlainRun};
 
 use super::bridges::Kind;
 use super::channel::{NameBytes, Recipient};
@@ -25,7 +25,7 @@ use super::{Cell, ConnId, Shard};
 use crate::cell::CellId;
 
 /// A run of more bytes is not copied for each receiver in one go. Larger packets go the ordinary way, by reference.
-const RUN_BYTES_MOST: usize = 2 * 1024;
+pub(super) const RUN_BYTES_MOST: usize = 2 * 1024;
 
 /// Messages of one client on their way.
 #[derive(Clone, Copy)]
@@ -33,19 +33,31 @@ struct Express<'a> {
     from: u32,
     version: Version,
     run: PlainRun<'a>,
-    /// Of the first of them.
-    payload: &'a [u8],
 }
 
 impl Shard {
-    /// Passes messages at the front of `input` on as they came, at most so many. How many bytes they have and how many they
-    /// are; `None`: what stands there is not plain, and nothing was done.
-    pub(super) fn express(
+    /// What stands at the front of `input` goes a shorter way than packets do, when there is one: how many bytes and packets
+    /// are done with. `None`: let the decoder look.
+    pub(super) fn shortcut(
         &mut self,
         conn: ConnId,
         input: &[u8],
         count_max: usize,
     ) -> Option<(usize, usize)> {
+        let mark = self.mark();
+        let (bytes, count) = match *input.first()? {
+            FIRST_BYTE => self.express(conn, input, count_max)?,
+            FIRST_BYTE_ACKED => (self.express_acked(conn, input)?, 1),
+            FIRST_BYTE_OF_ACK => return Some((self.express_ack(conn, input)?, 1)),
+            _ => return None,
+        };
+        self.pace(conn, bytes as u64, mark);
+        Some((bytes, count))
+    }
+
+    /// Passes messages at the front of `input` on as they came, at most so many. How many bytes they have and how many they
+    /// are; `None`: what stands there is not plain, and nothing was done.
+    fn express(&mut self, conn: ConnId, input: &[u8], count_max: usize) -> Option<(usize, usize)> {
         let connection = self.connection(conn)?;
         let Phase::Open(from) = connection.phase else { return None };
         let version = connection.version;
@@ -54,18 +66,18 @@ impl Shard {
         let is_paced = is_paced || self.budget.backlog_permille() > 0;
         let count_max = if is_paced { 1 } else { count_max };
         let bytes_max = RUN_BYTES_MOST.min(self.config.session.packet_bytes_max as usize);
-        let run = PlainRun::read(version, input, count_max, bytes_max)?;
+        let run = PlainRun::read(version, input, bytes_max)?;
         if run.topic.first() == Some(&b'$') || !self.is_express_open(from) {
             return None;
         }
-        let (first, payload) = run.first(version)?;
         let (channel, recipients) = self.express_channel(run.topic)?;
         if !self.is_granted(conn, channel) {
             return None;
         }
-        let mut express = Express { from, version, run, payload };
+        let run = run.with_followers(version, input, count_max, bytes_max);
+        let mut express = Express { from, version, run };
         if run.count > 1 && !recipients.iter().all(|to| self.takes_run(to, &express)) {
-            express.run = first;
+            express.run = run.first(version)?.0;
         }
         let Some(Cell::Channel(channel)) = self.cells.body_mut(channel) else { return None };
         let PlainRun { frames, count, payload_bytes, .. } = express.run;
@@ -97,7 +109,7 @@ impl Shard {
     }
 
     /// Nobody wants to look at messages, nothing comes before them, and the client's session would let them pass.
-    fn is_express_open(&self, session: u32) -> bool {
+    pub(super) fn is_express_open(&self, session: u32) -> bool {
         let is_watched = self.probe.is_some() || self.traces.is_on();
         if is_watched || !self.cells.is_idle() || self.budget.pressure() >= Pressure::Shed {
             return false;
@@ -108,7 +120,7 @@ impl Shard {
     }
 
     /// The channel of a topic and who receives there, when it is ready and all of them are sessions.
-    fn express_channel(&mut self, topic: &[u8]) -> Option<(CellId, Arc<[Recipient]>)> {
+    pub(super) fn express_channel(&mut self, topic: &[u8]) -> Option<(CellId, Arc<[Recipient]>)> {
         let entry = self.channels.get_mut(&NameBytes(topic))?;
         if !entry.is_current(self.table_epoch) || !entry.only_sessions {
             return None;
@@ -161,20 +173,21 @@ impl Shard {
         self.ledger.delivered += count;
         connection.out.put(frames);
         let (totals, qos) = (&mut self.totals, QoS::AtMostOnce);
-        if let Some(event) = written(connection, conn, totals, qos, count, payload_bytes) {
-            self.events.push_back(event);
+        if written(connection, totals, qos, count, payload_bytes) {
+            self.flushes.push_back(conn);
         }
         true
     }
 
     /// The message for receivers that do not take it as it came.
     fn message_of(&mut self, express: Express<'_>) -> Arc<Message> {
+        let payload = express.run.first(express.version).map_or(&[][..], |(_, payload)| payload);
         // It has a channel: it is a name.
         let topic = String::from_utf8_lossy(express.run.topic).into_owned();
         Arc::new(Message {
             id: self.next_message_id(),
             topic: topic.into(),
-            payload: express.payload.to_vec().into(),
+            payload: payload.to_vec().into(),
             qos: QoS::AtMostOnce,
             retain: false,
             properties: None,

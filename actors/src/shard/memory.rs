@@ -60,6 +60,7 @@ impl Shard {
         self.shrink_names();
         self.channels.shrink_to_fit();
         self.events.shrink_to_fit();
+        self.flushes.shrink_to_fit();
     }
 
     /// What is given up to keep the memory budget.

@@ -39,6 +39,7 @@ mod connection;
 mod decisions;
 mod ending;
 mod express;
+mod express_acked;
 mod granted;
 mod hold;
 mod inspect;
@@ -287,6 +288,8 @@ pub struct Shard {
     message_seq: u64,
     message_seq_reserved: u64,
     events: VecDeque<Event>,
+    /// Connections to be written to, each once: nearly all there is to do, and a word where an event has many.
+    flushes: VecDeque<ConnId>,
     ledger: Ledger,
     totals: Totals,
     listeners: Vec<ListenerStats>,
@@ -368,6 +371,7 @@ impl Shard {
             message_seq: 0,
             message_seq_reserved: 0,
             events: VecDeque::new(),
+            flushes: VecDeque::new(),
             ledger: Ledger::default(),
             totals: Totals::default(),
             listeners: Vec::new(),
@@ -489,17 +493,14 @@ impl Shard {
             .min()
     }
 
-    /// What the driver has to do next.
+    /// What the driver has to do next; what is to be written comes first.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.poll_flush().map(Event::Flush).or_else(|| self.events.pop_front())
     }
 
-    /// The same, when it is a connection to be written to: nearly always it is, and no other event is moved for it.
+    /// The same, as long as it is a connection to be written to.
     pub fn poll_flush(&mut self) -> Option<ConnId> {
-        let Some(Event::Flush(conn)) = self.events.front() else { return None };
-        let conn = *conn;
-        self.events.pop_front();
-        Some(conn)
+        self.flushes.pop_front()
     }
 
     /// The shadow hub has settled a request that came as [`Event::Shadow`].

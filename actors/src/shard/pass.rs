@@ -204,8 +204,8 @@ impl Shard {
         self.ledger.owed += 1;
         self.ledger.delivered += 1;
         connection.out.put_message(head, &message.payload);
-        if let Some(event) = written(connection, conn, &mut self.totals, qos, 1, bytes) {
-            self.events.push_back(event);
+        if written(connection, &mut self.totals, qos, 1, bytes) {
+            self.flushes.push_back(conn);
         }
         true
     }
@@ -330,8 +330,8 @@ impl Shard {
         }
         connection.out.put_payload(&message.payload);
         let bytes = message.payload.len();
-        if let Some(event) = written(connection, conn, &mut self.totals, qos, 1, bytes) {
-            self.events.push_back(event);
+        if written(connection, &mut self.totals, qos, 1, bytes) {
+            self.flushes.push_back(conn);
         }
         true
     }
@@ -343,18 +343,17 @@ impl Shard {
     }
 }
 
-/// So many messages lie in the buffer of a connection: they are counted, and the first of a turn asks for the buffer to be
-/// written.
+/// So many messages lie in the buffer of a connection: they are counted. `true`: they are the first of a turn, and the
+/// buffer is to be written.
 pub(super) fn written(
     connection: &mut Connection,
-    conn: ConnId,
     totals: &mut Totals,
     qos: QoS,
     count: u64,
     payload_bytes: usize,
-) -> Option<Event> {
+) -> bool {
     connection.traffic.messages_mut().count_sent(qos, count, payload_bytes);
     totals.packets_sent += count;
     totals.messages.count_sent(qos, count, payload_bytes);
-    (!std::mem::replace(&mut connection.flush_asked, true)).then_some(Event::Flush(conn))
+    !std::mem::replace(&mut connection.flush_asked, true)
 }

@@ -113,7 +113,7 @@ impl Shard {
 
     /// A message did not get through a session's cell. Its client is cut off and asks again; QoS 1 and 2 deliveries are
     /// accounted for by the session's slot.
-    fn lost(&mut self, id: CellId, is_from_client: bool) {
+    pub(super) fn lost(&mut self, id: CellId, is_from_client: bool) {
         let Some(Owner::Session(session)) = self.cells.owner(id) else { return };
         let conn = self.sessions.get(*session as usize).and_then(|s| s.conn);
         if let Some(conn) = conn.filter(|_| is_from_client) {

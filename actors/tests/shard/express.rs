@@ -7,7 +7,9 @@ use outpost_actors::ledger::Drop;
 use outpost_actors::ports::Gate;
 use outpost_actors::shard::ShardStats;
 use outpost_model::QoS;
-use outpost_mqtt::packet::{Packet, Publish, Subscribe, SubscribeOptions};
+use outpost_mqtt::packet::{
+    Ack, Connect, Packet, PacketId, Publish, ReasonCode, Subscribe, SubscribeOptions,
+};
 
 use crate::dice::Dice;
 use crate::rights::Rules;
@@ -21,7 +23,12 @@ const FILTERS: [&str; 5] = ["a/b", "a/+", "d", "#", "$share/group/d"];
 /// A world whose messages go the express way where they can, or never: a probe wants to see each turn.
 fn world(express: bool, rules: Option<&Arc<Rules>>) -> World {
     // Room for a run of some messages, until one has waited for long.
-    let mut world = World::with(1, |config| config.out_bytes_max = 16_384);
+    let mut world = World::with(1, |config| {
+        config.out_bytes_max = 16_384;
+        // Windows and queues that some messages fill.
+        config.session.in_flight_max = 12;
+        config.queue_messages_max = 60;
+    });
     if let Some(rules) = rules {
         world.guard(Arc::clone(rules) as Arc<dyn Gate>);
     }
@@ -47,26 +54,54 @@ fn some_publish(dice: &mut Dice, number: u32) -> Publish {
     let mut publish = publish(dice.one(&TOPICS), &format!("{number:0size$}"), 0, 0);
     match dice.below(8) {
         0 => publish.retain = true,
-        1 => {
+        1 | 2 => {
             publish.qos = QoS::AtLeastOnce;
             publish.packet_id = Some(id(number as u16 + 1));
+            publish.dup = dice.below(4) == 0;
         }
-        2 => publish.expiry_s = Some(60), // which 3.1.1 cannot say
+        3 => publish.expiry_s = Some(60), // which 3.1.1 cannot say
         _ => {}
     }
     publish
+}
+
+/// Answers to some of the messages that came: most of them yes, in order, of the right sort and for the first time.
+fn some_answers(dice: &mut Dice, unanswered: &mut Vec<PacketId>) -> Vec<Packet> {
+    let count = (dice.below(12) as usize).min(unanswered.len());
+    let mut ids: Vec<PacketId> = unanswered.drain(..count).collect();
+    if dice.below(4) == 0 {
+        ids.reverse();
+    }
+    if dice.below(6) == 0 {
+        ids.push(id(40_000));
+    }
+    let mut answer = |packet_id| {
+        let no = dice.below(10) == 0;
+        let reason = if no { ReasonCode::QuotaExceeded } else { ReasonCode::Success };
+        let ack = Ack::new(packet_id, reason);
+        if dice.below(60) == 0 { Packet::Pubrec(ack) } else { Packet::Puback(ack) }
+    };
+    ids.into_iter().map(&mut answer).collect()
 }
 
 /// What each client got, and what was counted; with rules that change meanwhile or without any.
 fn played(seed: u64, express: bool, has_rules: bool) -> (Vec<Vec<Packet>>, ShardStats) {
     let rules = has_rules.then(|| Arc::new(Rules::default()));
     let (mut world, mut dice) = (world(express, rules.as_ref()), Dice(seed));
-    let clients: Vec<Client> =
-        [v4("four"), v4("quatre"), v5("five"), fleeting("brief"), v5("cinq"), v4("vier")]
-            .into_iter()
-            .map(|connect| world.connect(connect))
-            .collect();
+    let brief = |name| Connect { clean_start: true, ..v4(name) };
+    let clients: Vec<Client> = [
+        v4("four"),
+        brief("quatre"),
+        v5("five"),
+        fleeting("cinq"),
+        fleeting("cinco"),
+        brief("vier"),
+    ]
+    .into_iter()
+    .map(|connect| world.connect(connect))
+    .collect();
     let mut got = vec![Vec::new(); clients.len()];
+    let mut unanswered = vec![Vec::new(); clients.len()];
     for number in 0..STEPS {
         match (&rules, number) {
             (Some(rules), 1) => rules.deny("five", "d"),
@@ -76,7 +111,7 @@ fn played(seed: u64, express: bool, has_rules: bool) -> (Vec<Vec<Packet>>, Shard
         }
         let client = dice.one(&clients);
         let (filter, is_five) = (dice.one(&FILTERS), dice.below(2) == 0);
-        match dice.below(14) {
+        match dice.below(18) {
             _ if !world.is_open(client) => {}
             0 => world.unsubscribe(client, filter),
             1 => world.stop_reading(client),
@@ -85,14 +120,21 @@ fn played(seed: u64, express: bool, has_rules: bool) -> (Vec<Vec<Packet>>, Shard
             4 if number > STEPS / 2 && dice.below(4) == 0 => world.cut(client),
             5 | 6 => {
                 let no_local = is_five && !filter.starts_with('$');
-                let options = SubscribeOptions { no_local, ..Default::default() };
+                let qos = dice.one(&[QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce]);
+                let options = SubscribeOptions { qos, no_local, ..Default::default() };
                 world.send(client, subscribe(filter, options));
                 world.sync();
             }
+            7..=10 => {
+                let place = clients.iter().position(|other| *other == client).expect("it is one");
+                let answers = some_answers(&mut dice, &mut unanswered[place]);
+                world.send_all(client, answers);
+            }
             _ => {
                 // Some of one topic, others of any.
-                let (count, topic) = (dice.below(8), dice.one(&TOPICS));
-                let first = (0..count).map(|n| publish(topic, &format!("{number} {n}"), 0, 0));
+                let (count, topic, qos) = (dice.below(8), dice.one(&TOPICS), dice.below(2) as u8);
+                let one = |n| publish(topic, &format!("{number} {n}"), qos, n as u16 + 1);
+                let first = (0..count).map(one);
                 let others = (0..=dice.below(3)).map(|_| some_publish(&mut dice, number));
                 let many: Vec<Packet> =
                     first.chain(others).map(|p| Packet::Publish(Box::new(p))).collect();
@@ -100,8 +142,13 @@ fn played(seed: u64, express: bool, has_rules: bool) -> (Vec<Vec<Packet>>, Shard
             }
         }
         world.sync();
-        for (client, got) in clients.iter().zip(&mut got) {
-            got.extend(world.take(*client));
+        for ((client, got), unanswered) in clients.iter().zip(&mut got).zip(&mut unanswered) {
+            let packets = world.take(*client);
+            unanswered.extend(packets.iter().filter_map(|packet| match packet {
+                Packet::Publish(publish) => publish.packet_id,
+                _ => None,
+            }));
+            got.extend(packets);
         }
     }
     (got, world.shard(0).stats())

@@ -23,6 +23,21 @@ impl Outbound {
         self.0.get_or_insert_default().push(delivery, durable, waits);
     }
 
+    /// Takes a delivery in that its owner sends at once: [`Outbound::takes_at_once`] said so, and it is not durable.
+    pub fn push_sent(&mut self, delivery: Delivery) {
+        self.0.get_or_insert_default().push_sent(delivery);
+    }
+
+    /// Whether a delivery of this place would be sent at once, with nothing before it.
+    pub fn takes_at_once(&self, place: u64, receive_max: u16) -> bool {
+        self.0.as_ref().map_or(receive_max > 0, |queue| queue.takes_at_once(place, receive_max))
+    }
+
+    /// Whether everything there is has been sent on this connection.
+    pub fn has_sent_all(&self) -> bool {
+        self.0.as_ref().is_none_or(|queue| queue.has_sent_all())
+    }
+
     /// What all places below `upto` waited for is durable.
     pub fn handle_synced(&mut self, upto: u64) {
         if let Some(queue) = &mut self.0 {

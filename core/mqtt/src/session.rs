@@ -192,6 +192,20 @@ impl Session {
         self.link.is_some()
     }
 
+    /// Whether its client may publish one more message with an acknowledgement.
+    pub fn takes_publish(&self, limits: &SessionLimits) -> bool {
+        self.link.as_ref().is_some_and(|link| {
+            let taken = usize::from(link.unacked) + self.received.len();
+            taken < usize::from(limits.receive_max) || link.version != Version::V5
+        })
+    }
+
+    /// Whether a QoS 1 delivery of this place would go to its client at once.
+    pub fn takes_at_once(&self, place: u64) -> bool {
+        let takes = |link: &Link| self.outbound.takes_at_once(place, link.receive_max);
+        self.link.as_ref().is_some_and(takes)
+    }
+
     /// A client connected, and what CONNACK says is durable. `connack` carries what only the node knows: session
     /// present, assigned client id, expiry. Nothing may be sent before it (MQTT-3.2.0-1).
     pub fn handle_connect(
@@ -400,11 +414,7 @@ impl Session {
             } // else its PUBREC is on its way
             return;
         }
-        let taken = usize::from(link.unacked) + self.received.len();
-        if publish.qos > QoS::AtMostOnce
-            && taken >= usize::from(limits.receive_max)
-            && link.version == Version::V5
-        {
+        if publish.qos > QoS::AtMostOnce && !self.takes_publish(limits) {
             fx.push(Effect::Fail(
                 ReasonCode::ReceiveMaximumExceeded,
                 "more publishes unacknowledged than the CONNACK allowed",
@@ -412,7 +422,11 @@ impl Session {
             return;
         }
         match (publish.qos, publish.packet_id) {
-            (QoS::AtLeastOnce, _) => link.unacked = link.unacked.saturating_add(1),
+            (QoS::AtLeastOnce, _) => {
+                if let Some(link) = &mut self.link {
+                    link.unacked = link.unacked.saturating_add(1);
+                }
+            }
             (QoS::ExactlyOnce, Some(id)) => {
                 self.received.insert(id, false);
             }

@@ -112,6 +112,22 @@ impl Queue {
         self.slots.push_back(Slot { delivery, state });
     }
 
+    pub(crate) fn push_sent(&mut self, delivery: Delivery) {
+        self.slots.push_back(Slot { delivery, state: State::Sent });
+        self.in_flight += 1;
+        self.cursor = self.slots.len();
+    }
+
+    pub(crate) fn has_sent_all(&self) -> bool {
+        self.cold.is_empty() && self.cursor == self.slots.len()
+    }
+
+    pub(crate) fn takes_at_once(&self, place: u64, receive_max: u16) -> bool {
+        let oldest = self.slots.front().map_or(place, |first| first.delivery.place);
+        let has_room = self.in_flight < usize::from(receive_max) && place - oldest < IDS;
+        has_room && self.has_sent_all()
+    }
+
     pub(crate) fn handle_synced(&mut self, upto: u64) {
         let waiting = self.slots.iter_mut().filter(|slot| slot.delivery.place < upto);
         for slot in waiting {
