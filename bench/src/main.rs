@@ -5,6 +5,7 @@ mod client;
 mod flow;
 mod idle;
 mod reset;
+mod secured;
 mod server;
 mod websocket;
 mod wire;
@@ -41,6 +42,8 @@ enum Mode {
         #[arg(long, default_value_t = 10_000)]
         connections: usize,
     },
+    /// Clients over TLS or QUIC that do nothing.
+    Secured(secured::Secured),
     /// One pair with persistent sessions whose connections are reset again and again.
     Reset {
         /// Messages in all.
@@ -104,6 +107,7 @@ fn main() -> io::Result<()> {
     let figures = match mode {
         Mode::Flow(flow) => flow::run(server, pid, &flow)?,
         Mode::Idle { connections } => idle::run(server, pid, connections)?,
+        Mode::Secured(secured) => secured::run(address, pid, &secured)?,
         Mode::Reset { count, every, qos } => reset::run(server, pid, count, every, qos)?,
     };
     let fields: Vec<_> = figures.iter().map(|(name, n)| format!("\"{name}\":{n:.4}")).collect();
