@@ -413,9 +413,7 @@ mod tests {
     fn a_list_of_tables_the_engine_did_not_take_is_forgotten() {
         let folder = TempDir::new().expect("a temporary directory");
         let store = DiskStore::open(folder.path(), Options::default()).expect("a fresh directory");
-        let mut batch = Batch::new();
-        batch.push(Op::Put(Space::Queues, "key".into(), "value".into()));
-        store.submit(batch).expect("taken");
+        store.submit(vec![Op::Put(Space::Queues, "key".into(), "value".into())]).expect("taken");
         store.sync_all().expect("synced");
         // As left by a switch to a new list whose last sync failed, and a second try that got no further than the file.
         let space = {

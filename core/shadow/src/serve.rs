@@ -287,12 +287,11 @@ impl Hub {
         match ask {
             Ask::Update => {
                 let read;
-                let update = match update {
-                    Some(update) => update,
-                    None => {
-                        read = parse_update(payload, &self.config.limits)?;
-                        &read
-                    }
+                let update = if let Some(update) = update {
+                    update
+                } else {
+                    read = parse_update(payload, &self.config.limits)?;
+                    &read
                 };
                 let outcome = self.update(key, update, standing, now);
                 outcome.map_err(|reject| (reject, update.token.clone()))
