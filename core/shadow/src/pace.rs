@@ -23,7 +23,7 @@ pub const LOSSY_FRAME_BYTES_MAX: usize = 64 << 10;
 const WINDOW_BYTES: usize = 256 << 10;
 /// The same where the link is known: never more than this. More: a peer that does not answer occupies more memory here.
 /// `outpost_shadows_pace_bytes_s`
-pub const WINDOW_BYTES_MAX: usize = 512 << 10;
+pub const WINDOW_BYTES_MAX: usize = 2 << 20;
 /// And never less, so that a link that was idle is filled.
 const WINDOW_BYTES_MIN: usize = 64 << 10;
 /// What QUIC lets through in one round trip, so many times: an acknowledgement waits for the peer's disk as well.

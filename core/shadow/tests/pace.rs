@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::collections::VecDeque;
+
 use outpost_shadow::{Limits, PACE_BYTES_S_MAX, Path, ShadowKey};
 use serde_json::json;
 use support::{Dice, Net};
@@ -165,4 +167,91 @@ fn a_link_of_which_nothing_is_known_is_not_held_back_and_a_good_one_hardly() {
     connect(&mut net, Path { rtt_ms: 1, sent: 10_000, lost: 0, window_bytes: 1 << 20 });
     net.settle();
     net.assert_equal("a second's burst of a good link takes them all");
+}
+
+/// A link from the first hub to the second in virtual time: a rate, and half a round trip each way. What QUIC would let be under
+/// way is what the link holds.
+struct Road {
+    bytes_s: u64,
+    path: Path,
+    /// The last byte of what was put on it has left.
+    free_us: u64,
+    forth: VecDeque<(u64, Vec<u8>)>,
+    back: VecDeque<(u64, Vec<u8>)>,
+}
+
+impl Road {
+    fn new(bytes_s: u64, rtt_ms: u64, lost_permille: u64) -> Self {
+        let window_bytes = (bytes_s * rtt_ms / 1_000).max(15_000) as usize;
+        let path = Path { rtt_ms, sent: 1_000, lost: lost_permille, window_bytes };
+        Self { bytes_s, path, free_us: 0, forth: VecDeque::new(), back: VecDeque::new() }
+    }
+
+    /// One millisecond passes. Bytes that arrived at the second hub.
+    fn pass(&mut self, net: &mut Net) -> usize {
+        net.now_ms += 1;
+        let now_us = net.now_ms * 1_000;
+        let (peer, now) = (net.nodes[1].id, net.now(0));
+        if net.now_ms.is_multiple_of(250) {
+            net.nodes[0].hub.handle_path(peer, self.path, now);
+            net.drain(0);
+        }
+        if due_ms(net).is_some_and(|due| due <= net.now_ms) {
+            net.tick(0);
+        }
+        (0..2).for_each(|node| while net.sync_one(node) {});
+        let half_us = self.path.rtt_ms * 500;
+        for frame in net.wire.get_mut(&(0, 1)).into_iter().flat_map(|wire| wire.drain(..)) {
+            self.free_us = self.free_us.max(now_us) + frame.len() as u64 * 1_000_000 / self.bytes_s;
+            self.forth.push_back((self.free_us + half_us, frame));
+        }
+        for frame in net.wire.get_mut(&(1, 0)).into_iter().flat_map(|wire| wire.drain(..)) {
+            self.back.push_back((now_us + half_us, frame));
+        }
+        let mut arrived = 0;
+        while let Some((_, frame)) = self.forth.pop_front_if(|(at_us, _)| *at_us <= now_us) {
+            arrived += frame.len();
+            net.wire.entry((0, 1)).or_default().push_back(frame);
+            net.deliver_one(0, 1);
+        }
+        while let Some((_, frame)) = self.back.pop_front_if(|(at_us, _)| *at_us <= now_us) {
+            net.wire.entry((1, 0)).or_default().push_back(frame);
+            net.deliver_one(1, 0);
+        }
+        arrived
+    }
+}
+
+#[test]
+fn a_backlog_uses_four_fifths_of_a_link_at_least_and_keeps_nothing_waiting_for_long() {
+    for (bytes_s, rtt_ms, lost_permille) in
+        [(125_000, 20, 0), (1_250_000, 100, 10), (1_250_000, 300, 30), (1_250_000, 400, 30)]
+    {
+        let mut net = behind(6_000);
+        let mut road = Road::new(bytes_s, rtt_ms, lost_permille);
+        connect(&mut net, road.path);
+        let (mut bytes, mut begun_ms, mut wrote_ms, mut seen_ms) = (0, 0, 0, 0);
+        let last = key(90_000);
+        while net.nodes[1].hub.stats().records < 6_001 {
+            let arrived = road.pass(&mut net);
+            let records = net.nodes[1].hub.stats().records;
+            if records > 0 && begun_ms == 0 {
+                begun_ms = net.now_ms; // not counted: how long the first one takes
+            } else if begun_ms > 0 {
+                bytes += arrived as u64;
+            }
+            if records > 1_500 && wrote_ms == 0 {
+                wrote_ms = net.now_ms;
+                write(&mut net, 90_000, 7);
+            }
+            if seen_ms == 0 && wrote_ms > 0 && net.document(1, &last).is_some() {
+                seen_ms = net.now_ms;
+            }
+        }
+        let (used, waited_ms) = (bytes * 1_000 / (net.now_ms - begun_ms), seen_ms - wrote_ms);
+        let link = format!("{bytes_s} bytes a second, {rtt_ms} ms");
+        println!("{link}: {used} bytes a second used, a write waited {waited_ms} ms");
+        assert!(used * 5 >= bytes_s * 4, "{used} of {link}");
+        assert!(waited_ms <= (5 * rtt_ms).max(1_000), "{waited_ms} ms at {link}");
+    }
 }

@@ -189,12 +189,12 @@ impl Net {
         }
     }
 
-    /// The process dies: what was not synced is lost. It starts again from its disk.
     /// Limits of nodes that start from now on.
     pub fn set_limits(&mut self, limits: &Limits) {
         self.nodes.iter_mut().for_each(|node| node.limits = limits.clone());
     }
 
+    /// The process dies: what was not synced is lost. It starts again from its disk.
     pub fn crash(&mut self, node: usize) {
         for other in 0..self.nodes.len() {
             if other != node && self.up.remove(&(node.min(other), node.max(other))) {
