@@ -79,14 +79,14 @@ impl PlanePorts for Ports {
 
 impl Bench {
     fn start(handle: PlaneHandle, pending_connect_max: usize) -> Self {
+        Self::within(0, handle, pending_connect_max)
+    }
+
+    /// With so many bytes of memory; 0: no limit.
+    fn within(memory_bytes_max: u64, handle: PlaneHandle, pending_connect_max: usize) -> Self {
         // Nobody syncs this store.
         let new = ShardConfig::new(NodeId(1), 7);
-        let config = ShardConfig {
-            durable: false,
-            out_bytes_max: 4_096,
-            memory_bytes_max: BUDGET_BYTES,
-            ..new
-        };
+        let config = ShardConfig { durable: false, out_bytes_max: 4_096, memory_bytes_max, ..new };
         let gate = Arc::new(OpenGate);
         let store = Arc::new(MemoryStore::new(7));
         let shard = Shard::open(config, gate.clone(), store, now()).expect("an empty store");
@@ -279,7 +279,7 @@ async fn a_panic_of_any_task_ends_the_thread() {
 #[tokio::test]
 async fn shadows_are_told_when_memory_is_short_and_when_it_is_not() {
     let story = async {
-        let bench = Bench::start(PlaneHandle::default(), 8);
+        let bench = Bench::within(BUDGET_BYTES, PlaneHandle::default(), 8);
         let mut client = bench.connect();
         client.write_all(CONNECT).await.expect("open");
         expect(&mut client, CONNACK).await;
