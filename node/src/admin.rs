@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use outpost_actors::ports::{Action, Gate};
-use outpost_actors::shard::{LocalPublish, Shard, TRACES_MAX, TraceTarget};
-use outpost_model::QoS;
+use outpost_actors::shard::{Forgotten, LocalPublish, Shard, TRACES_MAX, TraceTarget};
 use outpost_model::topic::check_name;
+use outpost_model::{NodeId, QoS};
 use outpost_mqtt::packet::ReasonCode;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::backend::NodeBackend;
 use crate::http::{AdminError, AdminRequest};
 use crate::plane::{Command, Unavailable};
+use crate::shadows::ShadowCommand;
 use crate::traces::Traces;
 
 /// Rules shown about one client.
@@ -76,6 +77,7 @@ impl NodeBackend {
                     .await,
             ),
             AdminRequest::RetainedRemove(topic) => self.remove_retained(topic).await,
+            AdminRequest::ForgetPeer(name) => self.forget_peer(&name).await,
             AdminRequest::Why(name, topic) => self.why(name, topic).await,
             AdminRequest::Traces => self.traces().await,
             AdminRequest::TraceStart { target, for_s, payload } => {
@@ -90,6 +92,25 @@ impl NodeBackend {
                 }
             }
             AdminRequest::TraceRead(id, offset) => self.trace_read(id, offset).await,
+        }
+    }
+
+    /// Only while it has no link here: one that is there would be told everything anew at once.
+    async fn forget_peer(&self, name: &str) -> Answer {
+        let peer = NodeId::from_name(name);
+        let forget = move |shard: &mut Shard, now| shard.forget_peer(peer, now);
+        let forgotten = self.plane.with_durable(forget).await.map_err(unavailable)?;
+        if forgotten == Forgotten::Linked {
+            let text = format!("{name:?} has a link to this node; stop it there first");
+            return Err(AdminError::Refused(text));
+        }
+        if !self.shadows.send(ShadowCommand::ForgetPeer(peer)).await {
+            let text = "the shadow service is being restarted and still waits for it; try again";
+            return Err(AdminError::Unavailable(text.to_owned()));
+        }
+        match forgotten {
+            Forgotten::Gone { dropped } => Ok(json!({ "dropped": dropped })),
+            _ => Err(AdminError::NotFound(format!("no node {name:?} is known here"))),
         }
     }
 

@@ -87,6 +87,8 @@ pub enum ShadowCommand {
     PeerUp(NodeId),
     /// From links.
     PeerDown(NodeId),
+    /// From people: it is gone for good.
+    ForgetPeer(NodeId),
     /// From links.
     PeerFrame(NodeId, Bytes),
     /// From the store.
@@ -400,6 +402,7 @@ impl Driver {
                 self.measure(peer);
             }
             ShadowCommand::PeerDown(peer) => self.hub.peer_down(peer, now),
+            ShadowCommand::ForgetPeer(peer) => self.hub.forget_peer(peer, now),
             ShadowCommand::PeerFrame(peer, frame) => {
                 if let Err(error) = self.hub.handle_peer_frame(peer, &frame, now) {
                     self.hub.quarantine(peer, &error, now);

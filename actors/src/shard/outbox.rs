@@ -246,6 +246,23 @@ impl Shard {
         self.pump(id);
     }
 
+    /// Nothing is owed to a peer any more, and never will be delivered. How many messages that was.
+    pub(super) fn drop_outbox(&mut self, id: NodeId) -> usize {
+        let Some(peer) = self.peers.get_mut(&id) else { return 0 };
+        let owed = std::mem::take(&mut peer.outbox);
+        let bytes: u64 = owed.iter().map(|owed| u64::from(owed.bytes)).sum();
+        let hot = owed.iter().filter_map(|owed| owed.message.as_ref());
+        let cost: u64 = hot.map(|message| message.cost_bytes() as u64).sum();
+        self.budget.recharge(Class::Peers, cost, 0);
+        self.take_from_outbox(id, owed.len() as u64, bytes);
+        for owed in &owed {
+            self.journal.delete(Space::Outbox, outbox_key(id, owed.seq));
+            self.journal.release_body(MessageId { node: self.config.node, seq: owed.seq });
+        }
+        self.ledger.drop(Drop::Drained, owed.len() as u64);
+        owed.len()
+    }
+
     /// At start: a row of `Space::Outbox`.
     pub(super) fn recover_outbox_row(&mut self, key: &[u8], row: &[u8]) -> Option<()> {
         let id = NodeId(u64::from_be_bytes(key.get(..8)?.try_into().ok()?));

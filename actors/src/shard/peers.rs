@@ -10,7 +10,7 @@ use outpost_model::{Hlc, LwwLink, Message, NodeId, Now, QoS, TopicFilter, topic}
 use outpost_store::Space;
 
 use super::outbox::Owed;
-use super::{Event, Hold, Shard};
+use super::{Event, Hold, LogLevel, Shard};
 use crate::record::{self, PeerRecord};
 
 /// Events sent to a peer and not yet acknowledged. Lower: a long round trip starves the link; higher: more is sent
@@ -19,6 +19,20 @@ pub(super) const PEER_WINDOW: usize = 1_024;
 
 /// Bytes of them.
 pub(super) const PEER_WINDOW_BYTES: usize = 2 * 1024 * 1024;
+
+/// What became of [`Shard::forget_peer`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forgotten {
+    /// It is not: its link is up.
+    Linked,
+    /// Nothing is known of it.
+    Unknown,
+    /// It is.
+    Gone {
+        /// Messages that it was owed.
+        dropped: usize,
+    },
+}
 
 /// An event of a peer.
 #[derive(Debug, Clone)]
@@ -172,6 +186,30 @@ impl Shard {
             peer.stalled.clear();
             self.table_epoch += 1;
         }
+    }
+
+    /// A node that is gone for good: what it is owed is dropped, and nothing waits for it any more. Should it come back,
+    /// both begin anew: it is told everything, and so is this node, what was removed meanwhile included.
+    pub fn forget_peer(&mut self, id: NodeId, now: Now) -> Forgotten {
+        self.now = now;
+        let Some(peer) = self.peers.get(&id) else { return Forgotten::Unknown };
+        if peer.up {
+            return Forgotten::Linked;
+        }
+        let wanted = peer.interest.all().into_iter().filter(|interest| interest.durable);
+        let rows: Vec<Vec<u8>> = wanted.map(|i| interest_key(id, &i.pattern)).collect();
+        let dropped = self.drop_outbox(id);
+        for row in rows.into_iter().chain([record_key(id)]) {
+            self.journal.delete(Space::Peers, row);
+        }
+        self.peers.remove(&id);
+        self.table_epoch += 1;
+        self.log(
+            LogLevel::Warn,
+            format!("peer {id} is forgotten; {dropped} messages that it was owed are dropped"),
+        );
+        self.settle();
+        Forgotten::Gone { dropped }
     }
 
     /// A peer said something.

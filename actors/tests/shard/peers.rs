@@ -1,7 +1,7 @@
 //! Two nodes and a link between them that breaks.
 
 use outpost_actors::ledger::Drop;
-use outpost_actors::shard::Event;
+use outpost_actors::shard::{Event, Forgotten};
 use outpost_membership::interest::LocalInterest;
 use outpost_membership::{Hello, Interest, PeerFrame, RetainedEntry};
 use outpost_model::{Hlc, NodeId};
@@ -250,6 +250,43 @@ fn the_window_of_a_link_moves_with_each_acknowledgement_also_for_what_was_read_f
         all += more;
     }
     assert_eq!(all, 40);
+}
+
+#[test]
+fn a_peer_that_is_forgotten_holds_nothing_back_and_may_come_back_as_a_new_one() {
+    let mut world = World::with(2, |config| config.outbox_messages_max = 3);
+    let receiver = world.connect_to(1, v5("r"));
+    world.subscribe(receiver, "t", 1);
+    world.join();
+    let peer = NodeId(2);
+    let now = world.now();
+    assert_eq!(world.shard_mut(0).forget_peer(peer, now), Forgotten::Linked, "it is there");
+    world.cut_link();
+    let sender = world.connect_to(0, v5("s"));
+    world.publish(sender, retained("t", "kept", 1, 1));
+    world.publish(sender, retained("t", "", 1, 2));
+    world.publish(sender, publish("t", "full", 1, 3));
+    world.sync();
+    let stats = world.shard(0).stats();
+    assert_eq!((stats.outbox, stats.outboxes_full, stats.retained_tombstones), (3, 1, 1));
+    assert_eq!(world.shard_mut(0).forget_peer(peer, now), Forgotten::Gone { dropped: 3 });
+    assert_eq!(world.shard_mut(0).forget_peer(peer, now), Forgotten::Unknown);
+    for crashed in [false, true] {
+        if crashed {
+            world.crash(0);
+        }
+        world.sync();
+        let stats = world.shard(0).stats();
+        assert_eq!((stats.outbox, stats.outboxes_full, stats.retained_tombstones), (0, 0, 0));
+        let left = [Space::Peers, Space::Outbox, Space::Messages, Space::Retained];
+        let rows = world.store(0).snapshot();
+        assert!(!rows.keys().any(|(space, _)| left.contains(space)), "{rows:?}");
+        assert_eq!(stats.ledger.dropped[Drop::Drained as usize], if crashed { 0 } else { 3 });
+    }
+    world.join();
+    let sender = world.connect_to(0, v5("s"));
+    world.publish(sender, publish("t", "again", 1, 4));
+    assert_eq!(world.drain(receiver), ["again"]);
 }
 
 #[test]

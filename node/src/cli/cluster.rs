@@ -1,11 +1,11 @@
-//! `outpost cluster status`: who is in the cluster, as one node sees it.
+//! `outpost cluster`: who is in the cluster, as one node sees it, and who is no more.
 
 use std::fmt::Write;
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::api::Api;
+use super::api::{Api, Method, accepted, encoded};
 use super::failure::Failure;
 use super::output::{self, Paint};
 
@@ -19,6 +19,21 @@ pub struct Cluster {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Status(Status),
+    Forget(Forget),
+}
+
+/// Forget a node that is gone for good: what it is owed is dropped, and nothing waits for it any more
+///
+/// Say it at each node that is left. Messages for its persistent sessions are dropped and counted as drained; shadows and
+/// removed retained messages wait for it no longer. Should it come back, do it with an empty disk: it would bring back what
+/// was removed while it was away.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  outpost cluster forget edge-7")]
+struct Forget {
+    /// Its name
+    node: String,
+    #[command(flatten)]
+    api: Api,
 }
 
 /// Show the other nodes: alive or not, linked or not, and what went over the links
@@ -40,11 +55,23 @@ impl Cluster {
     /// # Errors
     /// [`Failure`] with the node's words.
     pub fn run(self) -> Result<(), Failure> {
-        let Verb::Status(status) = self.verb;
+        let status = match self.verb {
+            Verb::Status(status) => status,
+            Verb::Forget(forget) => return forget.run(),
+        };
         let body = status.api.get("/api/v1/cluster")?;
         let text =
             if status.json { format!("{body:#}\n") } else { table(&body, Paint::for_stdout()) };
         output::print(&text)
+    }
+}
+
+impl Forget {
+    fn run(self) -> Result<(), Failure> {
+        let path = format!("/api/v1/cluster/member?node={}", encoded(&self.node));
+        let body = accepted(self.api.ask(Method::Delete, &path)?)?;
+        let dropped = &body["dropped"];
+        output::print(&format!("{} is forgotten; messages dropped: {dropped}\n", self.node))
     }
 }
 

@@ -112,6 +112,20 @@ pub(super) async fn serve_again(backend: Data<Shared>) -> Result<HttpResponse, A
     answer(&backend, AdminRequest::Redirect(None)).await
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NodeQuery {
+    node: String,
+}
+
+/// `DELETE /api/v1/cluster/member?node=`.
+pub(super) async fn forget_peer(
+    backend: Data<Shared>,
+    query: Query<NodeQuery>,
+) -> Result<HttpResponse, ApiError> {
+    answer(&backend, AdminRequest::ForgetPeer(query.into_inner().node)).await
+}
+
 /// `GET /api/v1/client/queue?id=`.
 pub(super) async fn queue(
     backend: Data<Shared>,

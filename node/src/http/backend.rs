@@ -108,6 +108,8 @@ pub enum AdminRequest {
     Retained(TopicFilter, String, usize),
     /// Clear the retained message of a topic.
     RetainedRemove(String),
+    /// A node, by its name, is gone for good: nothing waits for it any more.
+    ForgetPeer(String),
     /// What was decided about a client id or topic; about a client, on this topic.
     Why(String, Option<String>),
     /// The traces, running and kept.

@@ -201,6 +201,11 @@ fn admin_routes(app: &mut web::ServiceConfig) {
                 .delete(admin::serve_again)
                 .default_service(error::method_not_allowed("GET, POST, DELETE")),
         )
+        .service(
+            web::resource("/api/v1/cluster/member")
+                .delete(admin::forget_peer)
+                .default_service(error::method_not_allowed("DELETE")),
+        )
         .service(web::resource("/api/v1/why").get(admin::why).default_service(only_get()))
         .service(
             web::resource("/api/v1/traces")
