@@ -27,6 +27,7 @@ pub mod memory;
 pub mod peers;
 pub mod plane;
 pub mod scram;
+mod shadow_handle;
 mod shadow_past;
 mod shadow_rows;
 pub mod shadows;

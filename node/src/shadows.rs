@@ -8,23 +8,20 @@
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use bytestring::ByteString;
 use outpost_actors::cell::panic_text;
 use outpost_actors::shard::LocalPublish;
 use outpost_membership::PeerFrame;
 use outpost_model::{Hlc, NodeId, QoS};
 use outpost_mqtt::packet::ReasonCode;
 use outpost_shadow::{
-    Effect, Entry, Event, Home, Hub, HubConfig, HubStats, InFlight, OldHome, Output, Path, Policy,
-    PolicyError, PolicyRule, Reason, ShadowKey, Verb, parse_topic,
+    Effect, Event, Hub, HubConfig, InFlight, OldHome, Output, Path, Policy, PolicyError,
+    PolicyRule, ShadowKey, Verb, parse_topic,
 };
 use outpost_store::disk::DiskStore;
 use outpost_store::{Batch, Lsn, Op, Space, Store, SubmitError};
-use parking_lot::Mutex;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
@@ -33,6 +30,7 @@ use crate::clock::now;
 use crate::config::{PolicyKind, ShadowPolicy};
 use crate::peers::Links;
 use crate::plane::{Command, PlaneHandle};
+pub use crate::shadow_handle::{Reply, ShadowCommand, ShadowHandle, Unheard};
 use crate::shadow_rows::StoredRows;
 
 /// Requests that may wait for the hub. Full: PUBACK says 0x97; at QoS 0 the request is dropped and counted.
@@ -44,108 +42,8 @@ const BY_HTTP: &str = "(http)";
 /// How often a link over which a backlog goes is looked at.
 const MEASURE_EVERY: Duration = Duration::from_millis(250);
 
-/// The answer to a request by HTTP: status and body.
-pub type Reply = (u16, Vec<u8>);
-
-/// A peer whose word about shadows is not listened to for a while.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unheard {
-    /// The peer.
-    pub peer: NodeId,
-    /// What it sent that no honest node sends.
-    pub reason: String,
-    /// Until it is listened to again.
-    pub left_s: u64,
-}
-
-/// What the hub is asked.
-#[derive(Debug)]
-#[allow(missing_docs, reason = "the fields say what they are")]
-pub enum ShadowCommand {
-    /// From the data plane: a device published a request.
-    Request { topic: ByteString, payload: Bytes, client: ByteString, job: u64 },
-    /// From HTTP.
-    Ask { key: ShadowKey, verb: Verb, payload: Bytes, reply: oneshot::Sender<Reply> },
-    /// From HTTP.
-    List {
-        prefix: String,
-        after: Option<ShadowKey>,
-        limit: usize,
-        reply: oneshot::Sender<Vec<(ShadowKey, u64)>>,
-    },
-    /// From HTTP: what happened to a shadow.
-    History { key: ShadowKey, limit: usize, reply: oneshot::Sender<Vec<Entry>> },
-    /// From HTTP: where the values below a path come from.
-    Why { key: ShadowKey, path: Vec<String>, limit: usize, reply: oneshot::Sender<Vec<Reason>> },
-    /// From people: make this node the home, asking the old one; or not, as it is gone for good.
-    Move { key: ShadowKey, gone: bool, reply: oneshot::Sender<Option<Home>> },
-    /// From people.
-    Stats(oneshot::Sender<HubStats>),
-    /// From people: the peers that are not listened to.
-    Quarantined(oneshot::Sender<Vec<Unheard>>),
-    /// From links.
-    PeerUp(NodeId),
-    /// From links.
-    PeerDown(NodeId),
-    /// From people: it is gone for good.
-    ForgetPeer(NodeId),
-    /// From links.
-    PeerFrame(NodeId, Bytes),
-    /// From the store.
-    Synced,
-    /// From the store: it stopped.
-    StoreFailed(String),
-    /// From the supervisor.
-    Stop(oneshot::Sender<()>),
-}
-
 /// How often the shadows are weighed while there is something to do. More often: each time all are looked at; less often: the memory budget learns late.
 const WEIGH_EVERY: Duration = Duration::from_secs(5);
-
-/// The way to the hub. Survives its restarts.
-#[derive(Debug, Clone, Default)]
-pub struct ShadowHandle(
-    Arc<Mutex<Option<mpsc::Sender<ShadowCommand>>>>,
-    Arc<AtomicUsize>,
-    Arc<AtomicBool>,
-);
-
-impl ShadowHandle {
-    /// What the shadows occupy in memory, roughly, as the hub said last.
-    pub fn bytes(&self) -> usize {
-        self.1.load(Ordering::Relaxed)
-    }
-
-    /// Memory is short: no shadow stays in it that can be read again.
-    pub fn memory_is_short(&self, is: bool) {
-        self.2.store(is, Ordering::Relaxed);
-    }
-
-    /// Sends if there is room.
-    pub fn try_send(&self, command: ShadowCommand) -> bool {
-        let sender = self.0.lock().clone();
-        sender.is_some_and(|sender| sender.try_send(command).is_ok())
-    }
-
-    /// Sends, waiting for room. `false`: the hub is down.
-    pub async fn send(&self, command: ShadowCommand) -> bool {
-        let sender = self.0.lock().clone();
-        match sender {
-            Some(sender) => sender.send(command).await.is_ok(),
-            None => false,
-        }
-    }
-
-    /// Asks and waits for the answer; nothing when the hub is down.
-    pub async fn ask<T>(
-        &self,
-        question: impl FnOnce(oneshot::Sender<T>) -> ShadowCommand,
-    ) -> Option<T> {
-        let (sender, answer) = oneshot::channel();
-        self.send(question(sender)).await.then_some(())?;
-        answer.await.ok()
-    }
-}
 
 /// Everything the hub's thread is made of.
 #[derive(Clone)]
