@@ -296,7 +296,7 @@ impl Backend for NodeBackend {
                     "conflicts_total": hub.conflicts,
                     "frames_refused_total": hub.frames_refused,
                     "peers_quarantined": unheard,
-                    "pace_bytes_s": hub.pace_bytes_s,
+                    "pace_bytes_per_second": hub.pace_bytes_s,
                     "paced_total": hub.paced,
                 },
                 "store": {

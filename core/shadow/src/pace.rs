@@ -8,7 +8,7 @@ use outpost_flow::bytes_a_second;
 
 /// Bytes of a backlog a second on the best of links. Lower: a peer that was away takes longer to catch up; higher: other
 /// traffic of the link has less. Some twenty times what one core makes of shadows, so a good link is not held up by it.
-/// `outpost_shadows_pace_bytes_s`
+/// `outpost_shadows_pace_bytes_per_second`
 pub const PACE_BYTES_S_MAX: u64 = 10_000_000;
 /// A longer round trip halves what may be under way.
 const LONG_RTT_MS: u64 = 300;
@@ -22,7 +22,7 @@ pub const LOSSY_FRAME_BYTES_MAX: usize = 64 << 10;
 /// written now waits behind it. While it is full, further changes of one shadow are sent as one.
 const WINDOW_BYTES: usize = 256 << 10;
 /// The same where the link is known: never more than this. More: a peer that does not answer occupies more memory here.
-/// `outpost_shadows_pace_bytes_s`
+/// `outpost_shadows_pace_bytes_per_second`
 pub const WINDOW_BYTES_MAX: usize = 2 << 20;
 /// And never less, so that a link that was idle is filled.
 const WINDOW_BYTES_MIN: usize = 64 << 10;
