@@ -251,6 +251,42 @@ async fn a_retained_message_is_on_every_node_and_the_newest_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_gone_for_good_is_forgotten_by_hand() {
+    let site = Site::new();
+    let a = site.start("a", &[]).await;
+    let b = site.start("b", &[&a]).await;
+    linked(&[&a, &b]).await;
+    let on_a = Client::connect(a.mqtt(), Options::v5("on-a")).await;
+    let mut on_b = Client::connect(b.mqtt(), Options::v5("on-b").kept(3_600)).await;
+    on_b.subscribe("orders", 1).await;
+    interest_is_known(&on_a, &mut on_b, "orders").await;
+    let url = format!("http://{}", a.http());
+    let forget = ["cluster", "forget", "b", "--url", &url];
+    let refused = outpost(&forget).await;
+    assert_ne!(refused.code, Some(0), "it is there");
+    assert!(refused.stderr.contains("has a link to this node"), "{}", refused.stderr);
+
+    b.stop().await;
+    until("a has lost its link", async || !a.is_linked_to(&["b"]).await).await;
+    for number in 0..10 {
+        on_a.publish("orders", &number.to_string(), 1).await;
+    }
+    assert_eq!(a.figure("peers", "outbox").await, 10);
+    let mut done = outpost(&forget).await;
+    while done.stderr.contains("has a link to this node") {
+        done = outpost(&forget).await; // the data plane hears of the end of a link a little later
+    }
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    assert_eq!(done.stdout, "b is forgotten; messages dropped: 10\n");
+    assert_eq!(a.figure("peers", "outbox").await, 0);
+    on_a.publish("orders", "nobody waits for it", 1).await;
+    assert_eq!(a.figure("peers", "outbox").await, 0, "nothing is kept for it any more");
+    let again = outpost(&forget).await;
+    assert!(again.stderr.contains("no node \"b\" is known here"), "{}", again.stderr);
+    a.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_stops_stops_nothing_on_the_others_and_comes_back_by_itself() {
     let site = Site::new();
     let a = site.start("a", &[]).await;
