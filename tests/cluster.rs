@@ -49,6 +49,7 @@ impl Site {
             ca: Some(self.folder.path().join("ca").join("ca.pem")),
             cert: Some(certificates.join("node.pem")),
             key: Some(certificates.join("node.key")),
+            lossy_links: name == "b", // so that both kinds of congestion control are in use
             ..Cluster::default()
         });
         config

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use outpost_membership::MemberState;
 use outpost_model::NodeId;
 use outpost_security::identity;
+use quinn::congestion::BbrConfig;
 use quinn::{ConnectionError, Endpoint, EndpointConfig, Incoming, TransportConfig, VarInt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -400,6 +401,9 @@ pub(crate) fn transport(limits: &LinkLimits) -> TransportConfig {
         .send_window(6 << 20)
         .datagram_receive_buffer_size(Some(64 << 10))
         .datagram_send_buffer_size(64 << 10);
+    if limits.lossy_roads {
+        transport.congestion_controller_factory(Arc::new(BbrConfig::default()));
+    }
     transport
 }
 

@@ -540,6 +540,9 @@ fn cluster_config(config: &Config) -> Option<ClusterConfig> {
         cert_pem: cluster.cert.clone().unwrap_or_default(),
         key_pem: cluster.key.clone().unwrap_or_default(),
         ca_key: cluster.ca_key.clone(),
-        limits: outpost_cluster::LinkLimits::default(),
+        limits: outpost_cluster::LinkLimits {
+            lossy_roads: cluster.lossy_links,
+            ..outpost_cluster::LinkLimits::default()
+        },
     })
 }

@@ -206,6 +206,9 @@ section! {
         pub key: Option<PathBuf> = None;
         /// The CA's key (PEM), only on nodes at which others may join. Whoever reads it can make nodes.
         pub ca_key: Option<PathBuf> = None;
+        /// Whether the links to peers lose packets though they are not full, as radio and satellites do: then what arrives sets
+        /// the speed, not what is lost (BBR instead of CUBIC). On a link that others use too it takes more than its share.
+        pub lossy_links: bool = false;
     }
 }
 
