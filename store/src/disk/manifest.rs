@@ -19,6 +19,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom, Write},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
@@ -60,10 +61,12 @@ pub(super) fn examine(data: &Path) -> io::Result<Option<String>> {
 pub(super) struct Lists(Vec<(PathBuf, u64)>);
 
 impl Lists {
-    /// Of an engine whose threads are gone.
+    /// Of an engine whose threads are gone. A thread that panicked leaves locks the engine will not take again; what they
+    /// guard is left as it is on disk.
     pub(super) fn of(spaces: &[Keyspace]) -> Self {
         let list = |space: &Keyspace| (space.path().to_owned(), space.tree.current_version().id());
-        Self(spaces.iter().map(list).collect())
+        let list = |space| catch_unwind(AssertUnwindSafe(|| list(space))).ok();
+        Self(spaces.iter().filter_map(list).collect())
     }
 
     /// Lets `current` name these lists, where it names another.
