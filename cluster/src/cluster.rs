@@ -401,7 +401,7 @@ pub(crate) fn transport(limits: &LinkLimits) -> TransportConfig {
         .send_window(6 << 20)
         .datagram_receive_buffer_size(Some(64 << 10))
         .datagram_send_buffer_size(64 << 10);
-    if limits.lossy_roads {
+    if limits.lossy_links {
         transport.congestion_controller_factory(Arc::new(BbrConfig::default()));
     }
     transport

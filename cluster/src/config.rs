@@ -54,9 +54,9 @@ pub struct LinkLimits {
     pub sync_queue_bytes_max: usize,
     /// Links at once. More nodes than this in one cluster do not all reach each other.
     pub links_max: usize,
-    /// The roads lose packets though they are not full (radio, satellite): what has arrived lately sets the speed of sending,
-    /// and a loss does not lower it (BBR instead of CUBIC). On a road that is full it takes more than its share.
-    pub lossy_roads: bool,
+    /// The links lose packets though they are not full (radio, satellite): what has arrived lately sets the speed of sending,
+    /// and a loss does not lower it (BBR instead of CUBIC). On a link that is full it takes more than its share.
+    pub lossy_links: bool,
 }
 
 impl ClusterConfig {
@@ -91,7 +91,7 @@ impl Default for LinkLimits {
             events_queue_bytes_max: 16 << 20,
             sync_queue_bytes_max: 8 << 20,
             links_max: 256,
-            lossy_roads: false,
+            lossy_links: false,
         }
     }
 }

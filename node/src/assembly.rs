@@ -541,7 +541,7 @@ fn cluster_config(config: &Config) -> Option<ClusterConfig> {
         key_pem: cluster.key.clone().unwrap_or_default(),
         ca_key: cluster.ca_key.clone(),
         limits: outpost_cluster::LinkLimits {
-            lossy_roads: cluster.lossy_links,
+            lossy_links: cluster.lossy_links,
             ..outpost_cluster::LinkLimits::default()
         },
     })
