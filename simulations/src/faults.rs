@@ -222,6 +222,9 @@ impl World {
         self.history.fault(at, name, || format!("node {node}, torn {}", torn.is_some()));
         self.nodes[node].crash(torn);
         self.interest_pending.retain(|key| key.0 != node);
+        for lost in self.wills_unsynced.extract_if(.., |will| will.node == node) {
+            self.wills_off.remove(&lost.will);
+        }
         for other in (0..NODES).filter(|other| *other != node) {
             self.break_link(node, other);
             self.network.direction(node, other).sender = crate::network::End::Down;

@@ -8,7 +8,7 @@ use crate::clock::{MS, Micros, SECOND};
 use crate::network::{End, Network};
 use crate::node::Link;
 use crate::workload::shared_filters_of;
-use crate::world::{Happening, Stage, Wire, World};
+use crate::world::{Happening, Stage, UnsyncedWill, Wire, World};
 
 /// A link over which nothing passes in one direction for this long breaks.
 pub const IDLE_TIMEOUT: Micros = 3 * SECOND;
@@ -290,6 +290,7 @@ impl World {
         let now = self.now_at(node);
         if self.nodes[node].receive(link, bytes, now) {
             self.wills_off.extend(calls_off);
+            self.wills_unsynced.extend(calls_off.map(|will| UnsyncedWill { node, will, syncs: 0 }));
         }
         self.plan_turn(node);
     }

@@ -23,6 +23,8 @@ const TICK: Micros = 20 * MS;
 const REST_WITHIN: Micros = 120 * SECOND;
 /// Steps of one run; more means something runs away.
 const STEPS_MAX: u64 = 3_000_000;
+/// After so many syncs what a node read is on disk: one was under way, and the batch may have been refused as busy once.
+const SYNCS_OF_A_DISCONNECT: u8 = 3;
 
 /// What can happen.
 #[derive(Debug)]
@@ -93,6 +95,15 @@ pub struct Wire {
     pub cut_to_client: bool,
 }
 
+/// A will that was called off, perhaps only in memory.
+#[derive(Debug)]
+pub(crate) struct UnsyncedWill {
+    pub(crate) node: usize,
+    pub(crate) will: usize,
+    /// Of the node since then.
+    pub(crate) syncs: u8,
+}
+
 /// What the run is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
@@ -128,6 +139,8 @@ pub struct World {
     pub(crate) interest_pending: BTreeSet<(usize, usize, String)>,
     /// Wills that were called off by a DISCONNECT the node read.
     pub(crate) wills_off: BTreeSet<usize>,
+    /// Those of them that a crash of their node may still bring back: nothing tells a client that its DISCONNECT is on disk.
+    pub(crate) wills_unsynced: Vec<UnsyncedWill>,
     /// The last version of a shadow's documents, by node and topic.
     pub(crate) versions: BTreeMap<(usize, String), u64>,
     quiet_looks: u32,
@@ -155,6 +168,7 @@ impl World {
             stage: Stage::Break,
             interest_pending: BTreeSet::new(),
             wills_off: BTreeSet::new(),
+            wills_unsynced: Vec::new(),
             versions: BTreeMap::new(),
             quiet_looks: 0,
             stage_began: 0,
@@ -315,6 +329,10 @@ impl World {
         });
         self.nodes[node].syncing = false;
         self.nodes[node].synced(upto, now);
+        for will in self.wills_unsynced.iter_mut().filter(|will| will.node == node) {
+            will.syncs += 1;
+        }
+        self.wills_unsynced.retain(|will| will.syncs < SYNCS_OF_A_DISCONNECT);
         self.plan_turn(node);
         self.plan_sync(node);
     }
