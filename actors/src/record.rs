@@ -144,6 +144,9 @@ pub struct RetainedFloor {
     /// The last stamp.
     #[n(1)]
     pub stamp: u64,
+    /// The stamps of the first and the last that this store wrote; earlier releases did not say.
+    #[n(2)]
+    pub own: Option<(u64, u64)>,
 }
 
 /// A message owed to a peer (`Space::Outbox`, key: peer id, number of the message). Earlier releases wrote the bare message

@@ -27,6 +27,7 @@ use slab::Slab;
 use crate::cell::{CellId, Cells};
 use crate::ledger::Ledger;
 use crate::ports::{Credentials, Gate, Method, Origin};
+use crate::record::PeerRecord;
 
 mod authenticate;
 mod blocked;
@@ -85,7 +86,7 @@ pub use config::ShardConfig;
 pub use connection::Received;
 pub use decisions::{DECISIONS_MAX, Decision, DecisionKind};
 pub use inspect::{ActorInfo, ShardStats};
-pub use peers::Forgotten;
+pub use peers::{Forgotten, GONE_PEERS_MAX};
 pub use queue::{DRAIN_AT_ONCE_MAX, Drained, QUEUE_PAGE_MAX, QueueInfo, QueuePage, QueuedMessage};
 pub use redirect::{MOVED_AT_ONCE_MAX, REFERENCE_BYTES_MAX, Redirect, RedirectInfo};
 pub use retained_list::{RETAINED_PAGE_MAX, RetainedInfo, RetainedPage};
@@ -263,6 +264,8 @@ pub struct Shard {
     group_next: u32,
     retained: Retained,
     peers: BTreeMap<NodeId, Peer>,
+    /// Those that were forgotten by hand.
+    gone: BTreeMap<NodeId, PeerRecord>,
     /// What peers are told, counted from the moment there is one.
     interest: Option<outpost_membership::interest::LocalInterest>,
     /// Filters of the node itself; they stay.
@@ -348,6 +351,7 @@ impl Shard {
             group_next: 0,
             retained: Retained::default(),
             peers: BTreeMap::new(),
+            gone: BTreeMap::new(),
             interest: None,
             local_filters: Vec::new(),
             journal: Journal::new(store, lazy),

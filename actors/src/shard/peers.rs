@@ -20,6 +20,10 @@ pub(super) const PEER_WINDOW: usize = 1_024;
 /// Bytes of them.
 pub(super) const PEER_WINDOW_BYTES: usize = 2 * 1024 * 1024;
 
+/// Nodes that were forgotten and are known by what they had retained. Fewer: one that comes back after all may show again what
+/// was removed while it was away; more: rows on disk that nobody needs.
+pub const GONE_PEERS_MAX: usize = 1_024;
+
 /// What became of [`Shard::forget_peer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forgotten {
@@ -83,6 +87,12 @@ impl Shard {
 }
 
 impl Peer {
+    /// What is kept of it on disk.
+    fn full_record(&self) -> PeerRecord {
+        let (seen, own) = (self.retained.seen_safely(), self.retained.seen_own.0);
+        PeerRecord { retained_seen: seen, retained_own: Some(own), ..self.record }
+    }
+
     pub(super) fn owed(&self) -> usize {
         self.outbox.len()
     }
@@ -108,6 +118,10 @@ fn check_event(from: NodeId, message: &Message, shares: Option<&Shares>) -> Resu
 
 fn record_key(peer: NodeId) -> Vec<u8> {
     [&peer.0.to_be_bytes()[..], &[0]].concat()
+}
+
+fn gone_key(peer: NodeId) -> Vec<u8> {
+    [&peer.0.to_be_bytes()[..], &[2]].concat()
 }
 
 fn interest_key(peer: NodeId, pattern: &str) -> Vec<u8> {
@@ -189,7 +203,7 @@ impl Shard {
     }
 
     /// A node that is gone for good: what it is owed is dropped, and nothing waits for it any more. Should it come back,
-    /// both begin anew: it is told everything, and so is this node, what was removed meanwhile included.
+    /// both tell everything; by what is kept of it here what was removed meanwhile is told from what it wrote since.
     pub fn forget_peer(&mut self, id: NodeId, now: Now) -> Forgotten {
         self.now = now;
         let Some(peer) = self.peers.get(&id) else { return Forgotten::Unknown };
@@ -202,7 +216,9 @@ impl Shard {
         for row in rows.into_iter().chain([record_key(id)]) {
             self.journal.delete(Space::Peers, row);
         }
-        self.peers.remove(&id);
+        if let Some(peer) = self.peers.remove(&id) {
+            self.keep_gone(id, peer.full_record());
+        }
         self.table_epoch += 1;
         self.log(
             LogLevel::Warn,
@@ -210,6 +226,19 @@ impl Shard {
         );
         self.settle();
         Forgotten::Gone { dropped }
+    }
+
+    fn keep_gone(&mut self, id: NodeId, record: PeerRecord) {
+        let written = |record: &PeerRecord| record.retained_own;
+        if self.gone.len() >= GONE_PEERS_MAX
+            && let Some(oldest) =
+                self.gone.iter().min_by_key(|(_, r)| written(r)).map(|(id, _)| *id)
+        {
+            self.gone.remove(&oldest);
+            self.journal.delete(Space::Peers, gone_key(oldest));
+        }
+        self.journal.put(Space::Peers, gone_key(id), record::encode(&record));
+        self.gone.insert(id, record);
     }
 
     /// A peer said something.
@@ -252,9 +281,15 @@ impl Shard {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.greeted = true;
         if peer.record.store_id != hello.store_id {
-            // Another store: its numbers start anew.
-            peer.record = PeerRecord { store_id: hello.store_id, ..PeerRecord::default() };
-            peer.retained.reset();
+            // Another store: its numbers start anew, unless it is one that was forgotten.
+            let gone = self.gone.remove(&id);
+            if gone.is_some() {
+                self.journal.delete(Space::Peers, gone_key(id));
+            }
+            let nothing = || PeerRecord { store_id: hello.store_id, ..PeerRecord::default() };
+            peer.record =
+                gone.filter(|gone| gone.store_id == hello.store_id).unwrap_or_else(nothing);
+            peer.retained = LwwLink::from_disk(0, Hlc(peer.record.retained_own.unwrap_or(0)));
             self.write_peer(id);
         }
         let knows_us = hello.your_store_id == own_store;
@@ -382,24 +417,32 @@ impl Shard {
 
     pub(super) fn write_peer(&mut self, id: NodeId) {
         if let Some(peer) = self.peers.get(&id) {
-            let LwwLink { seen, seen_own, .. } = peer.retained;
-            let record =
-                PeerRecord { retained_seen: seen, retained_own: Some(seen_own.0), ..peer.record };
-            self.journal.put(Space::Peers, record_key(id), record::encode(&record));
+            let row = record::encode(&peer.full_record());
+            self.journal.put(Space::Peers, record_key(id), row);
         }
     }
 
     /// At start: a row of `Space::Peers`.
     pub(super) fn recover_peer_row(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
         let id = NodeId(u64::from_be_bytes(key.get(..8)?.try_into().ok()?));
-        let peer = self.peers.entry(id).or_default();
         match key.get(8)? {
             0 => {
+                let lacks_rows = self.retained.lacks_rows;
+                let peer = self.peers.entry(id).or_default();
                 peer.record = record::decode("peer", value).ok()?;
-                let PeerRecord { retained_seen, retained_own, .. } = peer.record;
-                peer.retained = LwwLink::from_disk(retained_seen, Hlc(retained_own.unwrap_or(0)));
+                if !lacks_rows {
+                    let PeerRecord { retained_seen, retained_own, .. } = peer.record;
+                    let own = Hlc(retained_own.unwrap_or(0));
+                    peer.retained = LwwLink::from_disk(retained_seen, own);
+                }
+            }
+            2 => {
+                let record: PeerRecord = record::decode("peer", value).ok()?;
+                let own = record.retained_own.filter(|_| !self.retained.lacks_rows);
+                self.gone.insert(id, PeerRecord { retained_own: own, ..record });
             }
             1 => {
+                let peer = self.peers.entry(id).or_default();
                 let pattern = String::from_utf8(key.get(9..)?.to_vec()).ok()?;
                 let interest = Interest { pattern, durable: true, live: false };
                 peer.interest.apply(&PeerFrame::InterestAdd(vec![interest])).ok()?;

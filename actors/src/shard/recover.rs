@@ -73,14 +73,20 @@ impl Shard {
     }
 
     fn recover_retained(&mut self) -> Result<(), ReadError> {
-        let mut newest = Hlc::default();
+        let (mut newest, mut own) = (Hlc::default(), Hlc::default());
         self.each_row(Space::Retained, |shard, key, value| {
             match record::decode_retained(key, value) {
                 Ok((entry, feed_seq)) => {
                     newest = newest.max(entry.stamp);
+                    if entry.node == shard.config.node {
+                        own = own.max(entry.stamp);
+                    }
                     shard.retained.restore(entry, feed_seq);
                 }
-                Err(error) => shard.log(LogLevel::Warn, error.to_string()),
+                Err(error) => {
+                    shard.retained.lacks_rows = true;
+                    shard.log(LogLevel::Warn, format!("{error}; peers are asked for it"));
+                }
             }
         })?;
         let floor = self.journal.store().get(Space::Meta, super::retained_feed::FLOOR_KEY)?;
@@ -93,6 +99,8 @@ impl Shard {
             None => RetainedFloor::default(),
         };
         self.retained.map.raise_place(floor.feed_seq);
+        let known = floor.own.filter(|_| !self.retained.lacks_rows);
+        self.retained.own.span = known.map(|(first, last)| (Hlc(first), Hlc(last).max(own)));
         self.clock = HlcClock::new(newest.max(Hlc(floor.stamp)));
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use outpost_flow::Pressure;
 use outpost_membership::RetainedEntry;
+use outpost_model::lww::OwnWrites;
 use outpost_model::{LwwEntry, LwwMap, LwwStamp, Message, MessageId, NodeId, TopicFilter};
 use outpost_store::Space;
 
@@ -26,6 +27,8 @@ pub(super) struct Kept(pub(super) Arc<Message>);
 #[derive(Debug, Default)]
 pub(super) struct Retained {
     pub(super) map: LwwMap<Arc<str>, Kept>,
+    /// Which of them this node wrote.
+    pub(super) own: OwnWrites,
     /// What the messages occupy.
     bytes: u64,
     /// Written in this turn; whoever published them waits for the disk.
@@ -34,6 +37,8 @@ pub(super) struct Retained {
     pub(super) heard: BTreeSet<NodeId>,
     /// Removals that were forgotten although a peer had not confirmed them.
     pub(super) forgotten: u64,
+    /// A row could not be read at the start: peers tell everything anew.
+    pub(super) lacks_rows: bool,
 }
 
 impl Eq for Kept {}
@@ -166,6 +171,9 @@ impl Shard {
             return; // clearing what was never set needs no tombstone
         }
         let stamp = LwwStamp { hlc: self.clock.tick(self.now), node: self.config.node };
+        if self.retained.own.note(stamp.hlc) {
+            self.write_retained_floor();
+        }
         self.retained.written.push(message.id);
         self.merge_retained(&(*message.topic).into(), LwwEntry { stamp, value: kept });
     }

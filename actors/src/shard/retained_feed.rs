@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use outpost_membership::{PeerFrame, RetainedEntry};
 use outpost_model::lww::is_gone;
-use outpost_model::{LwwLink, NodeId, topic};
+use outpost_model::{Hlc, LwwEntry, LwwLink, LwwStamp, NodeId, topic};
 use outpost_store::Space;
 
-use super::retained::{from_wire, to_wire};
+use super::peers::Peer;
+use super::retained::{Kept, from_wire, to_wire};
 use super::{Event, Hold, LogLevel, Shard};
 use crate::record::{self, RetainedFloor};
 
@@ -37,11 +38,12 @@ impl Shard {
             .observe(entry.stamp, self.now, CLOCK_AHEAD_MS_MAX)
             .map_err(|error| error.to_string())?;
         let (topic, entry) = from_wire(entry);
-        let writer = self.peers.get(&entry.stamp.node).filter(|_| entry.stamp.node != id);
-        let is_late = writer.is_some_and(|writer| {
-            is_gone(&self.retained.map, &topic, &entry, writer.retained.seen_own)
-        });
-        if !is_late {
+        if self.is_late(&topic, &entry) {
+            if entry.value.is_some() {
+                // Whoever tells it shows it, and there may be nobody else who remembers that it was removed.
+                self.merge_retained(&topic, LwwEntry { value: None, stamp: entry.stamp });
+            }
+        } else {
             if let Some(kept) = &entry.value
                 && !self.has_retained_room(&topic, kept.0.payload.len())
             {
@@ -56,6 +58,25 @@ impl Shard {
             self.write_peer(id);
         }
         Ok(())
+    }
+
+    /// Whether it was here before and was removed.
+    fn is_late(&mut self, topic: &Arc<str>, entry: &LwwEntry<Kept>) -> bool {
+        let LwwStamp { hlc, node } = entry.stamp;
+        if node != self.config.node {
+            let seen_own = match (self.peers.get(&node), self.gone.get(&node)) {
+                (Some(peer), _) => peer.retained.seen_own,
+                (None, Some(gone)) => Hlc(gone.retained_own.unwrap_or(0)),
+                (None, None) => return false,
+            };
+            return is_gone(&self.retained.map, topic, entry, seen_own);
+        }
+        let before = self.retained.own;
+        let is_own = self.retained.own.handle_told(hlc);
+        if self.retained.own != before {
+            self.write_retained_floor();
+        }
+        is_own && self.retained.map.entry(topic).is_none()
     }
 
     /// Not noted as seen: it comes again with the next link, when there may be room.
@@ -89,21 +110,41 @@ impl Shard {
         {
             gone.push(topic);
         }
+        let mut forgotten = 0;
         while self.retained.map.tombstones() > self.config.retained_max
-            && let Some((_, topic)) = self.retained.map.forget_tombstone()
+            && let Some((place, topic)) = self.retained.map.forget_tombstone()
         {
             self.retained.forgotten += 1;
+            forgotten = place;
             gone.push(topic);
         }
         if gone.is_empty() {
             return;
         }
+        if forgotten > 0 {
+            self.note_forgotten(forgotten);
+        }
         for topic in gone {
             self.journal.delete(Space::Retained, topic.as_bytes().to_vec());
         }
-        // Places and stamps of what is gone are not given again.
+        self.write_retained_floor();
+    }
+
+    /// Removals up to this place are forgotten: peers that have not confirmed them are to tell everything with their next link,
+    /// also when this node starts again before that.
+    fn note_forgotten(&mut self, place: u64) {
+        let news = |peer: &mut Peer| peer.retained.forget(place);
+        let peers = self.peers.iter_mut().filter_map(|(id, peer)| news(peer).then_some(*id));
+        for id in peers.collect::<Vec<_>>() {
+            self.write_peer(id);
+        }
+    }
+
+    /// Places and stamps of what is gone are not given again.
+    pub(super) fn write_retained_floor(&mut self) {
         let (feed_seq, stamp) = (self.retained.map.last_place(), self.clock.floor().0);
-        let floor = record::encode(&RetainedFloor { feed_seq, stamp });
+        let own = self.retained.own.span.map(|(first, last)| (first.0, last.0));
+        let floor = record::encode(&RetainedFloor { feed_seq, stamp, own });
         self.journal.put(Space::Meta, FLOOR_KEY.to_vec(), floor);
     }
 

@@ -278,9 +278,11 @@ fn a_peer_that_is_forgotten_holds_nothing_back_and_may_come_back_as_a_new_one() 
         world.sync();
         let stats = world.shard(0).stats();
         assert_eq!((stats.outbox, stats.outboxes_full, stats.retained_tombstones), (0, 0, 0));
-        let left = [Space::Peers, Space::Outbox, Space::Messages, Space::Retained];
+        let left = [Space::Outbox, Space::Messages, Space::Retained];
         let rows = world.store(0).snapshot();
         assert!(!rows.keys().any(|(space, _)| left.contains(space)), "{rows:?}");
+        let of_peers = rows.keys().filter(|(space, _)| *space == Space::Peers).count();
+        assert_eq!(of_peers, 1, "how far it was known");
         assert_eq!(stats.ledger.dropped[Drop::Drained as usize], if crashed { 0 } else { 3 });
     }
     world.join();

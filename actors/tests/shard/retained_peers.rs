@@ -3,7 +3,7 @@
 use outpost_actors::record::decode_retained;
 use outpost_membership::{Hello, PeerFrame};
 use outpost_model::NodeId;
-use outpost_store::Space;
+use outpost_store::{Op, Space, Store};
 
 use crate::retained::retained;
 use crate::world::{Client, World, fleeting};
@@ -145,4 +145,161 @@ fn what_a_peer_may_still_need_is_forgotten_only_when_it_is_too_much() {
     let stats = world.shard(0).stats();
     assert_eq!((stats.retained_tombstones, stats.retained_forgotten), (4, 6));
     assert!(rows(&world, 0) <= 4);
+}
+
+#[test]
+fn a_node_met_late_does_not_bring_back_what_its_writer_has_removed() {
+    let mut world = World::with(3, |_| {});
+    let sender = world.connect_to(0, fleeting("s"));
+    // Node 2 has heard of it from node 1 and not of its removal; node 0 has never met it, so nothing waits for it there.
+    world.link(0, 1);
+    world.link(1, 2);
+    put(&mut world, sender, "t", "old");
+    world.unlink(1, 2);
+    put(&mut world, sender, "t", "");
+    assert_eq!((tombstones(&world, 0), shown(&mut world, 2)), (0, vec!["old".to_owned()]));
+    world.link(0, 2);
+    world.sync();
+    for node in 0..3 {
+        assert_eq!(shown(&mut world, node), Vec::<String>::new(), "node {node}");
+    }
+    world.link(1, 2);
+    world.sync();
+    assert_eq!([0, 1, 2].map(|node| rows(&world, node)), [0, 0, 0]);
+}
+
+/// What node 0 and its peer wrote before they lost each other, and then apart.
+fn written_apart(world: &mut World) {
+    world.join();
+    let (here, there) = (world.connect_to(0, fleeting("s")), world.connect_to(1, fleeting("s")));
+    for n in 0..10 {
+        put(world, here, &format!("here/{n}"), "x");
+        put(world, there, &format!("there/{n}"), "y");
+    }
+    world.cut_link();
+    for n in 0..10 {
+        put(world, here, &format!("here/{n}"), "");
+        put(world, here, &format!("there/{n}"), "");
+    }
+    put(world, there, "here/3", "later");
+    put(world, there, "there/3", "again");
+    put(world, there, "new", "apart");
+}
+
+#[test]
+fn removals_that_were_forgotten_too_early_reach_a_peer_that_comes_back() {
+    let mut world = World::with(2, |config| config.retained_max = 4);
+    world.join();
+    let there = world.connect_to(1, fleeting("s"));
+    let here = world.connect_to(0, fleeting("s"));
+    put(&mut world, here, "here", "x");
+    put(&mut world, there, "there", "y");
+    world.cut_link();
+    put(&mut world, here, "here", "");
+    put(&mut world, here, "there", "");
+    for n in 0..10 {
+        put(&mut world, here, &format!("t/{n}"), "x");
+        put(&mut world, here, &format!("t/{n}"), "");
+    }
+    put(&mut world, there, "new", "apart");
+    assert_eq!(shown(&mut world, 1), ["x", "apart", "y"]);
+    world.crash(0);
+    world.join();
+    for node in [0, 1] {
+        assert_eq!(shown(&mut world, node), ["apart"], "node {node}");
+        assert_eq!((tombstones(&world, node), rows(&world, node)), (0, 1), "node {node}");
+    }
+}
+
+#[test]
+fn a_forgotten_peer_that_comes_back_brings_what_it_wrote_since_and_nothing_removed() {
+    for crashed in [None, Some(0), Some(1)] {
+        let mut world = World::with(2, |_| {});
+        written_apart(&mut world);
+        let now = world.now();
+        world.shard_mut(0).forget_peer(NodeId(2), now);
+        world.sync();
+        assert_eq!((tombstones(&world, 0), rows(&world, 0)), (0, 0));
+        crashed.into_iter().for_each(|node| world.crash(node));
+        world.join();
+        for node in [0, 1] {
+            assert_eq!(shown(&mut world, node), ["later", "apart", "again"], "{crashed:?} {node}");
+            assert_eq!(
+                (tombstones(&world, node), rows(&world, node)),
+                (0, 3),
+                "{crashed:?} {node}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_found_to_be_gone_is_told_to_its_writer_also_after_a_crash() {
+    let mut world = World::with(2, |_| {});
+    written_apart(&mut world);
+    let now = world.now();
+    world.shard_mut(0).forget_peer(NodeId(2), now);
+    world.sync();
+    world.heal();
+    // Node 0 dies when what it has found is on disk, and nobody has heard of it.
+    for _ in 0..3 {
+        let lsn = world.store(1).sync_all();
+        world.shard_mut(1).synced(lsn, now);
+        world.store(0).sync_all();
+        world.pump();
+    }
+    world.crash(0);
+    world.join();
+    for node in [0, 1] {
+        assert_eq!(shown(&mut world, node), ["later", "apart", "again"], "node {node}");
+    }
+}
+
+#[test]
+fn a_node_that_lost_its_disk_and_its_clock_gets_all_it_retained_itself() {
+    let mut world = World::with(3, |_| {});
+    for (a, b) in [(0, 1), (1, 2), (0, 2)] {
+        world.link(a, b);
+    }
+    let sender = world.connect_to(0, fleeting("s"));
+    for n in 0..3 {
+        put(&mut world, sender, &format!("t/{n}"), &n.to_string());
+    }
+    world.unlink(0, 2);
+    world.unlink(1, 2);
+    let real = world.now().wall_ms;
+    world.lose_clock();
+    world.wipe(0);
+    let sender = world.connect_to(0, fleeting("s"));
+    put(&mut world, sender, "t/3", "in 1970");
+    put(&mut world, sender, "t/4", "and gone");
+    put(&mut world, sender, "t/4", "");
+    world.set_clock(real);
+    world.link(0, 1);
+    world.sync();
+    put(&mut world, sender, "t/5", "now");
+    world.link(0, 2);
+    world.link(1, 2);
+    world.sync();
+    for node in 0..3 {
+        assert_eq!(shown(&mut world, node), ["0", "1", "2", "in 1970", "now"], "node {node}");
+    }
+}
+
+#[test]
+fn a_retained_row_that_cannot_be_read_comes_again_from_the_peers() {
+    let mut world = World::with(2, |_| {});
+    world.join();
+    let (here, there) = (world.connect_to(0, fleeting("s")), world.connect_to(1, fleeting("s")));
+    put(&mut world, here, "here", "x");
+    put(&mut world, there, "there", "y");
+    let broken = |topic: &'static str| Op::Put(Space::Retained, topic.into(), "?".into());
+    world.store(0).submit(vec![broken("here"), broken("there")]).expect("taken");
+    world.store(0).sync_all();
+    world.crash(0);
+    assert_eq!(shown(&mut world, 0), Vec::<String>::new());
+    world.join();
+    for node in [0, 1] {
+        assert_eq!(shown(&mut world, node), ["x", "y"], "node {node}");
+    }
 }

@@ -438,7 +438,11 @@ impl World {
 
     /// From now on clocks say 1970.
     pub fn lose_clock(&mut self) {
-        self.now.wall_ms = 0;
+        self.set_clock(0);
+    }
+
+    pub fn set_clock(&mut self, wall_ms: u64) {
+        self.now.wall_ms = wall_ms;
     }
 
     /// Ends turns and carries out what the shards ask for, until nobody asks for anything.

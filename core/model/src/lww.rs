@@ -21,7 +21,7 @@ mod link;
 #[cfg(test)]
 mod tests;
 
-pub use link::{LwwLink, is_gone};
+pub use link::{LwwLink, OwnWrites, is_gone};
 
 /// When and by whom a key was written. Greater is later; two writes of one node never share one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

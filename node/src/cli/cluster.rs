@@ -25,8 +25,9 @@ enum Verb {
 /// Forget a node that is gone for good: what it is owed is dropped, and nothing waits for it any more
 ///
 /// Say it at each node that is left. Messages for its persistent sessions are dropped and counted as drained; shadows and
-/// removed retained messages wait for it no longer. Should it come back, do it with an empty disk: it would bring back what
-/// was removed while it was away.
+/// removed retained messages wait for it no longer. Should it come back after all, what it retained since is taken, and retained
+/// messages that were removed while it was away are removed there. Shadows and keys that were deleted meanwhile come back with
+/// it: to prevent that, empty its disk first.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  outpost cluster forget edge-7")]
 struct Forget {

@@ -25,6 +25,8 @@ pub struct LwwLink {
     /// The last place that was told.
     told: u64,
     confirmed: u64,
+    /// Removals up to this place are forgotten.
+    forgotten: u64,
 }
 
 impl LwwLink {
@@ -40,13 +42,15 @@ impl LwwLink {
 
     /// A link begins. Nothing is told on it before [`LwwLink::greet`].
     pub fn begin(&mut self) {
-        self.gap = false;
+        self.seen = self.seen_safely();
+        (self.gap, self.forgotten, self.sent, self.told) = (false, 0, 0, 0);
     }
 
-    /// The peer says how far it has seen this copy; nothing when it does not know it.
+    /// The peer says how far it has seen this copy; nothing when it does not know it. Who has seen nothing of it is told what
+    /// it wrote itself as well.
     pub fn greet(&mut self, seen: Option<u64>) {
-        self.tells_own = seen.is_none();
         let seen = seen.unwrap_or(0);
+        self.tells_own = seen == 0;
         (self.sent, self.told, self.confirmed) = (seen, seen, seen);
     }
 
@@ -62,7 +66,8 @@ impl LwwLink {
                 return None;
             }
             self.sent = place;
-            if entry.stamp.node != peer || self.tells_own {
+            // A removal may be found out by somebody else than the writer, see `is_gone`.
+            if entry.stamp.node != peer || self.tells_own || entry.value.is_none() {
                 self.told = place;
                 return Some((place, key, entry));
             }
@@ -92,14 +97,57 @@ impl LwwLink {
         true
     }
 
+    /// A removal that stood at this place is forgotten, whether or not the peer knows it. True when [`LwwLink::seen_safely`]
+    /// has changed.
+    pub fn forget(&mut self, place: u64) -> bool {
+        let before = self.seen_safely();
+        // What was not even told yet never will be, whatever the peer confirms.
+        let upto = if place <= self.sent { place } else { u64::MAX };
+        self.forgotten = self.forgotten.max(upto);
+        self.seen_safely() != before
+    }
+
+    /// How far the peer need not tell again. Nothing when it may lack removals that nobody remembers: it then tells
+    /// everything with the next link, and what is gone here is found out.
+    pub fn seen_safely(&self) -> u64 {
+        if self.forgotten > self.confirmed() { 0 } else { self.seen }
+    }
+
     /// A change of the peer was not taken. True when it is the first on this link.
     pub fn miss(&mut self) -> bool {
         !std::mem::replace(&mut self.gap, true)
     }
 }
 
-/// Whether an entry that somebody else than its writer tells was here before and is gone: all of the writer's up to
-/// `seen_own` was, and a key that is not there now was removed and its removal collected. What comes from there is late.
+/// What this node itself has written since its copy began, by the stamps of the first and the last of it. The first is
+/// on disk with what it was the stamp of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OwnWrites {
+    /// Nothing when it is not known: an earlier copy, which is lost, may have written under the same stamps.
+    pub span: Option<(Hlc, Hlc)>,
+}
+
+impl OwnWrites {
+    /// This node writes. True when that is the first.
+    pub fn note(&mut self, stamp: Hlc) -> bool {
+        let first = self.span.map(|(first, _)| first);
+        self.span = Some((first.unwrap_or(stamp), stamp));
+        first.is_none()
+    }
+
+    /// A peer tells what is said to be this node's. True when this copy wrote it.
+    pub fn handle_told(&mut self, stamp: Hlc) -> bool {
+        let Some((first, last)) = self.span else { return false };
+        if stamp > last {
+            self.span = None; // written by a copy that is lost, by a clock that was ahead of this one
+        }
+        (first..=last).contains(&stamp)
+    }
+}
+
+/// Whether an entry that is told was here before and is gone: all of its writer's up to `seen_own` was, and a key that is not
+/// there now was removed and its removal collected. What comes from there is late, and whoever tells it as a value has to hear
+/// of the removal again.
 pub fn is_gone<K: Ord + Clone, V: Ord + Clone>(
     map: &LwwMap<K, V>,
     key: &K,
