@@ -228,6 +228,27 @@ async fn messages_reach_exactly_the_nodes_that_want_them_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_new_node_is_told_all_retained_messages_over_one_link() {
+    let site = Site::new();
+    let a = site.start("a", &[]).await;
+    let sender = Client::connect(a.mqtt(), Options::v5("sender")).await;
+    // Twice what may wait in front of a link.
+    let (count, large) = (400, "x".repeat(40_000));
+    for number in 0..count - 1 {
+        sender.retain(&format!("plant/{number}"), &large, 0).await;
+    }
+    sender.retain("plant/last", &large, 1).await;
+    let b = site.start("b", &[&a]).await;
+    linked(&[&a, &b]).await;
+    until("the new node has them all", async || b.figure("mqtt", "retained").await == count).await;
+    let (_, cluster) = http::get(a.http(), "/api/v1/cluster").await;
+    assert_eq!(cluster["counters"]["links_lost"], 0, "{}", cluster["counters"]);
+    for member in [a, b] {
+        member.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_retained_message_is_on_every_node_and_the_newest_wins() {
     let site = Site::new();
     let a = site.start("a", &[]).await;

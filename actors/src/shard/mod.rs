@@ -59,6 +59,7 @@ mod retained;
 mod retained_due;
 mod retained_feed;
 mod retained_list;
+mod retained_way;
 mod revive;
 mod rights;
 mod route;
@@ -90,6 +91,7 @@ pub use peers::{Forgotten, GONE_PEERS_MAX};
 pub use queue::{DRAIN_AT_ONCE_MAX, Drained, QUEUE_PAGE_MAX, QueueInfo, QueuePage, QueuedMessage};
 pub use redirect::{MOVED_AT_ONCE_MAX, REFERENCE_BYTES_MAX, Redirect, RedirectInfo};
 pub use retained_list::{RETAINED_PAGE_MAX, RetainedInfo, RetainedPage};
+pub use retained_way::{RETAINED_WAY_BYTES_MAX, RETAINED_WAY_MAX};
 pub use route::LocalPublish;
 pub use trace::{TRACE_MS_MAX, TRACES_MAX, TraceInfo, TraceRecord, TraceTarget};
 pub use traffic::{ListenerStats, Messages, Totals};
@@ -482,6 +484,7 @@ impl Shard {
         self.redirect_timeout();
         self.expire_full();
         self.sweep_bodies();
+        self.retained_timeout();
         self.settle();
     }
 
@@ -495,6 +498,7 @@ impl Shard {
             .chain(self.redirect_due_ms())
             .chain(self.expire_due_ms())
             .chain(self.water.sweep_due_ms())
+            .chain(self.retained.due_ms)
             .min()
     }
 

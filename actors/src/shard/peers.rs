@@ -10,6 +10,7 @@ use outpost_model::{Hlc, LwwLink, Message, NodeId, Now, QoS, TopicFilter, topic}
 use outpost_store::Space;
 
 use super::outbox::Owed;
+use super::retained_way::RetainedWay;
 use super::{Event, Hold, LogLevel, Shard};
 use crate::record::{self, PeerRecord};
 
@@ -66,6 +67,8 @@ pub(super) struct Peer {
     pub(super) retained: LwwLink,
     /// They may travel up to this place.
     pub(super) retained_durable: u64,
+    /// Those that do.
+    pub(super) retained_way: RetainedWay,
     pub(super) outbox: VecDeque<Owed>,
     /// How many of `outbox` are sent on this link.
     pub(super) sent: usize,
@@ -139,6 +142,7 @@ impl Shard {
         peer.told_interest = false;
         peer.link = link;
         peer.retained.begin();
+        peer.retained_way.clear();
         (peer.sent, peer.sent_bytes) = (0, 0);
         peer.stalled.clear();
         let hello = Hello {

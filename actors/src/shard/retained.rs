@@ -37,6 +37,8 @@ pub(super) struct Retained {
     pub(super) heard: BTreeSet<NodeId>,
     /// Removals that were forgotten although a peer had not confirmed them.
     pub(super) forgotten: u64,
+    /// When a peer that is told many has been waited for long enough.
+    pub(super) due_ms: Option<u64>,
     /// A row could not be read at the start: peers tell everything anew.
     pub(super) lacks_rows: bool,
 }

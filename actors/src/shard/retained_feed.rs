@@ -152,6 +152,8 @@ impl Shard {
     pub(super) fn retained_confirmed(&mut self, id: NodeId, feed_seq: u64) {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.retained.confirm(feed_seq);
+            peer.retained_way.confirm(feed_seq, self.now.mono_ms);
+            self.pump_retained(id);
         }
     }
 
@@ -162,15 +164,36 @@ impl Shard {
         }
     }
 
-    /// Sends retained changes the peer has not seen, as far as they are durable. What the link cannot take breaks it,
-    /// and the next link begins where the peer says.
+    /// Sends retained changes the peer has not seen, as far as they are durable and there is room on the way.
     pub(super) fn pump_retained(&mut self, id: NodeId) {
         let Some(peer) = self.peers.get_mut(&id).filter(|p| p.up && p.greeted) else { return };
         let upto = peer.retained_durable;
-        while let Some((feed_seq, topic, entry)) = peer.retained.next(id, &self.retained.map, upto)
+        while peer.retained_way.has_room()
+            && let Some((feed_seq, topic, entry)) = peer.retained.next(id, &self.retained.map, upto)
         {
+            let bytes = entry.value.as_ref().map_or(topic.len(), |kept| kept.0.cost_bytes());
+            peer.retained_way.tell(feed_seq, bytes, self.now.mono_ms);
             let entry = to_wire(topic, entry);
             self.events.push_back(Event::Peer(id, PeerFrame::Retained { feed_seq, entry }));
+        }
+        let due_ms = peer.retained_way.due_ms();
+        self.retained.due_ms = self.retained.due_ms.into_iter().chain(due_ms).min();
+    }
+
+    /// Goes on with peers that confirm nothing.
+    pub(super) fn retained_timeout(&mut self) {
+        let now_ms = self.now.mono_ms;
+        if self.retained.due_ms.is_none_or(|due_ms| due_ms > now_ms) {
+            return;
+        }
+        self.retained.due_ms = None;
+        for id in self.peers.keys().copied().collect::<Vec<_>>() {
+            if let Some(peer) = self.peers.get_mut(&id)
+                && peer.retained_way.due_ms().is_some_and(|due_ms| due_ms <= now_ms)
+            {
+                peer.retained_way.clear();
+            }
+            self.pump_retained(id);
         }
     }
 }

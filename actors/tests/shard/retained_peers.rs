@@ -1,8 +1,9 @@
 //! Removed retained messages: what several nodes remember of them, and for how long.
 
 use outpost_actors::record::decode_retained;
+use outpost_actors::shard::{Event, RETAINED_WAY_MAX};
 use outpost_membership::{Hello, PeerFrame};
-use outpost_model::NodeId;
+use outpost_model::{NodeId, Now};
 use outpost_store::{Op, Space, Store};
 
 use crate::retained::retained;
@@ -302,4 +303,52 @@ fn a_retained_row_that_cannot_be_read_comes_again_from_the_peers() {
     for node in [0, 1] {
         assert_eq!(shown(&mut world, node), ["x", "y"], "node {node}");
     }
+}
+
+#[test]
+fn a_new_peer_is_told_everything_in_steps_that_a_link_can_take() {
+    let mut world = World::with(1, |_| {});
+    let sender = world.connect_to(0, fleeting("s"));
+    let count = 3 * RETAINED_WAY_MAX;
+    for n in 0..count {
+        world.publish(sender, retained(&format!("t/{n}"), "x", 0, 0));
+    }
+    world.sync();
+    let peer = NodeId(2);
+    let now = world.now();
+    world.shard_mut(0).peer_up(peer, now);
+    world.sync();
+    let told = |world: &mut World| {
+        let now = world.now();
+        world.shard_mut(0).end_turn(now);
+        let place = |event| match event {
+            Event::Peer(_, PeerFrame::Retained { feed_seq, .. }) => Some(feed_seq),
+            _ => None,
+        };
+        let events = std::iter::from_fn(|| world.shard_mut(0).poll_event());
+        events.filter_map(place).collect::<Vec<_>>()
+    };
+    let hear = |world: &mut World, frame| {
+        let now = world.now();
+        world.shard_mut(0).peer_frame(peer, frame, now).expect("a peer");
+    };
+    let (events_seen, retained_seen) = (0, 0);
+    let hello = Hello { store_id: 2, your_store_id: 0, events_seen, retained_seen };
+    hear(&mut world, PeerFrame::Hello(hello));
+    let first = told(&mut world);
+    assert_eq!(first.len(), RETAINED_WAY_MAX);
+    hear(&mut world, PeerFrame::RetainedSeen { feed_seq: first[99] });
+    assert_eq!(told(&mut world).len(), 100, "as many as have arrived");
+    // From here on it confirms nothing: it has no room for one of them, or does not know how.
+    assert_eq!(told(&mut world).len(), 0);
+    let mut all = first.len() + 100;
+    while all < count {
+        let mono_ms = world.shard(0).next_tick_ms().expect("somebody is waited for");
+        let now = Now { mono_ms, ..world.now() };
+        world.shard_mut(0).tick(now);
+        let more = told(&mut world).len();
+        assert!(more <= RETAINED_WAY_MAX);
+        all += more;
+    }
+    assert_eq!(all, count);
 }
