@@ -195,3 +195,42 @@ async fn named_shadows_are_listed_in_pages() {
     }
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_application_made_for_aws_publishes_reads_and_cuts_off() {
+    let node = TestNode::start().await;
+    let mut lamp = Client::connect(node.mqtt(), Options::v5("lamp/1")).await;
+    lamp.subscribe("plant/#", 1).await;
+    let path =
+        "/topics/plant%2F7%2Ftemp?qos=1&retain=true&contentType=text%2Fplain&messageExpiry=60";
+    assert_eq!(http::post(node.http(), path, "21.5").await, (200, json!({ "message": "OK" })));
+    let heard = lamp.next().await;
+    assert_eq!((&*heard.topic, &*heard.payload, heard.qos), ("plant/7/temp", "21.5", 1));
+    assert_eq!(heard.content_type.as_deref(), Some("text/plain"));
+    assert!(heard.expiry_s.is_some_and(|left| left <= 60));
+
+    let (status, kept) = http::get(node.http(), "/retainedMessage/plant%2F7%2Ftemp").await;
+    assert_eq!((status, &kept["payload"], &kept["qos"]), (200, &json!("MjEuNQ=="), &json!(1)));
+    let (_, listed) = http::get(node.http(), "/retainedMessage?maxResults=1").await;
+    assert_eq!(listed["retainedTopics"][0]["topic"], "plant/7/temp");
+    assert_eq!(listed["retainedTopics"][0]["lastModifiedTime"], kept["lastModifiedTime"]);
+    let (status, _) = http::post(node.http(), "/topics/plant/7/temp?retain=true", "").await;
+    assert_eq!((status, &*lamp.next().await.payload), (200, ""), "an empty one clears it");
+    assert_eq!(http::get(node.http(), "/retainedMessage/plant%2F7%2Ftemp").await.0, 404);
+
+    let request = r#"{"state":{"desired":{"on":true}}}"#;
+    let shadow = "/topics/%24aws%2Fthings%2Flamp%2Fshadow%2Fupdate?qos=1";
+    assert_eq!(http::post(node.http(), shadow, request).await.0, 200);
+    until("it was a request of the shadow", async || {
+        http::get(node.http(), "/things/lamp/shadow").await.0 == 200
+    })
+    .await;
+
+    assert_eq!(
+        http::ask(node.http(), "DELETE", "/connections/lamp%2F1", "").await,
+        (200, json!({}))
+    );
+    assert!(lamp.ended().await.contains("Administrative"), "it hears why");
+    assert_eq!(http::ask(node.http(), "DELETE", "/connections/lamp%2F1", "").await.0, 404);
+    node.stop().await;
+}

@@ -123,8 +123,15 @@ fn publish(shard: &mut Shard, numbers: std::ops::Range<usize>) {
     for n in numbers {
         let topic = format!("plant/{}/line/{n}/state", n % 97).into();
         let (payload, qos) = (bytes::Bytes::from_static(b"1"), QoS::AtMostOnce);
-        let publish =
-            LocalPublish { topic, payload, qos, retain: false, here_only: false, properties: None };
+        let publish = LocalPublish {
+            topic,
+            payload,
+            qos,
+            retain: false,
+            here_only: false,
+            expiry_s: None,
+            properties: None,
+        };
         shard.publish(publish, 0, NOW);
         while shard.poll_event().is_some() {}
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use base64ct::{Base64, Encoding};
 use bytes::Bytes;
 use outpost_actors::ports::{Action, Gate};
 use outpost_actors::shard::{Forgotten, LocalPublish, Shard, TRACES_MAX, TraceTarget};
@@ -76,6 +77,7 @@ impl NodeBackend {
                     .with(move |shard, now| shard.retained_page(&filter, &after, limit, now))
                     .await,
             ),
+            AdminRequest::RetainedMessage(topic) => self.retained_message(topic).await,
             AdminRequest::RetainedRemove(topic) => self.remove_retained(topic).await,
             AdminRequest::ForgetPeer(name) => self.forget_peer(&name).await,
             AdminRequest::Why(name, topic) => self.why(name, topic).await,
@@ -114,6 +116,27 @@ impl NodeBackend {
         }
     }
 
+    /// In the fields of AWS IoT's `GetRetainedMessage`.
+    async fn retained_message(&self, topic: String) -> Answer {
+        let name = topic.clone();
+        let found = self.plane.with(move |shard, now| shard.retained_message(&name, now)).await;
+        let Some(message) = found.map_err(unavailable)? else {
+            return Err(AdminError::NotFound(format!("no message is retained on {topic:?}")));
+        };
+        let user = message.properties.as_ref().map_or(&[][..], |found| &found.user);
+        let pairs: Vec<Value> =
+            user.iter().map(|(name, value)| json!({ &**name: &**value })).collect();
+        let user = (!pairs.is_empty())
+            .then(|| Base64::encode_string(Value::from(pairs).to_string().as_bytes()));
+        Ok(json!({
+            "topic": topic,
+            "payload": Base64::encode_string(&message.payload),
+            "qos": message.qos as u8,
+            "lastModifiedTime": message.accepted_wall_ms,
+            "userProperties": user,
+        }))
+    }
+
     /// As a client would do it: an empty retained message, which subscribers hear of and other nodes learn.
     async fn remove_retained(&self, topic: String) -> Answer {
         let name = topic.clone();
@@ -128,6 +151,7 @@ impl NodeBackend {
             qos: QoS::AtLeastOnce,
             retain: true,
             here_only: false,
+            expiry_s: None,
             properties: None,
         };
         let answer = self.plane.ask(|reply| Command::Publish(publish, Some(reply))).await;

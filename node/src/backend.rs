@@ -174,7 +174,8 @@ impl Backend for NodeBackend {
                 payload: message.payload,
                 qos: message.qos,
                 retain: message.retain,
-                properties: None,
+                expiry_s: message.expiry_s,
+                properties: message.properties,
             };
             match self.plane.ask(|reply| Command::Publish(publish, Some(reply))).await {
                 Ok(ReasonCode::Success) => Ok(()),

@@ -24,6 +24,7 @@ impl Bus for PlaneBus {
             payload,
             qos: QoS::AtLeastOnce,
             retain,
+            expiry_s: None,
             properties: None,
         };
         self.0.try_send(Command::Publish(publish, None)).map_err(|_| BusFull)

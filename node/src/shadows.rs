@@ -432,6 +432,7 @@ impl Driver {
                     payload: payload.into(),
                     qos: QoS::AtLeastOnce,
                     retain: false,
+                    expiry_s: None,
                     properties: None,
                 };
                 if self.spec.plane.send_blocking(Command::Publish(publish, None)).is_err() {

@@ -471,6 +471,7 @@ impl Process {
                     payload: payload.into(),
                     qos: QoS::AtLeastOnce,
                     retain: false,
+                    expiry_s: None,
                     properties: None,
                 };
                 self.shard.publish(publish, 0, now);

@@ -412,7 +412,7 @@ impl Shard {
             packet_id: None,
             payload: local.payload,
             topic_alias: None,
-            expiry_s: None,
+            expiry_s: local.expiry_s,
             subscription_ids: Vec::new(),
             properties: local.properties,
         };

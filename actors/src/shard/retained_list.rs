@@ -45,6 +45,12 @@ impl Shard {
         self.retained.get(topic).map(|message| info(message, now))
     }
 
+    /// That message with its payload; nothing when its time is over.
+    pub fn retained_message(&self, topic: &str, now: Now) -> Option<Message> {
+        let message = self.retained.get(topic)?;
+        (message.expiry_left_s(now.wall_ms) != Some(0)).then(|| message.clone())
+    }
+
     /// At most `limit` retained messages whose topic matches and comes after `after`.
     pub fn retained_page(
         &self,

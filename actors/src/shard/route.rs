@@ -46,6 +46,8 @@ pub struct LocalPublish {
     pub retain: bool,
     /// For subscribers of this node only: every other node publishes the same to its own.
     pub here_only: bool,
+    /// Seconds it is worth delivering; `None`: for ever.
+    pub expiry_s: Option<u32>,
     /// Properties.
     pub properties: Option<Box<MessageProperties>>,
 }

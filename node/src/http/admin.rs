@@ -8,13 +8,14 @@ use outpost_actors::shard::{
 use outpost_model::TopicFilter;
 use outpost_model::topic::check_name;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::backend::{AdminError, AdminRequest};
 use super::error::{ApiError, within};
 use super::server::Shared;
 
 /// Entries of a page when the request does not say.
-const PAGE_DEFAULT: usize = 100;
+pub(super) const PAGE_DEFAULT: usize = 100;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -298,17 +299,19 @@ pub(super) async fn answer(
     backend: &Shared,
     request: AdminRequest,
 ) -> Result<HttpResponse, ApiError> {
-    match within(backend.admin(request)).await? {
-        Ok(body) => Ok(HttpResponse::Ok().json(body)),
-        Err(error) => {
-            let code = match error {
-                AdminError::NotFound(_) => 404,
-                AdminError::Refused(_) => 400,
-                AdminError::Unavailable(_) => 503,
-            };
-            Err(ApiError::new(code, error.to_string()))
-        }
-    }
+    Ok(HttpResponse::Ok().json(ask(backend, request).await?))
+}
+
+/// Asks the node.
+pub(super) async fn ask(backend: &Shared, request: AdminRequest) -> Result<Value, ApiError> {
+    within(backend.admin(request)).await?.map_err(|error| {
+        let code = match error {
+            AdminError::NotFound(_) => 404,
+            AdminError::Refused(_) => 400,
+            AdminError::Unavailable(_) => 503,
+        };
+        ApiError::new(code, error.to_string())
+    })
 }
 
 fn checked_limit(limit: Option<usize>, limit_max: usize) -> Result<usize, ApiError> {

@@ -5,7 +5,7 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use outpost_actors::shard::{ClientFilter, Redirect, TraceTarget};
-use outpost_model::{NodeId, QoS, TopicFilter};
+use outpost_model::{MessageProperties, NodeId, QoS, TopicFilter};
 use outpost_shadow::{Entry, Reason};
 use serde::{Deserialize, Serialize};
 
@@ -106,6 +106,8 @@ pub enum AdminRequest {
     QueueDrain(String, u64),
     /// Retained messages: filter, topic to go on after, limit.
     Retained(TopicFilter, String, usize),
+    /// The retained message of a topic, with its payload.
+    RetainedMessage(String),
     /// Clear the retained message of a topic.
     RetainedRemove(String),
     /// A node, by its name, is gone for good: nothing waits for it any more.
@@ -224,6 +226,10 @@ pub struct PublishRequest {
     pub qos: QoS,
     /// Keep it for later subscribers.
     pub retain: bool,
+    /// Seconds it is worth delivering; `None`: for ever.
+    pub expiry_s: Option<u32>,
+    /// The properties of MQTT 5, checked already.
+    pub properties: Option<Box<MessageProperties>>,
 }
 
 /// Why a message was not published. Nothing of it was sent or kept.

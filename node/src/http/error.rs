@@ -50,8 +50,31 @@ impl ResponseError for ApiError {
         if self.code == 401 {
             response.insert_header(("WWW-Authenticate", "Bearer"));
         }
+        if let Some(exception) = exception(self.code) {
+            response.insert_header((ERROR_TYPE, exception));
+        }
         response.json(json!({ "code": self.code, "message": self.message }))
     }
+}
+
+/// By this header clients made from AWS's service model know which exception a refusal is.
+pub(super) const ERROR_TYPE: &str = "x-amzn-ErrorType";
+
+/// The exception of the AWS IoT data plane that has this status.
+pub(super) fn exception(status: u16) -> Option<&'static str> {
+    Some(match status {
+        400 => "InvalidRequestException",
+        401 | 403 => "UnauthorizedException",
+        404 => "ResourceNotFoundException",
+        405 => "MethodNotAllowedException",
+        409 => "ConflictException",
+        413 => "RequestEntityTooLargeException",
+        415 => "UnsupportedDocumentEncodingException",
+        429 => "ThrottlingException",
+        503 => "ServiceUnavailableException",
+        500.. => "InternalFailureException",
+        _ => return None,
+    })
 }
 
 /// Waits for the node, but not for ever.

@@ -10,6 +10,9 @@ use sha2::{Digest, Sha256};
 
 use super::error::ApiError;
 
+/// Where the SDKs of AWS put the session token of their credentials; their `Authorization` is a signature.
+const SESSION_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
+
 /// What is asked of a request before its handler sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Guard {
@@ -49,8 +52,9 @@ impl Guard {
                 }
             }
             Self::Token(expected) => {
-                let given =
+                let bearer =
                     header(request, AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
+                let given = bearer.or_else(|| header(request, SESSION_TOKEN));
                 // Digests are compared, so the time it takes tells nothing about the token.
                 match given.map(|token| <[u8; 32]>::from(Sha256::digest(token.trim().as_bytes()))) {
                     Some(digest) if digest == *expected => Ok(()),

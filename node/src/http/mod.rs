@@ -7,6 +7,7 @@
 
 mod admin;
 pub mod backend;
+mod dataplane;
 mod error;
 mod guard;
 mod ledger;

@@ -1,7 +1,7 @@
 //! `POST /api/v1/publish?topic=a/b&qos=1&retain=true`: the body is the payload, byte for byte.
 
 use actix_web::HttpResponse;
-use actix_web::web::{Data, Query};
+use actix_web::web::{Bytes, Data, Query};
 use outpost_model::{QoS, topic::check_name};
 use serde::Deserialize;
 use serde_json::json;
@@ -30,18 +30,39 @@ pub(super) async fn publish(
 ) -> Result<HttpResponse, ApiError> {
     let payload = error::body(payload, **max)?;
     let PublishQuery { topic, qos, retain } = query.into_inner();
-    check_name(&topic)
-        .map_err(|why| ApiError::bad_request(format!("the topic {topic:?} {why}")))?;
-    if topic.starts_with("$SYS/") {
-        return Err(ApiError::bad_request("what stands below $SYS/ the node says itself"));
+    send(&backend, Wanted { topic, qos, retain }.with(payload)?).await?;
+    Ok(HttpResponse::Ok().json(json!({ "published": true })))
+}
+
+/// What a request asks to publish, not checked yet.
+pub(super) struct Wanted {
+    pub topic: String,
+    pub qos: u8,
+    pub retain: bool,
+}
+
+impl Wanted {
+    /// As a message with this payload, when it can be published.
+    pub fn with(self, payload: Bytes) -> Result<PublishRequest, ApiError> {
+        let Self { topic, qos, retain } = self;
+        checked_name(&topic)?;
+        if topic.starts_with("$SYS/") {
+            return Err(ApiError::bad_request("what stands below $SYS/ the node says itself"));
+        }
+        let qos = QoS::from_bits(qos)
+            .ok_or_else(|| ApiError::bad_request(format!("qos is 0, 1 or 2, not {qos}")))?;
+        Ok(PublishRequest { topic, payload, qos, retain, expiry_s: None, properties: None })
     }
-    let qos = QoS::from_bits(qos)
-        .ok_or_else(|| ApiError::bad_request(format!("qos is 0, 1 or 2, not {qos}")))?;
-    let message = PublishRequest { topic, payload, qos, retain };
-    match within(backend.publish(message)).await? {
-        Ok(()) => Ok(HttpResponse::Ok().json(json!({ "published": true }))),
-        Err(error) => Err(ApiError::new(code(&error), error.to_string())),
-    }
+}
+
+pub(super) fn checked_name(topic: &str) -> Result<(), ApiError> {
+    check_name(topic).map_err(|why| ApiError::bad_request(format!("the topic {topic:?} {why}")))
+}
+
+/// Waits until the message is as durable as a PUBACK promises.
+pub(super) async fn send(backend: &Shared, message: PublishRequest) -> Result<(), ApiError> {
+    let sent = within(backend.publish(message)).await?;
+    sent.map_err(|error| ApiError::new(code(&error), error.to_string()))
 }
 
 fn code(error: &PublishError) -> u16 {

@@ -14,7 +14,7 @@ use actix_web::{App, rt};
 use super::backend::Backend;
 use super::error::BodyMax;
 use super::guard::{self, Guard};
-use super::{admin, error, ledger, node, publish, shadows};
+use super::{admin, dataplane, error, ledger, node, publish, shadows};
 use crate::config::{ListenHttp, TOKEN_CHARS_MIN, first_line};
 
 /// The backend as handlers see it.
@@ -227,9 +227,45 @@ fn admin_routes(app: &mut web::ServiceConfig) {
         );
 }
 
+/// Paths of the AWS IoT data plane.
+fn data_plane_routes(app: &mut web::ServiceConfig) {
+    let only_get = || error::method_not_allowed("GET");
+    app.service(
+        web::resource("/topics/{topic:.*}")
+            .post(dataplane::publish)
+            .default_service(error::method_not_allowed("POST")),
+    )
+    .service(
+        web::resource("/retainedMessage").get(dataplane::list_retained).default_service(only_get()),
+    )
+    .service(
+        web::resource("/retainedMessage/{topic:.*}")
+            .get(dataplane::retained)
+            .default_service(only_get()),
+    )
+    .service(
+        web::resource("/connections/{clientId}")
+            .delete(dataplane::disconnect)
+            .default_service(error::method_not_allowed("DELETE")),
+    )
+    .service(
+        web::resource("/api/things/shadow/ListNamedShadowsForThing/{thing}")
+            .get(shadows::list_named)
+            .default_service(only_get()),
+    )
+    .service(
+        web::resource("/things/{thing}/shadow")
+            .get(shadows::get)
+            .post(shadows::update)
+            .delete(shadows::delete)
+            .default_service(error::method_not_allowed("GET, POST, DELETE")),
+    );
+}
+
 fn routes(app: &mut web::ServiceConfig) {
     let only_get = || error::method_not_allowed("GET");
     admin_routes(app);
+    data_plane_routes(app);
     app.service(web::resource("/healthz").get(node::healthz).default_service(only_get()))
         .service(web::resource("/metrics").get(node::prometheus).default_service(only_get()))
         .service(web::resource("/api/v1/actors").get(node::actors).default_service(only_get()))
@@ -258,18 +294,6 @@ fn routes(app: &mut web::ServiceConfig) {
             web::resource("/api/v1/publish")
                 .post(publish::publish)
                 .default_service(error::method_not_allowed("POST")),
-        )
-        .service(
-            web::resource("/api/things/shadow/ListNamedShadowsForThing/{thing}")
-                .get(shadows::list_named)
-                .default_service(only_get()),
-        )
-        .service(
-            web::resource("/things/{thing}/shadow")
-                .get(shadows::get)
-                .post(shadows::update)
-                .delete(shadows::delete)
-                .default_service(error::method_not_allowed("GET, POST, DELETE")),
         );
 }
 

@@ -11,7 +11,7 @@ use serde_json::json;
 use outpost_shadow::ShadowKey;
 
 use super::backend::{ShadowRequest, ShadowVerb};
-use super::error::{self, ApiError, Body, BodyMax, within};
+use super::error::{self, ApiError, Body, BodyMax, ERROR_TYPE, exception, within};
 use super::server::Shared;
 use super::{HISTORY_PAGE_MAX, SHADOWS_PAGE_MAX};
 
@@ -77,25 +77,6 @@ fn answer(status: u16, body: Bytes) -> HttpResponse {
         answer.insert_header((ERROR_TYPE, exception));
     }
     answer.content_type("application/json").body(body)
-}
-
-/// By this header clients made from AWS's service model know which exception a refusal is.
-const ERROR_TYPE: &str = "x-amzn-ErrorType";
-
-/// The exception of the AWS IoT data plane that has this status.
-fn exception(status: u16) -> Option<&'static str> {
-    Some(match status {
-        400 => "InvalidRequestException",
-        401 | 403 => "UnauthorizedException",
-        404 => "ResourceNotFoundException",
-        409 => "ConflictException",
-        413 => "RequestEntityTooLargeException",
-        415 => "UnsupportedDocumentEncodingException",
-        429 => "ThrottlingException",
-        503 => "ServiceUnavailableException",
-        500.. => "InternalFailureException",
-        _ => return None,
-    })
 }
 
 #[derive(Debug, Deserialize)]

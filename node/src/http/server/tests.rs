@@ -189,6 +189,14 @@ impl Api {
 
     /// Sends one request and returns status and body.
     fn ask(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String) {
+        let answer = self.raw(method, path, headers, body);
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+        (status, body.to_owned())
+    }
+
+    /// The answer with its head.
+    fn raw(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> String {
         let host = if headers.contains("Host:") { "" } else { "Host: 127.0.0.1\r\n" };
         let head = format!(
             "{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n{headers}Content-Length: {}\r\n\r\n",
@@ -200,10 +208,7 @@ impl Api {
         let _ = socket.write_all(body);
         let mut answer = Vec::new();
         let _ = socket.read_to_end(&mut answer);
-        let answer = String::from_utf8(answer).expect("JSON or text");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
-        (status, body.to_owned())
+        String::from_utf8(answer).expect("JSON or text")
     }
 
     fn get(&self, path: &str) -> (u16, Value) {
@@ -312,8 +317,82 @@ fn a_publish_carries_its_body_byte_for_byte() {
         payload: Bytes::from_static(b"\x00\xff"),
         qos: outpost_model::QoS::AtLeastOnce,
         retain: true,
+        expiry_s: None,
+        properties: None,
     };
     assert_eq!(*api.node.published.lock().expect("free"), [expected]);
+}
+
+/// Base64 of `[{"unit":"C"},{"unit":"K"}]`, and of the same once more as a JSON string.
+const USER: &str = "W3sidW5pdCI6IkMifSx7InVuaXQiOiJLIn1d";
+const USER_TWICE: &str = "Ilt7XCJ1bml0XCI6XCJDXCJ9LHtcInVuaXRcIjpcIktcIn1dIg==";
+
+#[test]
+fn an_aws_sdk_publishes_with_the_properties_of_mqtt_5() {
+    for user in [USER, USER_TWICE] {
+        let api = Api::new();
+        let path = "/topics/plant%2F7%2Ft%C3%BCr?qos=1&retain=true&contentType=text%2Fplain\
+                    &responseTopic=re%2Fto&messageExpiry=60";
+        let headers = format!(
+            "x-amz-mqtt5-payload-format-indicator: UTF8_DATA\r\n\
+             x-amz-mqtt5-correlation-data: Y29ycg==\r\nx-amz-mqtt5-user-properties: {user}\r\n"
+        );
+        let (status, body) = api.ask("POST", path, &headers, b"21.5");
+        assert_eq!(status, 200, "{body}");
+        let expected = PublishRequest {
+            topic: "plant/7/tür".into(),
+            payload: Bytes::from_static(b"21.5"),
+            qos: outpost_model::QoS::AtLeastOnce,
+            retain: true,
+            expiry_s: Some(60),
+            properties: Some(Box::new(outpost_model::MessageProperties {
+                payload_is_utf8: Some(true),
+                content_type: Some("text/plain".into()),
+                response_topic: Some("re/to".into()),
+                correlation_data: Some(Bytes::from_static(b"corr")),
+                user: vec![("unit".into(), "C".into()), ("unit".into(), "K".into())],
+            })),
+        };
+        assert_eq!(*api.node.published.lock().expect("free"), [expected]);
+    }
+}
+
+#[test]
+fn a_topic_may_stand_in_the_path_as_it_is() {
+    let api = Api::new();
+    assert_eq!(api.ask("POST", "/topics/plant/7/temp", "", b"21.5").0, 200);
+    assert_eq!(api.ask("POST", "/topics/plant%2F100%25/temp?messageExpiry=0", "", b"").0, 200);
+    let published = api.node.published.lock().expect("free");
+    let topics: Vec<_> = published.iter().map(|message| &*message.topic).collect();
+    assert_eq!(topics, ["plant/7/temp", "plant/100%/temp"]);
+    assert!(published.iter().all(|message| message.properties.is_none()));
+}
+
+#[test]
+fn what_an_aws_sdk_cannot_publish_it_is_told_as_an_exception() {
+    let api = Api::new();
+    let not_base64 = "x-amz-mqtt5-user-properties: %%%\r\n";
+    let no_pairs = "x-amz-mqtt5-user-properties: WzFd\r\n"; // [1]
+    let no_format = "x-amz-mqtt5-payload-format-indicator: TEXT\r\n";
+    for (path, headers, code, exception) in [
+        ("/topics/a%2F%23", "", 400, "InvalidRequestException"),
+        ("/topics/a?responseTopic=a%2F%2B", "", 400, "InvalidRequestException"),
+        ("/topics/a?contentType=%00", "", 400, "InvalidRequestException"),
+        ("/topics/a?qos=3", "", 400, "InvalidRequestException"),
+        ("/topics/%24SYS%2Fx", "", 400, "InvalidRequestException"),
+        ("/topics/a", not_base64, 400, "InvalidRequestException"),
+        ("/topics/a", no_pairs, 400, "InvalidRequestException"),
+        ("/topics/a", no_format, 400, "InvalidRequestException"),
+        ("/topics/busy", "", 429, "ThrottlingException"),
+        ("/connections/x?preventWillMessage=true", "", 405, "MethodNotAllowedException"),
+    ] {
+        let answer = api.raw("POST", path, headers, b"x");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")), "{path}: {answer}");
+        let header = format!("x-amzn-errortype: {exception}").to_lowercase();
+        assert!(answer.to_lowercase().contains(&header), "{path}: {answer}");
+    }
+    assert!(api.node.published.lock().expect("free").is_empty());
+    assert_eq!(api.ask("DELETE", "/connections/x?preventWillMessage=true", "", b"").0, 400);
 }
 
 #[test]
@@ -369,6 +448,13 @@ fn with_a_token_file_only_the_token_opens() {
         api.ask("GET", "/healthz", "Authorization: Bearer 0123456789abcdef\r\n", b"").0,
         200
     );
+
+    // The SDKs of AWS sign their requests, and carry the session token they were given.
+    let signed = "Authorization: AWS4-HMAC-SHA256 Credential=A/x, Signature=0\r\n";
+    let with = |token: &str| format!("{signed}X-Amz-Security-Token: {token}\r\n");
+    assert_eq!(api.ask("GET", "/healthz", signed, b"").0, 401);
+    assert_eq!(api.ask("GET", "/healthz", &with("0123456789abcdeF"), b"").0, 401);
+    assert_eq!(api.ask("GET", "/healthz", &with("0123456789abcdef"), b"").0, 200);
 
     std::fs::write(&token_file, "").expect("written");
     let refused = HttpServer::start(&config, Arc::new(SmallNode::default()));
