@@ -217,6 +217,7 @@ impl Hub {
             .observe(latest, now, self.config.hlc_ahead_ms_max)
             .map_err(|cause| PeerError::Clock { peer, cause })?;
 
+        items.iter().for_each(|(key, _)| self.renounce(key, now));
         let (mut merged, mut missing) = (BTreeMap::new(), Vec::new());
         for (key, item) in items {
             match self.merge_item(peer, key, item, &mut merged)? {
@@ -293,8 +294,9 @@ impl Hub {
     ) -> Vec<ShadowKey> {
         let mut full = Vec::new();
         for (key, (mut shadow, outcome, is_all)) in merged {
-            let outcome =
-                if self.judge(&key, &mut shadow, now) { Merged::Extended } else { outcome };
+            let is_changed =
+                self.renounce_in(&mut shadow, now) | self.judge(&key, &mut shadow, now);
+            let outcome = if is_changed { Merged::Extended } else { outcome };
             let previous = self.shadows.get(&key);
             if previous.is_none() && self.shadows.len() >= self.config.limits.shadows_max {
                 self.then.push(Output::Event(Event::Full { key: key.clone() }));

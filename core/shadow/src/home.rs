@@ -17,7 +17,6 @@ use crate::hub::{Hub, Output};
 use crate::key::ShadowKey;
 use crate::planted::{Bug, is};
 use crate::request::Reject;
-use crate::shelf::Facts;
 use crate::version::{self, Class, VERSION_MAX};
 
 /// Version numbers a home uses in a second, as far as a takeover without contact reckons. Lower and a device may have
@@ -105,6 +104,7 @@ impl Hub {
 
     /// Makes this node the home of a shadow, asking nobody. False when there is no such shadow, or nothing to take.
     pub fn take_over(&mut self, key: &ShadowKey, old: OldHome, now: Now) -> bool {
+        self.renounce(key, now);
         let Some(shadow) = self.shadows.fetch(key) else { return false };
         let is_home = shadow.home.is_some_and(|home| home.node == self.config.node && home.sure);
         let is_mine = shadow.home.is_some_and(|home| home.node == self.config.node);
@@ -124,27 +124,6 @@ impl Hub {
         true
     }
 
-    /// The disk is an older copy of what it was: what this node gave away or dealt out since is not known. It keeps no
-    /// owner's numbers (R13), and goes on above what it may have dealt out.
-    pub(crate) fn give_up_numbers(&mut self, now: Now) {
-        let node = self.config.node;
-        let mine = |facts: &Facts| facts.home.is_some_and(|home| home.node == node);
-        let keys: Vec<ShadowKey> = self
-            .shadows
-            .iter()
-            .filter(|(_, facts)| mine(facts))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in keys {
-            let Some(mut shadow) = self.shadows.copy(&key) else { continue };
-            let since_s = self.time_ms(now).saturating_sub(shadow.touched.hlc.ms()) / 1000;
-            shadow.home = Some(Home { term: self.stamp(now).0, node, sure: false });
-            self.jump(&mut shadow, since_s);
-            shadow.seq = self.feed.head + 1;
-            self.install(key, shadow);
-        }
-    }
-
     /// The owner's class of version numbers passes to another node. That node uses it once this record has reached it.
     pub(crate) fn hand_over(
         &mut self,
@@ -152,6 +131,7 @@ impl Hub {
         node: NodeId,
         now: Now,
     ) -> Result<Value, Reject> {
+        self.renounce(key, now);
         let (me, term) = (self.place(), self.stamp(now).0);
         let Some(shadow) = self.shadows.fetch(key) else {
             return Err(Reject::new(404, "There is no such shadow"));
@@ -192,7 +172,7 @@ impl Hub {
     }
 
     /// Goes on above whatever was dealt out in so many seconds.
-    fn jump(&self, shadow: &mut Shadow, seconds: u64) {
+    pub(crate) fn jump(&self, shadow: &mut Shadow, seconds: u64) {
         let jump = seconds.saturating_mul(VERSIONS_PER_SECOND_MAX).min(TAKEOVER_JUMP_MAX);
         let above = (shadow.version + jump).min(VERSION_MAX);
         shadow.version = version::next(above, self.place().class(shadow.home));

@@ -22,6 +22,7 @@ use crate::peer::Peer;
 use crate::planted::{Bug, is};
 use crate::policy::Policies;
 use crate::quarantine::Quarantine;
+use crate::renounce::Renounced;
 use crate::serve::Pending;
 use crate::shelf::{Rows, Shelf, read_row, read_row_key, row_key};
 use crate::sync::PEERS_MAX;
@@ -290,6 +291,7 @@ pub struct Hub {
     pub(crate) quarantines: BTreeMap<NodeId, Quarantine>,
     /// Those among them that have a link.
     pub(crate) shut_out: BTreeSet<NodeId>,
+    pub(crate) renounced: Renounced,
     pub(crate) sweep_after: Option<ShadowKey>,
     pub(crate) sweep_at_ms: Option<u64>,
     pub(crate) stats: HubStats,
@@ -345,6 +347,7 @@ impl Hub {
             overrides_due_ms: 0,
             quarantines: BTreeMap::new(),
             shut_out: BTreeSet::new(),
+            renounced: Renounced::default(),
             sweep_after: None,
             sweep_at_ms: None,
             stats: HubStats::default(),
@@ -402,6 +405,8 @@ impl Hub {
                     let floor = Hlc(from.u64()?);
                     self.know_time(floor);
                     self.time_kept_ms = floor.ms();
+                    let below = if from.end().is_err() { from.u64()? } else { 0 };
+                    self.renounced = Renounced::from_disk(below);
                 }
                 self.dirty.clear(); // there is a name already
             }
@@ -537,6 +542,9 @@ impl Hub {
         out.byte(self.slot());
         out.u64(self.clock.floor().0);
         self.time_kept_ms = self.clock.floor().ms();
+        if self.renounced.below > 0 {
+            out.u64(self.renounced.below);
+        }
         self.dirty.insert(ROW_OWN.to_vec(), Some(out.0));
     }
 

@@ -38,6 +38,7 @@ mod planted;
 mod policy;
 mod quarantine;
 mod reconcile;
+mod renounce;
 mod request;
 mod serve;
 mod shelf;

@@ -318,6 +318,7 @@ impl Hub {
         now: Now,
     ) -> Result<Value, Reject> {
         self.forget_deleted(key, now);
+        self.renounce(key, now);
         let previous = self.shadows.fetch(key);
         let previous = previous.as_deref();
         if !update.desired.is_empty() {
@@ -349,6 +350,7 @@ impl Hub {
         standing: Standing,
         now: Now,
     ) -> Result<Value, Reject> {
+        self.renounce(key, now);
         let previous = self.shadows.fetch(key).filter(|shadow| shadow.exists());
         let Some(previous) = previous else { return Err(not_there(key)) };
         self.check_owner(Some(&previous), standing)?;

@@ -20,6 +20,7 @@ impl Hub {
         self.end_overrides(now);
         self.end_quarantines(now);
         self.trim_history();
+        self.renounce_some(now);
         if self.sweep_at_ms.is_none_or(|at| at <= now.mono_ms) {
             self.sweep_at_ms = Some(now.mono_ms + self.config.limits.sweep_every_ms);
             self.sweep(now);
@@ -32,13 +33,14 @@ impl Hub {
     /// nothing is due.
     pub fn next_tick_ms(&self, now: Now) -> Option<u64> {
         let sweep = self.sweep_at_ms.or((!self.shadows.is_empty()).then_some(0));
-        let trim = (self.too_much_history() > 0).then_some(0);
+        let goes_on = self.too_much_history() > 0 || self.renounced.is_searching;
+        let part = goes_on.then_some(0);
         let override_ends = (!self.overrides.is_empty())
             .then(|| now.mono_ms + self.overrides_due_ms.saturating_sub(self.time_ms(now)));
         [
             self.pending_deadline_ms(),
             sweep,
-            trim,
+            part,
             override_ends,
             self.held_until_ms(),
             self.sketches_due_ms(),

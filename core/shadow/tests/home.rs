@@ -159,6 +159,59 @@ fn r13_an_old_copy_of_the_disk_costs_the_owners_numbers() {
 }
 
 #[test]
+fn r13_the_numbers_of_many_shadows_are_given_up_a_part_at_a_time_and_of_none_too_late() {
+    let limits = Limits { sweep_shadows: 10, ..Limits::default() };
+    let mut net = Net::meshed(2, &limits);
+    let key = |n: usize| ShadowKey::classic(&format!("lamp-{n:02}"));
+    let write = |net: &mut Net, n: usize, value: usize| {
+        net.update(0, &key(n), &json!({"state": {"reported": {"n": value}}}));
+        net.settle();
+    };
+    (0..35).for_each(|n| write(&mut net, n, 0));
+    let old = net.nodes[0].disk.rows().clone();
+    (0..36).for_each(|n| write(&mut net, n, 1)); // the last one is made here
+    let lost: Vec<u64> = (0..36).map(|n| net.state(0, &key(n)).1).collect();
+    net.cut(0, 1);
+    *net.nodes[0].disk.rows() = old;
+    net.now_ms += 60_000;
+    net.crash(0);
+    let unsure = |net: &Net, n: usize| {
+        net.nodes[0]
+            .hub
+            .home(&key(n))
+            .is_some_and(|home| home.node == net.nodes[0].id && !home.sure)
+    };
+    let given_up = |net: &Net| (0..36).filter(|n| unsure(net, *n)).count();
+    // The peer's greeting says that it knows more of this feed than there is.
+    net.connect(0, 1);
+    while given_up(&net) == 0 {
+        assert!(net.deliver_one(1, 0) | net.sync_one(0) | net.sync_one(1) | net.deliver_one(0, 1));
+        let next = net.nodes[0].hub.next_tick_ms(net.now(0));
+        if next.is_some_and(|at| at <= net.now_ms) {
+            net.tick(0);
+        }
+    }
+    assert!(given_up(&net) <= 10, "{} at once", given_up(&net));
+    // Whoever comes before its turn finds it given up.
+    write(&mut net, 34, 2);
+    assert!(unsure(&net, 34));
+    net.crash(0); // it goes on where it was
+    net.connect(0, 1);
+    net.settle();
+    for _ in 0..4 {
+        net.tick(0);
+    }
+    net.settle();
+    assert_eq!(given_up(&net), 36, "also the one that only the peer knew");
+    (0..36).for_each(|n| write(&mut net, n, 3));
+    net.assert_equal("after all");
+    for (n, lost) in lost.into_iter().enumerate() {
+        let (_, version) = net.state(0, &key(n));
+        assert!(version > lost && version % 1024 >= 960, "lamp {n}: {version} after {lost}");
+    }
+}
+
+#[test]
 fn strict_nodes_answer_500_apart_from_the_owner_and_never_409() {
     let rules = Rules { strict: true, ..Rules::default() };
     let mut net = pair(&rules);
