@@ -78,6 +78,32 @@ impl Site {
         start(self.config(name, seeds)).await
     }
 
+    /// A node as a process, on the data it left when it was one before.
+    pub async fn start_process(&self, name: &str, seeds: &[&Process]) -> Process {
+        let mut config = self.config(name, &[]);
+        let seeds = seeds.iter().map(|seed| seed.address.clone()).collect();
+        config.cluster.as_mut().expect("a member").seeds = seeds;
+        let file = self.folder.path().join(format!("{name}.toml"));
+        std::fs::write(&file, config.to_toml()).expect("written");
+        let mut node = command();
+        node.args(["node", "-c"]).arg(&file);
+        let running = Running::start(node);
+        let mut line = String::new();
+        until("the node is up", async || {
+            line = running.err.with("the node is up").pop().unwrap_or_default();
+            !line.is_empty()
+        })
+        .await;
+        let address = |name: &str| {
+            let of = line.split_whitespace().find_map(|word| word.strip_prefix(name));
+            of.unwrap_or_else(|| panic!("no {name} in {line}")).parse().expect("an address")
+        };
+        let (mqtt, http) = (address("mqtt="), address("http="));
+        let (_, status) = http::get(http, "/api/v1/cluster").await;
+        let address = status["address"].as_str().expect("an address").to_owned();
+        Process { running, mqtt, http, address }
+    }
+
     /// A node others reach through a relay only.
     pub async fn start_behind_a_relay(&self, name: &str, seeds: &[&Member]) -> Member {
         self.start_behind_a_relay_with(name, seeds, |_| {}).await
@@ -98,6 +124,15 @@ impl Site {
         member.relay = Some(front.relay_to(member.node.cluster_addr().expect("it has one")));
         member
     }
+}
+
+/// A node of a cluster as a process.
+pub struct Process {
+    pub running: Running,
+    pub mqtt: SocketAddr,
+    pub http: SocketAddr,
+    /// Where other nodes find it.
+    pub address: String,
 }
 
 async fn start(config: Config) -> Member {
@@ -431,42 +466,27 @@ async fn cluster_status_tells_the_same_story_on_every_node() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_is_refused_with_one_clear_line() {
     let site = Site::new();
-    let file = site.folder.path().join("outpost.toml");
-    let text = site.config("a", &[]).to_toml();
-    std::fs::write(&file, text).expect("written");
-    let mut node = command();
-    node.args(["node", "-c"]).arg(&file);
-    let node = Running::start(node);
-    let mut address = None;
-    until("the node is up", async || {
-        let up = node.err.with("the node is up");
-        address = up.first().and_then(|line| line.split("http=").nth(1)?.trim().parse().ok());
-        address.is_some()
-    })
-    .await;
-    let http_address: SocketAddr = address.expect("just seen");
-    let (_, status) = http::get(http_address, "/api/v1/cluster").await;
+    let node = site.start_process("a", &[]).await;
 
     let elsewhere = Site::new();
     let mut config = elsewhere.config("b", &[]);
-    let seed = status["address"].as_str().expect("an address").to_owned();
-    config.cluster.as_mut().expect("a member").seeds = vec![seed];
+    config.cluster.as_mut().expect("a member").seeds = vec![node.address.clone()];
     let stranger = start(config).await;
     until("it has tried more than once", async || {
         let (_, status) = http::get(stranger.http(), "/api/v1/cluster").await;
         status["counters"]["refused_handshakes"].as_u64() > Some(2)
     })
     .await;
-    let (_, status) = http::get(http_address, "/api/v1/cluster").await;
+    let (_, status) = http::get(node.http, "/api/v1/cluster").await;
     assert_eq!(status["members"].as_array().map(Vec::len), Some(0), "{status}");
     let lines: Vec<String> =
-        node.err.all().into_iter().filter(|line| line.contains(" WARN ")).collect();
+        node.running.err.all().into_iter().filter(|line| line.contains(" WARN ")).collect();
     assert_eq!(lines.len(), 1, "one line, not one an attempt: {lines:#?}");
     assert!(lines[0].contains("refused a connection") && lines[0].contains("CA"), "{lines:?}");
     let client = Client::connect(stranger.mqtt(), Options::v5("client")).await;
     client.publish("a", "alone and well", 1).await;
     stranger.stop().await;
-    assert!(node.terminate().await.success());
+    assert!(node.running.terminate().await.success());
 }
 
 /// Waits until a new subscriber at this node is told so.

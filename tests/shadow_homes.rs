@@ -135,6 +135,81 @@ async fn a_shadow_whose_home_is_out_of_reach_is_taken_over_and_the_old_home_give
     }
 }
 
+/// Another node takes over what the dead one was the home of; what that one had acknowledged and told nobody comes back with
+/// its disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_home_of_a_shadow_is_killed_and_its_device_goes_on_at_another_node() {
+    let site = Site::new();
+    let b = site.start_process("b", &[]).await;
+    let a = site.start_process("a", &[&b]).await;
+    let mut lamp = Device::connect(a.mqtt, Options::v5("lamp"), "lamp/shadow").await;
+    let mut newest = report(&mut lamp, json!({ "at": "a", "n": 0 })).await;
+    until("b knows the lamp", async || http::get(b.http, LAMP).await.0 == 200).await;
+    let (status, wished) = http::post(b.http, LAMP, r#"{"state":{"desired":{"on":true}}}"#).await;
+    assert_eq!((status, version(&wished)), (200, newest + 1), "the home decides");
+    for n in 1..20 {
+        let next =
+            report(&mut lamp, json!({ "at": "a", "n": n, format!("only_at_a_{n}"): n })).await;
+        assert!(next > newest, "{next} after {newest}");
+        newest = next;
+    }
+    a.running.kill_9().await;
+    let before = newest;
+    drop(lamp);
+
+    let mut lamp = Device::connect(b.mqtt, Options::v5("lamp"), "lamp/shadow").await;
+    let b_id = NodeId::from_name("b").to_string();
+    let mut n = 20;
+    until("b is the home, as far as it knows", async || {
+        let next = report(&mut lamp, json!({ "at": "b", "n": n })).await;
+        assert!(next > newest, "the device would ignore {next} after {newest}");
+        (newest, n) = (next, n + 1);
+        let (_, home) = http::post(b.http, "/api/v1/shadows/home?thing=lamp", "").await;
+        home["home"] == b_id
+    })
+    .await;
+    for _ in 0..10 {
+        let next = report(&mut lamp, json!({ "at": "b", "n": n })).await;
+        assert!(next > newest, "the device would ignore {next} after {newest}");
+        (newest, n) = (next, n + 1);
+    }
+    assert!(newest > before, "{newest} after {before}, which was acknowledged by the dead node");
+
+    let a = site.start_process("a", &[&b]).await;
+    let (_, back) = http::get(a.http, LAMP).await;
+    assert!(version(&back) >= before, "acknowledged means on disk: {back}");
+    // Its device speaks on while the two find each other.
+    let mut both = (Value::Null, Value::Null);
+    until("both nodes have one state and one version", async || {
+        let next = report(&mut lamp, json!({ "at": "b", "n": n })).await;
+        assert!(next > newest, "{next} after {newest}");
+        (newest, n) = (next, n + 1);
+        both = (http::get(a.http, LAMP).await.1, http::get(b.http, LAMP).await.1);
+        both.0["state"] == both.1["state"] && both.0["version"] == both.1["version"]
+    })
+    .await;
+    let reported = &both.0["state"]["reported"];
+    assert_eq!((&reported["at"], &reported["n"]), (&json!("b"), &json!(n - 1)), "{reported}");
+    for n in 1..20 {
+        assert_eq!(reported[format!("only_at_a_{n}")], n, "acknowledged by the dead node");
+    }
+    assert_eq!(both.0["state"]["desired"], json!({ "on": true }));
+    assert!(version(&both.0) >= newest, "{} after {newest}", both.0);
+    newest = version(&both.0);
+    // The old home forwards what comes in there.
+    let (status, wished) = http::post(a.http, LAMP, r#"{"state":{"desired":{"on":false}}}"#).await;
+    assert!(status == 200 && version(&wished) > newest, "{wished} after {newest}");
+    for node in [a, b] {
+        assert!(node.running.terminate().await.success());
+    }
+}
+
+/// The version a device's report gets.
+async fn report(device: &mut Device, reported: Value) -> u64 {
+    device.ask("update", &json!({ "state": { "reported": reported } })).await;
+    version(&device.hear("update/accepted").await)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn strict_nodes_refuse_wishes_apart_from_the_home_and_take_the_device_s_word() {
     let site = Site::new();
