@@ -57,6 +57,7 @@ mod recover;
 mod redirect;
 mod retained;
 mod retained_due;
+mod retained_expiry;
 mod retained_feed;
 mod retained_list;
 mod retained_way;
@@ -87,7 +88,7 @@ pub use config::ShardConfig;
 pub use connection::Received;
 pub use decisions::{DECISIONS_MAX, Decision, DecisionKind};
 pub use inspect::{ActorInfo, ShardStats};
-pub use peers::{Forgotten, GONE_PEERS_MAX};
+pub use peers::{Forgotten, GONE_PEERS_MAX, STALLED_BYTES_MAX};
 pub use queue::{DRAIN_AT_ONCE_MAX, Drained, QUEUE_PAGE_MAX, QueueInfo, QueuePage, QueuedMessage};
 pub use redirect::{MOVED_AT_ONCE_MAX, REFERENCE_BYTES_MAX, Redirect, RedirectInfo};
 pub use retained_list::{RETAINED_PAGE_MAX, RetainedInfo, RetainedPage};
@@ -485,6 +486,7 @@ impl Shard {
         self.expire_full();
         self.sweep_bodies();
         self.retained_timeout();
+        self.expire_retained();
         self.settle();
     }
 
@@ -499,6 +501,7 @@ impl Shard {
             .chain(self.expire_due_ms())
             .chain(self.water.sweep_due_ms())
             .chain(self.retained.due_ms)
+            .chain(self.retained_expiry_due_ms())
             .min()
     }
 

@@ -25,6 +25,10 @@ pub(super) const PEER_WINDOW_BYTES: usize = 2 * 1024 * 1024;
 /// was removed while it was away; more: rows on disk that nobody needs.
 pub const GONE_PEERS_MAX: usize = 1_024;
 
+/// Bytes of events of a peer that wait for room in a local queue, and one event more. An honest peer sends half of it before
+/// it is acknowledged; more: one that is not may make this node hold so much.
+pub const STALLED_BYTES_MAX: usize = 2 * PEER_WINDOW_BYTES;
+
 /// What became of [`Shard::forget_peer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forgotten {
@@ -363,6 +367,10 @@ impl Shard {
             if peer.stalled.len() >= PEER_WINDOW {
                 // One left out here would be acknowledged with those behind it.
                 return Err(format!("more than {PEER_WINDOW} events that are not acknowledged"));
+            }
+            let waiting: usize = peer.stalled.iter().map(|event| event.message.cost_bytes()).sum();
+            if waiting >= STALLED_BYTES_MAX {
+                return Err(format!("{waiting} bytes of events that are not acknowledged"));
             }
             peer.stalled.push_back(event);
             return Ok(());

@@ -81,7 +81,7 @@ impl Shard {
                     if entry.node == shard.config.node {
                         own = own.max(entry.stamp);
                     }
-                    shard.retained.restore(entry, feed_seq);
+                    shard.retained.restore(shard.config.node, entry, feed_seq);
                 }
                 Err(error) => {
                     shard.retained.lacks_rows = true;

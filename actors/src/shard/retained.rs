@@ -37,6 +37,8 @@ pub(super) struct Retained {
     pub(super) heard: BTreeSet<NodeId>,
     /// Removals that were forgotten although a peer had not confirmed them.
     pub(super) forgotten: u64,
+    /// Topics of those this node retained for a time, by its end.
+    pub(super) expiring: BTreeSet<(u64, Arc<str>)>,
     /// When a peer that is told many has been waited for long enough.
     pub(super) due_ms: Option<u64>,
     /// A row could not be read at the start: peers tell everything anew.
@@ -127,17 +129,19 @@ impl Retained {
     }
 
     /// At start: an entry from the disk.
-    pub(super) fn restore(&mut self, entry: RetainedEntry, feed_seq: u64) {
+    pub(super) fn restore(&mut self, own: NodeId, entry: RetainedEntry, feed_seq: u64) {
         let (topic, entry) = from_wire(entry);
         self.bytes += cost(entry.value.as_ref());
+        self.note_expiry(own, &topic, None, &entry);
         let replaced = self.map.restore(topic, entry, feed_seq);
         self.bytes -= cost(replaced.as_ref());
     }
 
     /// Takes an entry in when it is newer than what stands there. Its place in the feed, or nothing.
-    fn merge(&mut self, topic: Arc<str>, entry: LwwEntry<Kept>) -> Option<u64> {
+    fn merge(&mut self, own: NodeId, topic: &Arc<str>, entry: LwwEntry<Kept>) -> Option<u64> {
         let more = cost(entry.value.as_ref());
-        let joined = self.map.join(topic, entry)?;
+        let joined = self.map.join(Arc::clone(topic), entry.clone())?;
+        self.note_expiry(own, topic, joined.replaced.as_ref(), &entry);
         self.bytes = self.bytes + more - cost(joined.replaced.as_ref());
         Some(joined.place)
     }
@@ -183,7 +187,8 @@ impl Shard {
     /// An entry from here or from a peer: written down if newer, and told to the peers once durable.
     pub(super) fn merge_retained(&mut self, topic: &Arc<str>, entry: LwwEntry<Kept>) {
         let wire = to_wire(topic, &entry);
-        let Some(feed_seq) = self.retained.merge(Arc::clone(topic), entry) else { return };
+        let own = self.config.node;
+        let Some(feed_seq) = self.retained.merge(own, topic, entry) else { return };
         let row = record::encode_retained(&wire, feed_seq);
         self.journal.put(Space::Retained, topic.as_bytes().to_vec(), row);
         let peers: Vec<_> = self.peers.keys().copied().collect();

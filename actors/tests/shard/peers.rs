@@ -1,10 +1,10 @@
 //! Two nodes and a link between them that breaks.
 
 use outpost_actors::ledger::Drop;
-use outpost_actors::shard::{Event, Forgotten};
+use outpost_actors::shard::{Event, Forgotten, STALLED_BYTES_MAX};
 use outpost_membership::interest::LocalInterest;
 use outpost_membership::{Hello, Interest, PeerFrame, RetainedEntry};
-use outpost_model::{Hlc, NodeId};
+use outpost_model::{Hlc, Message, MessageId, NodeId, QoS};
 use outpost_mqtt::packet::Publish;
 use outpost_store::{Op, Space, Store};
 
@@ -326,4 +326,40 @@ fn a_list_of_interest_that_breaks_off_takes_nothing_away() {
     world.join();
     let receiver = world.connect_to(1, v5("r"));
     assert_eq!(world.drain(receiver), ["kept"]);
+}
+
+#[test]
+fn a_peer_that_does_not_wait_for_acknowledgements_occupies_little_here() {
+    let payloads =
+        [("x".repeat(1_000_000), STALLED_BYTES_MAX / 1_000_000 + 1), ("x".into(), 1_024)];
+    for (payload, most) in payloads {
+        let mut world = World::with(1, |config| config.queue_messages_max = 2);
+        let receiver = world.connect(v5("r"));
+        world.subscribe(receiver, "t", 1);
+        world.cut(receiver);
+        let sender = world.connect(v5("s"));
+        (1..=2).for_each(|number| world.publish(sender, publish("t", "full", 1, number)));
+        world.sync();
+        let (peer, now) = (NodeId(2), world.now());
+        world.shard_mut(0).peer_up(peer, now);
+        let hello = Hello { store_id: 2, your_store_id: 0, events_seen: 0, retained_seen: 0 };
+        world.shard_mut(0).peer_frame(peer, PeerFrame::Hello(hello), now).expect("a hello");
+        let event = |seq| {
+            let id = MessageId { node: peer, seq };
+            let message = Message {
+                id,
+                topic: "t".into(),
+                payload: payload.clone().into(),
+                qos: QoS::AtLeastOnce,
+                retain: false,
+                properties: None,
+                accepted_wall_ms: now.wall_ms,
+                expiry_s: None,
+            };
+            PeerFrame::Event { seq, message: message.into(), shares: None }
+        };
+        let taken = (1..10_000)
+            .take_while(|seq| world.shard_mut(0).peer_frame(peer, event(*seq), now).is_ok());
+        assert_eq!(taken.count(), most);
+    }
 }

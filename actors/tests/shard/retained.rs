@@ -1,6 +1,7 @@
 //! Retained messages: set, cleared, limits, and many at once.
 
 use outpost_mqtt::packet::{Packet, Publish, RetainHandling, SubscribeOptions};
+use outpost_store::Space;
 
 use crate::world::{World, fleeting, publish, v4, v5};
 
@@ -107,4 +108,30 @@ fn what_does_not_fit_is_refused_and_tombstones_have_a_limit() {
     let rows = world.store(0).snapshot();
     let kept = rows.keys().filter(|(space, _)| *space == outpost_store::Space::Retained).count();
     assert!(kept <= 8, "{kept} slots on disk");
+}
+
+#[test]
+fn retained_messages_whose_time_is_over_make_room_for_others_and_go_from_disk() {
+    let mut world = World::with(1, |config| config.retained_max = 4);
+    let sender = world.connect(v5("s"));
+    for n in 0..4 {
+        let short = Publish { expiry_s: Some(5), ..retained(&format!("t/{n}"), "x", 1, n + 1) };
+        world.publish(sender, short);
+    }
+    world.drain(sender);
+    world.pass(6_000);
+    for n in 0..4 {
+        world.publish(sender, retained(&format!("u/{n}"), "y", 1, n + 5));
+        world.sync();
+        let answers = world.take(sender);
+        assert!(
+            matches!(&answers[..], [Packet::Puback(ack)] if !ack.reason.is_error()),
+            "{answers:?}"
+        );
+    }
+    world.pass(60_000);
+    world.sync();
+    let rows = world.store(0).snapshot();
+    let kept = rows.keys().filter(|(space, _)| *space == Space::Retained).count();
+    assert_eq!(kept, 4, "only those that live");
 }

@@ -4,6 +4,7 @@ use outpost_actors::record::decode_retained;
 use outpost_actors::shard::{Event, RETAINED_WAY_MAX};
 use outpost_membership::{Hello, PeerFrame};
 use outpost_model::{NodeId, Now};
+use outpost_mqtt::packet::Publish;
 use outpost_store::{Op, Space, Store};
 
 use crate::retained::retained;
@@ -351,4 +352,26 @@ fn a_new_peer_is_told_everything_in_steps_that_a_link_can_take() {
         all += more;
     }
     assert_eq!(all, count);
+}
+
+#[test]
+fn a_retained_message_whose_time_is_over_goes_everywhere_when_its_writer_says_so() {
+    let mut world = World::with(2, |_| {});
+    world.join();
+    let sender = world.connect_to(0, fleeting("s"));
+    for (n, seconds) in [(1, 5), (2, 5), (3, 500)] {
+        let short =
+            Publish { expiry_s: Some(seconds), ..retained(&format!("t/{n}"), "for a time", 1, n) };
+        world.publish(sender, short);
+        world.sync();
+    }
+    put(&mut world, sender, "t/1", "for ever");
+    world.crash(0);
+    world.join();
+    world.pass(10_000);
+    world.sync();
+    for node in [0, 1] {
+        assert_eq!(shown(&mut world, node), ["for ever", "for a time"], "node {node}");
+        assert_eq!((tombstones(&world, node), rows(&world, node)), (0, 2), "node {node}");
+    }
 }
