@@ -11,6 +11,7 @@ use outpost_model::lww::OwnWrites;
 use outpost_model::{LwwEntry, LwwMap, LwwStamp, Message, MessageId, NodeId, TopicFilter};
 use outpost_store::Space;
 
+use super::retained_expiry::own_due_ms;
 use super::{Hold, Shard};
 use crate::record;
 
@@ -132,7 +133,7 @@ impl Retained {
     pub(super) fn restore(&mut self, own: NodeId, entry: RetainedEntry, feed_seq: u64) {
         let (topic, entry) = from_wire(entry);
         self.bytes += cost(entry.value.as_ref());
-        self.note_expiry(own, &topic, None, &entry);
+        self.note_expiry(&topic, None, own_due_ms(own, &entry));
         let replaced = self.map.restore(topic, entry, feed_seq);
         self.bytes -= cost(replaced.as_ref());
     }
@@ -140,8 +141,9 @@ impl Retained {
     /// Takes an entry in when it is newer than what stands there. Its place in the feed, or nothing.
     fn merge(&mut self, own: NodeId, topic: &Arc<str>, entry: LwwEntry<Kept>) -> Option<u64> {
         let more = cost(entry.value.as_ref());
-        let joined = self.map.join(Arc::clone(topic), entry.clone())?;
-        self.note_expiry(own, topic, joined.replaced.as_ref(), &entry);
+        let due_ms = own_due_ms(own, &entry);
+        let joined = self.map.join(Arc::clone(topic), entry)?;
+        self.note_expiry(topic, joined.replaced.as_ref(), due_ms);
         self.bytes = self.bytes + more - cost(joined.replaced.as_ref());
         Some(joined.place)
     }

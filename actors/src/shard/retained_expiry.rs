@@ -12,22 +12,26 @@ use super::retained::{Kept, Retained};
 const EXPIRED_AT_ONCE: usize = 256;
 
 impl Retained {
-    /// What stands on a topic changes from one entry to another.
+    /// What stood on a topic was replaced by something whose time is over then.
     pub(super) fn note_expiry(
         &mut self,
-        own: NodeId,
         topic: &Arc<str>,
         old: Option<&Kept>,
-        new: &LwwEntry<Kept>,
+        new_due_ms: Option<u64>,
     ) {
         if let Some(due_ms) = old.and_then(|old| due_ms(&old.0)) {
             self.expiring.remove(&(due_ms, Arc::clone(topic)));
         }
-        let kept = new.value.as_ref().filter(|_| new.stamp.node == own);
-        if let Some(due_ms) = kept.and_then(|kept| due_ms(&kept.0)) {
+        if let Some(due_ms) = new_due_ms {
             self.expiring.insert((due_ms, Arc::clone(topic)));
         }
     }
+}
+
+/// When the time of an entry is over that this node is to take away.
+pub(super) fn own_due_ms(own: NodeId, entry: &LwwEntry<Kept>) -> Option<u64> {
+    let kept = entry.value.as_ref().filter(|_| entry.stamp.node == own)?;
+    due_ms(&kept.0)
 }
 
 /// When its time is over, by the wall clock.
