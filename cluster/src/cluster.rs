@@ -115,7 +115,7 @@ impl Cluster {
             endpoint.local_addr().map_err(|cause| StartError::Bind { addr: config.bind, cause })?;
         let advertised = advertised(&config, bound).await;
         let mut client = quinn::ClientConfig::new(tls.client.clone());
-        client.transport_config(Arc::new(transport(&config.limits)));
+        client.transport_config(Arc::new(transport(&config.limits, config.lossy_links)));
         let (gossip, inbox) = mpsc::channel(GOSSIP_QUEUE_MAX);
         let context = Arc::new(Context {
             id: NodeId::from_name(&config.name),
@@ -349,7 +349,7 @@ fn open_endpoint(config: &ClusterConfig, tls: &NodeTls) -> Result<Endpoint, Star
     let failed = |cause| StartError::Bind { addr: config.bind, cause };
     let socket = std::net::UdpSocket::bind(config.bind).map_err(failed)?;
     let mut server = quinn::ServerConfig::with_crypto(tls.server.clone());
-    server.transport_config(Arc::new(transport(&config.limits)));
+    server.transport_config(Arc::new(transport(&config.limits, config.lossy_links)));
     server.max_incoming(HANDSHAKES_MAX * 2);
     let endpoint = EndpointConfig::new(Arc::new(tls.reset_key.clone()));
     Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime)).map_err(failed)
@@ -387,7 +387,7 @@ async fn advertised(config: &ClusterConfig, bound: SocketAddr) -> SocketAddr {
 /// An address of nobody (RFC 5737), used to ask the system for its default route.
 const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
 
-pub(crate) fn transport(limits: &LinkLimits) -> TransportConfig {
+pub(crate) fn transport(limits: &LinkLimits, lossy: bool) -> TransportConfig {
     let mut transport = TransportConfig::default();
     let idle_ms = u32::try_from(limits.idle_timeout.as_millis()).unwrap_or(u32::MAX);
     transport
@@ -401,7 +401,7 @@ pub(crate) fn transport(limits: &LinkLimits) -> TransportConfig {
         .send_window(6 << 20)
         .datagram_receive_buffer_size(Some(64 << 10))
         .datagram_send_buffer_size(64 << 10);
-    if limits.lossy_links {
+    if lossy {
         transport.congestion_controller_factory(Arc::new(BbrConfig::default()));
     }
     transport

@@ -29,6 +29,9 @@ pub struct ClusterConfig {
     pub key_pem: PathBuf,
     /// The CA's private key, on the node that lets newcomers join. Its folder also holds the join tokens.
     pub ca_key: Option<PathBuf>,
+    /// The links lose packets though they are not full (radio, satellite): what has arrived lately sets the speed of sending,
+    /// and a loss does not lower it (BBR instead of CUBIC). On a link that is full it takes more than its share.
+    pub lossy_links: bool,
     /// Time and size limits.
     pub limits: LinkLimits,
 }
@@ -54,9 +57,6 @@ pub struct LinkLimits {
     pub sync_queue_bytes_max: usize,
     /// Links at once. More nodes than this in one cluster do not all reach each other.
     pub links_max: usize,
-    /// The links lose packets though they are not full (radio, satellite): what has arrived lately sets the speed of sending,
-    /// and a loss does not lower it (BBR instead of CUBIC). On a link that is full it takes more than its share.
-    pub lossy_links: bool,
 }
 
 impl ClusterConfig {
@@ -74,6 +74,7 @@ impl ClusterConfig {
             cert_pem: folder.join(crate::ca::NODE_FILE),
             key_pem: folder.join(crate::ca::NODE_KEY_FILE),
             ca_key: ca_key.exists().then_some(ca_key),
+            lossy_links: false,
             limits: LinkLimits::default(),
         }
     }
@@ -91,7 +92,6 @@ impl Default for LinkLimits {
             events_queue_bytes_max: 16 << 20,
             sync_queue_bytes_max: 8 << 20,
             links_max: 256,
-            lossy_links: false,
         }
     }
 }

@@ -307,7 +307,7 @@ async fn connect(
     let tls = newcomer_tls(ca)
         .map_err(|e| JoinError::NotANode { at: at.to_owned(), why: e.to_string() })?;
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
-    config.transport_config(Arc::new(transport(&LinkLimits::default())));
+    config.transport_config(Arc::new(transport(&LinkLimits::default(), false)));
     let connecting =
         endpoint.connect_with(config, addr, SERVER_NAME).map_err(|e| unreachable(e.to_string()))?;
     let connection = match timeout(EXCHANGE_MAX, connecting).await {

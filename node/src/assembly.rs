@@ -540,9 +540,7 @@ fn cluster_config(config: &Config) -> Option<ClusterConfig> {
         cert_pem: cluster.cert.clone().unwrap_or_default(),
         key_pem: cluster.key.clone().unwrap_or_default(),
         ca_key: cluster.ca_key.clone(),
-        limits: outpost_cluster::LinkLimits {
-            lossy_links: cluster.lossy_links,
-            ..outpost_cluster::LinkLimits::default()
-        },
+        lossy_links: cluster.lossy_links,
+        limits: outpost_cluster::LinkLimits::default(),
     })
 }

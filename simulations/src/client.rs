@@ -176,23 +176,12 @@ impl Client {
             })
         });
         let connect = Connect {
-            version: self.profile.version,
-            bridge: false,
-            client_id: self.name(),
             clean_start: clean,
             keep_alive_s: self.profile.keep_alive_s,
             will,
-            username: None,
-            password: None,
             session_expiry_s: (five && self.profile.durable).then_some(86_400),
             receive_max: five.then_some(20),
-            packet_max: None,
-            topic_alias_max: None,
-            request_response_info: None,
-            request_problem_info: None,
-            auth_method: None,
-            auth_data: None,
-            user: Vec::new(),
+            ..Connect::new(self.profile.version, &self.name())
         };
         self.encode(&Packet::Connect(Box::new(connect)))
     }

@@ -6,39 +6,17 @@ use outpost_mqtt::packet::{Connect, PacketId, Publish, Version, Will};
 
 /// A CONNECT of version 5 whose session survives for an hour.
 pub fn v5(name: &str) -> Connect {
-    Connect { version: Version::V5, session_expiry_s: Some(3_600), ..plain(name) }
+    Connect { session_expiry_s: Some(3_600), ..Connect::new(Version::V5, name) }
 }
 
 /// A CONNECT of version 3.1.1 with a persistent session.
 pub fn v4(name: &str) -> Connect {
-    plain(name)
+    Connect::new(Version::V4, name)
 }
 
 /// A CONNECT of version 5 whose session ends with the connection.
 pub fn fleeting(name: &str) -> Connect {
-    Connect { version: Version::V5, clean_start: true, ..plain(name) }
-}
-
-fn plain(name: &str) -> Connect {
-    Connect {
-        version: Version::V4,
-        bridge: false,
-        client_id: name.to_owned().into(),
-        clean_start: false,
-        keep_alive_s: 0,
-        will: None,
-        username: None,
-        password: None,
-        session_expiry_s: None,
-        receive_max: None,
-        packet_max: None,
-        topic_alias_max: None,
-        request_response_info: None,
-        request_problem_info: None,
-        auth_method: None,
-        auth_data: None,
-        user: Vec::new(),
-    }
+    Connect { clean_start: true, ..Connect::new(Version::V5, name) }
 }
 
 pub fn will(topic: &str, delay_s: u32) -> Box<Will> {

@@ -55,10 +55,7 @@ fn a_removal_that_all_have_is_forgotten_and_later_messages_still_travel() {
 #[test]
 fn a_peer_that_is_away_is_waited_for_also_by_a_node_that_starts_again() {
     let mut world = World::with(3, |_| {});
-    for (a, b) in [(0, 1), (1, 2), (0, 2)] {
-        world.link(a, b);
-    }
-    world.sync();
+    world.mesh();
     let sender = world.connect_to(0, fleeting("s"));
     put(&mut world, sender, "t", "old");
     world.unlink(0, 2);
@@ -68,10 +65,7 @@ fn a_peer_that_is_away_is_waited_for_also_by_a_node_that_starts_again() {
     world.crash(0);
     assert_eq!(tombstones(&world, 0), 1);
     assert_eq!(shown(&mut world, 2), ["old"], "it has not heard of it");
-    world.link(0, 1);
-    world.link(0, 2);
-    world.link(1, 2);
-    world.sync();
+    world.mesh();
     for node in 0..3 {
         assert_eq!(shown(&mut world, node), Vec::<String>::new(), "node {node}");
         assert_eq!((tombstones(&world, node), rows(&world, node)), (0, 0), "node {node}");
@@ -260,9 +254,7 @@ fn what_is_found_to_be_gone_is_told_to_its_writer_also_after_a_crash() {
 #[test]
 fn a_node_that_lost_its_disk_and_its_clock_gets_all_it_retained_itself() {
     let mut world = World::with(3, |_| {});
-    for (a, b) in [(0, 1), (1, 2), (0, 2)] {
-        world.link(a, b);
-    }
+    world.mesh();
     let sender = world.connect_to(0, fleeting("s"));
     for n in 0..3 {
         put(&mut world, sender, &format!("t/{n}"), &n.to_string());

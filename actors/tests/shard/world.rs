@@ -388,6 +388,14 @@ impl World {
         self.link(0, 1);
     }
 
+    /// All nodes have links to each other.
+    pub fn mesh(&mut self) {
+        for a in 0..self.nodes.len() {
+            (0..a).for_each(|b| self.link(a, b));
+        }
+        self.sync();
+    }
+
     /// Two nodes have a link.
     pub fn link(&mut self, a: usize, b: usize) {
         self.link_up = true;

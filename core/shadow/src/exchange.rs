@@ -63,8 +63,11 @@ impl Hub {
         self.finish();
     }
 
-    /// A node left for good: nothing waits for it any more.
+    /// A node left for good: nothing waits for it any more. One that has a link did not.
     pub fn forget_peer(&mut self, peer: NodeId, now: Now) {
+        if self.peers.get(&peer).is_some_and(|known| known.up) {
+            return;
+        }
         self.peer_down(peer, now);
         if self.peers.remove(&peer).is_some() {
             self.erase_peer(peer);

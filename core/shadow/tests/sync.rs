@@ -393,3 +393,13 @@ fn a_peer_of_an_earlier_build_is_sent_what_it_reads() {
     let bytes = |frames: &[Vec<u8>]| frames.iter().map(Vec::len).sum::<usize>();
     assert!(bytes(&now) < bytes(&before), "{} and {} bytes", bytes(&now), bytes(&before));
 }
+
+#[test]
+fn a_node_that_is_back_is_not_forgotten() {
+    let mut net = Net::meshed(2, &Limits::default());
+    let (peer, now) = (net.nodes[1].id, net.now(0));
+    net.nodes[0].hub.forget_peer(peer, now);
+    net.update(1, &ShadowKey::classic("lamp"), &json!({"state": {"reported": {"on": true}}}));
+    net.settle();
+    net.assert_equal("its frames are taken");
+}
