@@ -77,7 +77,7 @@ impl Gate for ConfigGate {
             return Admission::Admit(Some(Arc::from(BRIDGE_LISTENER)));
         }
         // Neither the sessions nor the rights of this node's bridges are for anybody else.
-        let is_bridge = |name: &str| name == BRIDGE_LISTENER;
+        let is_bridge = |name: &str| without_query(name) == BRIDGE_LISTENER;
         if client_id.starts_with(BRIDGE_CLIENTS)
             || origin.certificate.as_deref().is_some_and(is_bridge)
             || credentials.username.as_deref().is_some_and(is_bridge)
@@ -92,6 +92,8 @@ impl Gate for ConfigGate {
             // A name nobody has to prove means nothing: with no users configured it is not taken for one.
             Some(_) if self.users.is_empty() && anonymous => Admission::Admit(None),
             Some(_) if self.users.is_empty() => Admission::BadCredentials,
+            // An SDK that says what it is, and not who.
+            Some(name) if without_query(name).is_empty() && anonymous => Admission::Admit(None),
             // Unknown names as well, or the time an answer takes would tell who is known here.
             Some(_) => Admission::Slow,
             None if anonymous => Admission::Admit(None),
@@ -101,13 +103,14 @@ impl Gate for ConfigGate {
 
     fn check_slowly(&self, _: &Origin, _: &str, credentials: &Credentials) -> Admission {
         let Some(name) = credentials.username.as_deref() else { return Admission::NotAuthorized };
-        let known = self.users.get(name);
-        let Some(user) = known.or_else(|| self.users.values().next()) else {
+        let known = self.users.get_key_value(name);
+        let known = known.or_else(|| self.users.get_key_value(without_query(name)));
+        let Some((name, user)) = known.or_else(|| self.users.iter().next()) else {
             return Admission::BadCredentials;
         };
         let password = credentials.password.as_deref().unwrap_or_default();
         match outpost_security::password::verify(&user.hash, password) {
-            Ok(true) if known.is_some() => Admission::Admit(Some(Arc::from(name))),
+            Ok(true) if known.is_some() => Admission::Admit(Some(Arc::from(&**name))),
             _ => Admission::BadCredentials,
         }
     }
@@ -162,6 +165,11 @@ impl ConfigGate {
             roles: roles.map(|role| role.as_str().into()).collect(),
         }
     }
+}
+
+/// The user name before what SDKs of AWS IoT hang onto it about themselves, `ann?SDK=…&Version=…`.
+fn without_query(name: &str) -> &str {
+    name.split_once('?').map_or(name, |(name, _)| name)
 }
 
 /// Another number for other rules, other roles, and another release, which may read the same rules in another way.
@@ -246,6 +254,22 @@ mod tests {
         let sdk = Credentials { username, password: None };
         let lamp = Admission::Admit(Some(Arc::from("lamp-1")));
         assert_eq!(gate.admit(&origin, "c", &sdk), lamp);
+    }
+
+    #[test]
+    fn what_an_sdk_says_about_itself_is_no_part_of_the_name() {
+        let sdk = "?x-amz-customauthorizer-name=a&SDK=PythonV2&Version=1.31";
+        let ann = Some(format!("ann{sdk}"));
+        let gate_of = |users: &[&str]| gate(true, users);
+        let known = Admission::Admit(Some(Arc::from("ann")));
+        assert_eq!(asks(&gate_of(&["ann"]), ann.as_deref(), "secret"), known);
+        assert_eq!(asks(&gate_of(&["ann"]), ann.as_deref(), "wrong"), Admission::BadCredentials);
+        assert_eq!(asks(&gate_of(&["ann"]), Some(sdk), ""), Admission::Admit(None));
+        assert_eq!(asks(&gate(false, &["ann"]), Some(sdk), ""), Admission::BadCredentials);
+        let whole = Admission::Admit(Some(Arc::from("ann?1")));
+        assert_eq!(asks(&gate_of(&["ann", "ann?1"]), Some("ann?1"), "secret"), whole);
+        let bridge = format!("{BRIDGE_LISTENER}{sdk}");
+        assert_eq!(asks(&gate_of(&["ann"]), Some(&bridge), "x"), Admission::NotAuthorized);
     }
 
     #[test]
