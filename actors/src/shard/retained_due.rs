@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use outpost_model::{QoS, TopicFilter};
+use outpost_mqtt::packet::PacketId;
 
 use super::Shard;
 use super::pass::Parcel;
@@ -19,12 +20,20 @@ pub(super) struct RetainedDue {
     id: Option<u32>,
     /// The last topic looked at.
     after: String,
+    /// The SUBSCRIBE that asked for it, until its SUBACK has left: permitted before it (MQTT 5, §3.8.4), but clients
+    /// are surprised.
+    unanswered: Option<PacketId>,
 }
 
 impl RetainedDue {
     /// Everything that matches.
-    pub(super) fn new(filter: TopicFilter, qos: QoS, id: Option<u32>) -> Self {
-        Self { filter, qos, id, after: String::new() }
+    pub(super) fn new(
+        filter: TopicFilter,
+        qos: QoS,
+        id: Option<u32>,
+        unanswered: Option<PacketId>,
+    ) -> Self {
+        Self { filter, qos, id, after: String::new(), unanswered }
     }
 }
 
@@ -72,11 +81,24 @@ impl RetainedDues {
         self.of_session.contains_key(&session) && self.ready.insert(session)
     }
 
+    /// The SUBACK of this SUBSCRIBE, or with `None` of none, stands in the way any more.
+    pub(super) fn answered(&mut self, session: u32, packet_id: Option<PacketId>) {
+        let Some(dues) = self.of_session.get_mut(&session) else { return };
+        for due in dues.iter_mut() {
+            if packet_id.is_none() || due.unanswered == packet_id {
+                due.unanswered = None;
+            }
+        }
+        self.ready.insert(session);
+    }
+
     /// What is to go out next, for the first session that `has_room`; the others wait until they are woken.
     fn take(&mut self, has_room: impl Fn(u32) -> bool) -> Option<(u32, RetainedDue)> {
         while let Some(session) = self.ready.first().copied() {
             let dues = self.of_session.get_mut(&session).filter(|_| has_room(session));
-            match dues.and_then(VecDeque::pop_front) {
+            let is_answered = |due: &RetainedDue| due.unanswered.is_none();
+            let next = dues.and_then(|dues| dues.remove(dues.iter().position(is_answered)?));
+            match next {
                 Some(due) => return Some((session, due)),
                 None => self.ready.remove(&session),
             };
@@ -137,7 +159,7 @@ mod tests {
 
     fn due(filter: &str) -> RetainedDue {
         let filter = TopicFilter::new(filter.to_owned()).expect("a filter");
-        RetainedDue::new(filter, QoS::AtMostOnce, None)
+        RetainedDue::new(filter, QoS::AtMostOnce, None, None)
     }
 
     #[test]
@@ -155,6 +177,21 @@ mod tests {
         dues.wake(5_000);
         assert_eq!(dues.take(|_| true).map(|(session, _)| session), Some(7));
         assert!(dues.take(|_| true).is_none());
+    }
+
+    #[test]
+    fn what_a_suback_has_not_announced_waits_for_it() {
+        let packet_id = PacketId::new(7);
+        let mut dues = RetainedDues::default();
+        dues.push(1, RetainedDue { unanswered: packet_id, ..due("a") });
+        dues.push(1, due("b"));
+        let took =
+            |dues: &mut RetainedDues| dues.take(|_| true).map(|(_, due)| due.filter.to_string());
+        assert_eq!((took(&mut dues).as_deref(), took(&mut dues)), (Some("b"), None));
+        dues.answered(1, PacketId::new(8));
+        assert_eq!(took(&mut dues), None);
+        dues.answered(1, packet_id);
+        assert_eq!(took(&mut dues).as_deref(), Some("a"));
     }
 
     #[test]

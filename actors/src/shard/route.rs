@@ -413,8 +413,11 @@ impl Shard {
             }
             Hold::Hello { peer, link, hello } => self.say_hello(peer, link, hello),
             Hold::Packet { session, number, conn, packet } => {
-                self.unhold(session, number);
-                self.send_packet(conn, &packet);
+                if self.unhold(session, number) {
+                    self.send_answer(session, conn, &packet);
+                } else {
+                    self.send_packet(conn, &packet);
+                }
             }
             Hold::Settle(ticket, reason) => {
                 if let Ticket::Client { session, number, .. } = ticket {

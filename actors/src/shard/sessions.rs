@@ -360,11 +360,19 @@ impl Shard {
         let Some(slot) = self.sessions.get_mut(session as usize) else { return };
         let Some(conn) = slot.conn else { return };
         if (slot.held == 0 || has_failed) && !slot.durable {
-            return self.send_packet(conn, &packet);
+            return self.send_answer(session, conn, &packet);
         }
         slot.held += 1;
         let number = slot.number;
         self.journal.hold(Hold::Packet { session, number, conn, packet });
+    }
+
+    /// A packet that waited for the disk, or did not have to. What a SUBACK announces may follow it.
+    pub(super) fn send_answer(&mut self, session: u32, conn: ConnId, packet: &Packet) {
+        self.send_packet(conn, packet);
+        if let Packet::Suback(suback) = packet {
+            self.retained_due.answered(session, Some(suback.packet_id));
+        }
     }
 
     /// The client said good-bye.
@@ -407,7 +415,7 @@ impl Shard {
         slot.expires_ms = Moment::at(now_ms + expiry_ms);
         self.send(cell, CellMsg::LinkLost);
         self.drop_ring(session);
-        self.retained_due.wake(session);
+        self.retained_due.answered(session, None);
         if expiry_ms == 0 {
             return self.end_session(session);
         }

@@ -60,14 +60,15 @@ impl Shard {
             );
         }
         let Some(slot) = self.sessions.get(session as usize) else { return };
-        let cell = slot.cell;
+        let (cell, unanswered) = (slot.cell, slot.conn.map(|_| request.packet_id));
         self.send(cell, CellMsg::Subscribed(request.packet_id, reasons, false));
         if retained.iter().any(|(filter, _)| is_sys(filter.pattern())) {
             self.refresh_sys_for_subscriber();
         }
         for (filter, options) in retained {
             let (qos, id) = (options.qos, request.subscription_id);
-            self.retained_due.push(session, RetainedDue::new(filter, qos, id));
+            let due = RetainedDue::new(filter, qos, id, unanswered);
+            self.retained_due.push(session, due);
         }
     }
 

@@ -1,9 +1,10 @@
 //! Retained messages: set, cleared, limits, and many at once.
 
-use outpost_mqtt::packet::{Packet, Publish, RetainHandling, SubscribeOptions};
+use outpost_model::QoS;
+use outpost_mqtt::packet::{Packet, Publish, RetainHandling, Subscribe, SubscribeOptions};
 use outpost_store::Space;
 
-use crate::world::{World, fleeting, publish, v4, v5};
+use crate::world::{Client, World, fleeting, id, publish, v4, v5};
 
 pub fn retained(topic: &str, payload: &str, qos: u8, id: u16) -> Publish {
     Publish { retain: true, ..publish(topic, payload, qos, id) }
@@ -70,6 +71,42 @@ fn all_of_very_many_arrive_at_any_qos() {
         world.subscribe(durable, "t/#", qos);
         assert_eq!(world.drain(durable).len(), usize::from(COUNT), "QoS {qos}");
     }
+}
+
+/// A SUBSCRIBE to two filters, of which one has a retained message.
+fn subscribe_to_both(world: &mut World, client: Client) {
+    let sender = world.connect(fleeting("s"));
+    world.publish(sender, retained("a/1", "here", 1, 1));
+    world.sync();
+    let options = SubscribeOptions { qos: QoS::AtLeastOnce, ..SubscribeOptions::default() };
+    let filters = vec![("a/+".into(), options), ("b".into(), options)];
+    let subscribe =
+        Subscribe { packet_id: id(7), subscription_id: None, filters, user: Vec::new() };
+    world.send(client, Packet::Subscribe(subscribe));
+}
+
+#[test]
+fn they_come_behind_the_suback_though_it_waits_for_the_disk() {
+    for connect in [v4("kept"), v5("kept"), fleeting("fleeting")] {
+        let mut world = World::new();
+        let client = world.connect(connect);
+        subscribe_to_both(&mut world, client);
+        world.sync();
+        let got = world.take(client);
+        assert!(matches!(&got[..], [Packet::Suback(_), Packet::Publish(_)]), "{got:?}");
+    }
+}
+
+#[test]
+fn one_that_is_cut_off_before_its_suback_finds_them_in_its_queue() {
+    let mut world = World::new();
+    let client = world.connect(v5("kept"));
+    subscribe_to_both(&mut world, client);
+    assert_eq!(world.take(client), [], "the disk has not answered");
+    world.cut(client);
+    world.sync();
+    let back = world.connect(v5("kept"));
+    assert_eq!(world.drain(back), ["here"]);
 }
 
 #[test]
