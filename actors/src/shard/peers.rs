@@ -263,6 +263,8 @@ impl Shard {
             return Err("a control frame before its hello".to_owned());
         }
         match frame {
+            // It would be told everything again.
+            PeerFrame::Hello(_) if peer.greeted => return Err("a second hello".to_owned()),
             PeerFrame::Hello(hello) => self.peer_hello(id, &hello),
             frame @ (PeerFrame::InterestAll(_)
             | PeerFrame::InterestAdd(_)
@@ -424,7 +426,7 @@ impl Shard {
         }
         let (_, recipients, away) = self.receivers_of_event(message, event.shares.as_deref());
         !recipients.iter().any(|r| self.is_full(r))
-            && !away.iter().any(|share| self.is_shared_full(share))
+            && !away.iter().any(|share| self.is_passing_full(share, message))
     }
 
     pub(super) fn write_peer(&mut self, id: NodeId) {

@@ -17,12 +17,18 @@ use outpost_model::{Message, NodeId, QoS};
 
 use super::Shard;
 use super::channel::Recipient;
+use super::peers::{PEER_WINDOW_BYTES, Peer};
 use crate::cell::CellId;
 use crate::ledger::Drop;
 
 /// How often a message may be passed on because the node chosen for a share group has no member any more. Lower: it is
 /// dropped although there is a member somewhere; higher: groups whose members come and go keep messages travelling.
 pub const SHARE_HOPS_MAX: u8 = 3;
+
+/// Messages in an outbox beyond `limits.outbox_messages_max` (and as much beyond its bytes as may be under way on a link) that a
+/// peer sent and that go on to another. Fewer: a circle of nodes
+/// that pass messages on makes smaller steps; more: memory and disk beyond the limit.
+pub const PASSING_MAX: u64 = 1_024;
 
 /// A share group, wherever its members are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +72,7 @@ impl Shard {
 
     /// A share group by its name, as far as it is known here.
     pub(super) fn shared(&self, name: Arc<str>) -> Shared {
-        let of =
-            |(id, peer): (&NodeId, &super::peers::Peer)| Some((*id, peer.interest.share(&name)?));
+        let of = |(id, peer): (&NodeId, &Peer)| Some((*id, peer.interest.share(&name)?));
         let away = self.peers.iter().filter_map(of).collect();
         Shared { here: self.group_of(&name), name, away }
     }
@@ -134,6 +139,21 @@ impl Shard {
     pub(super) fn is_shared_full(&self, shared: &Shared) -> bool {
         self.places(shared, QoS::AtLeastOnce, true).is_empty()
             && !self.places(shared, QoS::AtLeastOnce, false).is_empty()
+    }
+
+    /// The same for one that a peer sent and that goes on to another: there is a little more room for these. In a circle of
+    /// full outboxes each waits for the next one; what goes on leaves one as it enters another, so with this not all of them
+    /// can be full.
+    pub(super) fn is_passing_full(&self, shared: &Shared, message: &Message) -> bool {
+        let messages_max = self.config.outbox_messages_max.saturating_add(PASSING_MAX);
+        let bytes_max = self.config.outbox_bytes_max.saturating_add(PEER_WINDOW_BYTES as u64);
+        let has_room =
+            |peer: &Peer| peer.quota.messages() < messages_max && peer.quota.bytes() < bytes_max;
+        self.is_shared_full(shared)
+            && match self.choose(shared, message.qos, message.id.seq) {
+                Some(Place::Peer(peer)) => !self.peers.get(&peer).is_some_and(has_room),
+                _ => true,
+            }
     }
 
     /// The best places there are, in order of the nodes.

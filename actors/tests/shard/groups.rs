@@ -227,3 +227,33 @@ fn what_moves_to_a_member_that_is_not_kept_moves_once() {
     // What the first member may have been sent is nobody else's (MQTT-4.8.2-5); which it was died with the process.
     assert_eq!(sorted(got), (129..=200).collect::<Vec<_>>());
 }
+
+#[test]
+fn two_full_outboxes_of_what_has_to_go_back_do_not_wait_for_each_other() {
+    let mut world = World::with(2, |config| config.outbox_messages_max = 5);
+    world.join();
+    let filters = ["$share/g/g", "$share/h/h"];
+    // Each node has the only member of one group; then the members change places behind a cut.
+    let mut members = [world.connect_to(1, v5("m1")), world.connect_to(0, v5("m0"))];
+    for (member, filter) in members.into_iter().zip(filters) {
+        world.subscribe(member, filter, 1);
+    }
+    world.sync();
+    world.cut_link();
+    for (node, topic) in [(0, "g"), (1, "h")] {
+        let sender = world.connect_to(node, fleeting("sender"));
+        (1..=5).for_each(|n| world.publish(sender, publish(topic, &n.to_string(), 1, n)));
+        world.drain(sender);
+    }
+    members.swap(0, 1);
+    for (n, filter) in filters.into_iter().enumerate() {
+        world.unsubscribe(members[1 - n], filter);
+        world.subscribe(members[n], filter, 1);
+    }
+    assert_eq!([0, 1].map(|node| world.shard(node).stats().outboxes_full), [1, 1]);
+    world.join();
+    for member in members {
+        assert_eq!(sorted(world.drain(member)), (1..=5).collect::<Vec<_>>());
+    }
+    assert_eq!([0, 1].map(|node| world.shard(node).stats().outbox), [0, 0]);
+}

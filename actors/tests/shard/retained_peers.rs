@@ -327,9 +327,11 @@ fn a_new_peer_is_told_everything_in_steps_that_a_link_can_take() {
     };
     let (events_seen, retained_seen) = (0, 0);
     let hello = Hello { store_id: 2, your_store_id: 0, events_seen, retained_seen };
-    hear(&mut world, PeerFrame::Hello(hello));
+    hear(&mut world, PeerFrame::Hello(hello.clone()));
     let first = told(&mut world);
     assert_eq!(first.len(), RETAINED_WAY_MAX);
+    let again = world.shard_mut(0).peer_frame(peer, PeerFrame::Hello(hello), now);
+    assert!(again.is_err() && told(&mut world).is_empty(), "nothing is told twice on one link");
     hear(&mut world, PeerFrame::RetainedSeen { feed_seq: first[99] });
     assert_eq!(told(&mut world).len(), 100, "as many as have arrived");
     // From here on it confirms nothing: it has no room for one of them, or does not know how.
