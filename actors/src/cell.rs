@@ -98,6 +98,11 @@ impl<B, M, O> Cells<B, M, O> {
         CellId { index: self.slots.len() as u32 - 1, generation }
     }
 
+    /// Makes places for so many more cells.
+    pub fn reserve(&mut self, more: usize) {
+        self.slots.reserve_exact(more);
+    }
+
     /// Who it belongs to, to be changed.
     pub fn owner_mut(&mut self, id: CellId) -> Option<&mut O> {
         self.slot_mut(id)?.owner.as_mut()

@@ -21,25 +21,57 @@ pub const SLICES_MAX: usize = 16;
 #[derive(Debug, Default)]
 pub struct OutBuffer {
     /// Boxed: most never have any.
-    #[allow(clippy::box_collection, reason = "8 bytes in place of 32, and most have none")]
-    front: Option<Box<VecDeque<Bytes>>>,
+    front: Option<Box<Front>>,
     tail: Vec<u8>,
     /// Bytes of `tail` already written. What waits for one client is far below 4 GiB, and many wait for nothing.
     written: u32,
     /// Bytes written since [`OutBuffer::take_count`].
     gone: u32,
-    len: usize,
+}
+
+/// What goes before the tail.
+#[derive(Debug, Default)]
+struct Front {
+    chunks: VecDeque<Bytes>,
+    /// In all of them.
+    bytes: usize,
+}
+
+impl Front {
+    fn push(&mut self, chunk: Bytes) {
+        self.bytes += chunk.len();
+        self.chunks.push_back(chunk);
+    }
+
+    /// Forgets the first `count` bytes, as far as there are so many: how many there were.
+    fn advance(&mut self, count: usize) -> usize {
+        let count = count.min(self.bytes);
+        let mut left = count;
+        while left > 0
+            && let Some(chunk) = self.chunks.front_mut()
+        {
+            let part = left.min(chunk.len());
+            chunk.advance(part);
+            left -= part;
+            if chunk.is_empty() {
+                self.chunks.pop_front();
+            }
+        }
+        self.bytes -= count;
+        count
+    }
 }
 
 impl OutBuffer {
     /// Bytes waiting.
     pub fn len(&self) -> usize {
-        self.len
+        let front = self.front.as_ref().map_or(0, |front| front.bytes);
+        front + self.tail.len() - self.written()
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Appends a copy.
@@ -49,10 +81,7 @@ impl OutBuffer {
 
     /// Appends what `write` appends.
     pub fn put_with<R>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-        let before = self.tail.len();
-        let result = write(&mut self.tail);
-        self.len += self.tail.len() - before;
-        result
+        write(&mut self.tail)
     }
 
     /// Appends a payload, by reference when it is large.
@@ -63,11 +92,10 @@ impl OutBuffer {
         if self.tail.len() > self.written() {
             let tail = Bytes::from(std::mem::take(&mut self.tail));
             let rest = tail.slice(self.written()..);
-            self.front.get_or_insert_default().push_back(rest);
+            self.front.get_or_insert_default().push(rest);
             self.written = 0;
         }
-        self.len += payload.len();
-        self.front.get_or_insert_default().push_back(payload.clone());
+        self.front.get_or_insert_default().push(payload.clone());
     }
 
     /// Appends a message: what stands before its payload, and the payload, by reference when it is large.
@@ -76,7 +104,6 @@ impl OutBuffer {
             self.tail.reserve(head.len() + payload.len());
             self.tail.extend_from_slice(head);
             self.tail.extend_from_slice(payload);
-            self.len += head.len() + payload.len();
         } else {
             self.put(head);
             self.put_payload(payload);
@@ -90,19 +117,19 @@ impl OutBuffer {
 
     /// The next bytes to write, as slices for one vectored write.
     pub fn slices<'a>(&'a self, into: &mut Vec<IoSlice<'a>>) {
-        let front = self.front.iter().flat_map(|front| front.iter());
+        let front = self.front.iter().flat_map(|front| front.chunks.iter());
         into.extend(front.take(SLICES_MAX - 1).map(|chunk| IoSlice::new(chunk)));
-        let is_front_in = self.front.as_ref().is_none_or(|front| front.len() < SLICES_MAX);
+        let is_front_in = self.front.as_ref().is_none_or(|front| front.chunks.len() < SLICES_MAX);
         if is_front_in && self.tail.len() > self.written() {
             into.push(IoSlice::new(&self.tail[self.written()..]));
         }
     }
 
     /// Forgets the first `count` bytes: they are written.
-    pub fn advance(&mut self, mut count: usize) {
-        self.len -= count;
+    pub fn advance(&mut self, count: usize) {
+        let is_all = count == self.len();
         self.gone = self.gone.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
-        if self.len == 0 && self.is_front_empty() && self.tail.capacity() <= KEEP_BYTES {
+        if is_all && self.is_front_empty() && self.tail.capacity() <= KEEP_BYTES {
             self.written = 0;
             if self.tail.capacity() < KEEP_FROM_BYTES {
                 self.tail = Vec::new();
@@ -110,21 +137,10 @@ impl OutBuffer {
             self.tail.clear();
             return;
         }
-        if let Some(front) = &mut self.front {
-            while count > 0
-                && let Some(chunk) = front.front_mut()
-            {
-                let part = count.min(chunk.len());
-                chunk.advance(part);
-                count -= part;
-                if chunk.is_empty() {
-                    front.pop_front();
-                }
-            }
-        }
-        let written = self.written() + count;
+        let of_front = self.front.as_mut().map_or(0, |front| front.advance(count));
+        let written = self.written() + count - of_front;
         self.written = u32::try_from(written).expect("what waits for one client is below 4 GiB");
-        if self.len == 0 {
+        if is_all {
             self.tail.clear();
             self.written = 0;
             if self.tail.capacity() > KEEP_BYTES {
@@ -140,17 +156,18 @@ impl OutBuffer {
 
     /// Takes everything out at once; for tests and the simulator.
     pub fn take(&mut self) -> Vec<u8> {
-        let mut all = Vec::with_capacity(self.len);
-        let front = self.front.iter().flat_map(|front| front.iter());
+        let len = self.len();
+        let mut all = Vec::with_capacity(len);
+        let front = self.front.iter().flat_map(|front| front.chunks.iter());
         front.for_each(|chunk| all.extend_from_slice(chunk));
         all.extend_from_slice(&self.tail[self.written()..]);
-        let gone = self.gone.saturating_add(u32::try_from(self.len).unwrap_or(u32::MAX));
+        let gone = self.gone.saturating_add(u32::try_from(len).unwrap_or(u32::MAX));
         *self = Self { gone, ..Self::default() };
         all
     }
 
     fn is_front_empty(&self) -> bool {
-        self.front.as_ref().is_none_or(|front| front.is_empty())
+        self.front.as_ref().is_none_or(|front| front.chunks.is_empty())
     }
 
     /// Bytes written since this was asked last.
@@ -226,6 +243,6 @@ mod tests {
         out.put(&[0; 80]);
         out.advance(80);
         assert!(out.tail.capacity() >= 80);
-        assert!(size_of::<OutBuffer>() <= 48, "{}", size_of::<OutBuffer>());
+        assert!(size_of::<OutBuffer>() <= 40, "{}", size_of::<OutBuffer>());
     }
 }

@@ -161,6 +161,7 @@ impl Shard {
         self.connection_generation = self.connection_generation.wrapping_add(1);
         let generation = self.connection_generation;
         let listener = self.count_accepted(&origin.listener);
+        self.make_places();
         let index = self.connections.insert(Connection {
             generation,
             remote: origin.remote.into(),

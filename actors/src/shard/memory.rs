@@ -28,6 +28,10 @@ const BODY_BYTES: u64 = 48;
 /// A client that is owed more deliveries than this is behind: what comes for it waits in memory.
 pub(super) const BEHIND_MESSAGES: u32 = 16;
 
+/// Most places made at once for connections that may come, and their sessions. Fewer: a greater fleet has the tables copied
+/// as it comes, and they then keep what their copies had, up to as much again; more: addresses that nobody uses.
+const PLACES_AT_ONCE: usize = 1 << 16;
+
 /// From [`Pressure::Shed`] on QoS 0 to a client is dropped when this part of its write buffer is full.
 pub(super) const SHED_DIVISOR: usize = 16;
 
@@ -61,6 +65,20 @@ impl Shard {
         self.channels.shrink_to_fit();
         self.events.shrink_to_fit();
         self.flushes.shrink_to_fit();
+    }
+
+    /// Makes places for as many connections as may come, with a session and a subscription each, when there are none left:
+    /// none of them is memory before it is used.
+    pub(super) fn make_places(&mut self) {
+        let connections = self.connections.len();
+        if connections < self.connections.capacity() {
+            return;
+        }
+        let places = self.config.connections_max.min(PLACES_AT_ONCE);
+        self.connections.reserve_exact(places.saturating_sub(connections));
+        self.connection_wheel.reserve(places);
+        self.sessions.reserve_exact(places.saturating_sub(self.sessions.len()));
+        self.cells.reserve((2 * places).saturating_sub(self.cells.len()));
     }
 
     /// What is given up to keep the memory budget.

@@ -55,6 +55,11 @@ impl Wheel {
         }
     }
 
+    /// Makes places for keys below `keys`.
+    pub fn reserve(&mut self, keys: usize) {
+        self.entries.reserve_exact(keys.saturating_sub(self.entries.len()));
+    }
+
     /// How many deadlines are set.
     pub fn len(&self) -> usize {
         self.len
