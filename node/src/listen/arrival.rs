@@ -104,7 +104,9 @@ async fn framed<S: ByteStream + 'static>(
 ) -> Result<Stream, Refused> {
     if listening.config.transport.has_websocket() {
         let (path, bytes_max) = (&listening.config.path, listening.message_bytes_max);
-        return Ok(Box::new(websocket::accept(stream, path, bytes_max).await?).into());
+        // Boxed: who comes without WebSocket is to keep no place for its handshake.
+        let accepting = Box::pin(websocket::accept(stream, path, bytes_max));
+        return Ok(Box::new(accepting.await?).into());
     }
     Ok(Box::new(stream).into())
 }

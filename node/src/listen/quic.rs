@@ -118,12 +118,14 @@ pub async fn serve(endpoint: Endpoint, listening: Arc<Listening>, plane: Rc<Plan
             }
         };
         let (listening, handle) = (Arc::clone(&listening), Rc::clone(&plane));
+        // Boxed until it is accepted: the task would keep places for it while its client is silent.
+        let incoming = Box::new(incoming);
         plane.spawn(async move { arrived(incoming, remote, ticket, &listening, &handle).await });
     }
 }
 
 async fn arrived(
-    incoming: Incoming,
+    incoming: Box<Incoming>,
     remote: SocketAddr,
     ticket: Ticket,
     listening: &Listening,
@@ -145,7 +147,7 @@ async fn arrived(
 }
 
 async fn handshake(
-    incoming: Incoming,
+    incoming: Box<Incoming>,
     listening: &Listening,
 ) -> Result<(Connection, QuicStream, Option<Arc<str>>), Refused> {
     let tls = listening.tls.as_ref().expect("a checked QUIC listener has certificates");

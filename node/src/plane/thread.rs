@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -194,10 +193,11 @@ impl Plane {
     /// disk what was acknowledged.
     pub fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
         let plane = Rc::clone(self);
-        tokio::task::spawn_local(async move {
-            let mut task = pin!(task);
-            poll_fn(|cx| plane.guarded(|| task.as_mut().poll(cx)).unwrap_or(Poll::Ready(()))).await;
-        })
+        // Boxed: a block around it would be twice as large, for as long as a stranger's handshake takes.
+        let mut task = Box::pin(task);
+        tokio::task::spawn_local(poll_fn(move |cx| {
+            plane.guarded(|| task.as_mut().poll(cx)).unwrap_or(Poll::Ready(()))
+        }))
     }
 
     /// Runs a step of a task of this thread. `None`: it panicked, and the thread ends with it.
