@@ -23,6 +23,7 @@ mod publish;
 mod qos;
 mod retained;
 mod rights;
+mod roaming;
 mod scram;
 mod shadow;
 mod shadow_api;

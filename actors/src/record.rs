@@ -31,6 +31,115 @@ pub struct SessionRecord {
     /// Whose session it is, when the client had a user name.
     #[n(3)]
     pub username: Option<String>,
+    /// The node it is passed on to.
+    #[n(4)]
+    pub leaves_to: Option<u64>,
+    /// That node was told all there was.
+    #[n(5)]
+    pub is_told: Option<bool>,
+}
+
+/// What the directory says of a client id; see [`outpost_membership::Residence`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct ResidenceRecord {
+    /// Whose session it is.
+    #[n(0)]
+    pub user: Option<String>,
+    /// Its client wants nothing of what it had elsewhere.
+    #[n(1)]
+    pub discards: bool,
+    /// Nodes that know what it wants.
+    #[n(2)]
+    pub known_by: Vec<u64>,
+    /// It was another node's.
+    #[n(3)]
+    pub moved: bool,
+    /// Nodes that have told all they had of it.
+    #[n(4)]
+    pub came_from: Vec<u64>,
+}
+
+/// A piece of small state (`Space::Meta`, key: `state/` and its own key).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct StateRecord {
+    /// When it was written.
+    #[n(0)]
+    pub stamp: u64,
+    /// Where.
+    #[n(1)]
+    pub node: u64,
+    /// Its place in this node's feed.
+    #[n(2)]
+    pub feed_seq: u64,
+    /// What it says; absent: it was removed.
+    #[n(3)]
+    pub value: Option<ByteVec>,
+}
+
+/// A part of a session that moves from one node to another.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SessionPart {
+    /// Its client id.
+    #[n(0)]
+    pub client_id: String,
+    /// Whose session it is.
+    #[n(1)]
+    pub user: Option<String>,
+    /// The node that had it; others may pass it on.
+    #[n(2)]
+    pub node: u64,
+    /// Which part.
+    #[n(3)]
+    pub kind: PartKind,
+}
+
+/// See [`SessionPart`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum PartKind {
+    /// What follows is the session, from its first delivery on.
+    #[n(0)]
+    Begin {
+        /// Session expiry interval, seconds.
+        #[n(0)]
+        expiry_s: u32,
+        /// Place of its next delivery: packet ids follow from places.
+        #[n(1)]
+        next_place: u64,
+        /// QoS 2 packet ids of its client that are half settled.
+        #[n(2)]
+        received: Vec<u16>,
+    },
+    /// A delivery it is owed; its message is the event's.
+    #[n(1)]
+    Delivery {
+        /// As it was; `place` is 0 for one that came after [`PartKind::End`].
+        #[n(0)]
+        place: u64,
+        /// Of the delivery; `node`, `seq`: the message's id where it was accepted.
+        #[n(1)]
+        record: DeliveryRecord,
+    },
+    /// That is all there was, and this is what it subscribes to: filters with their options. Deliveries may follow, of
+    /// nodes that do not know yet where it is now.
+    #[n(2)]
+    End {
+        /// Filters.
+        #[n(0)]
+        subscriptions: Vec<(String, SubscriptionRecord)>,
+    },
+    /// There is no such session.
+    #[n(3)]
+    Absent,
+    /// Nothing more will come.
+    #[n(4)]
+    Gone,
+    /// Back to where it was: its client does not want this any more.
+    #[n(5)]
+    Unsubscribed {
+        /// Filter.
+        #[n(0)]
+        filter: String,
+    },
 }
 
 /// A subscription (`Space::Subscriptions`, key: session number, filter).
@@ -133,6 +242,12 @@ pub struct PeerRecord {
     /// What it retained itself up to this stamp is durable here; earlier releases did not write it.
     #[n(3)]
     pub retained_own: Option<u64>,
+    /// The same two of small state.
+    #[n(4)]
+    pub state_seen: Option<u64>,
+    /// See above.
+    #[n(5)]
+    pub state_own: Option<u64>,
 }
 
 /// What retained messages that are gone leave behind (`Space::Meta`): numbers that are never given again.
@@ -162,6 +277,9 @@ pub struct OutboxRecord {
     /// What it counts in the outbox's quota of bytes.
     #[n(2)]
     pub bytes: Option<u32>,
+    /// It is a part of a session: a [`SessionPart`].
+    #[n(3)]
+    pub session: Option<ByteVec>,
 }
 
 /// Encodes any record.
@@ -292,7 +410,7 @@ mod tests {
         let row = [0x83, 7, 0x18, 99, 4]; // [store_id, events_seen, retained_seen]
         let record: PeerRecord = decode("peer", &row).expect("a row of an earlier release");
         let expected =
-            PeerRecord { store_id: 7, events_seen: 99, retained_seen: 4, retained_own: None };
+            PeerRecord { store_id: 7, events_seen: 99, retained_seen: 4, ..PeerRecord::default() };
         assert_eq!(record, expected);
     }
 

@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use outpost_membership::{EVENT_SHARES_MAX, Hello, Interest, PeerFrame, RetainedEntry, Shares};
+use outpost_membership::{
+    EVENT_SHARES_MAX, Hello, Interest, PeerFrame, RetainedEntry, Shares, StateEntry,
+};
 use outpost_model::{Hlc, Message, MessageId, MessageProperties, NodeId, QoS, TopicFilter, topic};
 use wincode::config::Configuration;
 use wincode::{SchemaRead, SchemaWrite};
@@ -28,6 +30,8 @@ pub const USER_PROPERTIES_MAX: usize = 1024;
 const VERSION: u16 = 1;
 /// Of interest and events that name share groups; nodes that do not know of it skip them.
 const VERSION_SHARED: u16 = 2;
+/// Of events that carry a part of a session. Only nodes that tell of sessions are sent any.
+const VERSION_SESSION: u16 = 3;
 const CONFIG: WireConfig = Configuration::default().with_varint_encoding();
 type WireConfig = Configuration<
     true,
@@ -85,6 +89,12 @@ const RETAINED: u8 = 7;
 const SHADOW: u8 = 8;
 /// Nodes that do not know of it skip it, and say how far they are with the next hello.
 const RETAINED_SEEN: u8 = 9;
+/// These five: nodes that do not know of them have no part in the small state, and are told none.
+const STATE_GREET: u8 = 10;
+const STATE: u8 = 11;
+const STATE_SEEN: u8 = 12;
+const BARRIER: u8 = 13;
+const BARRIER_PASSED: u8 = 14;
 
 #[derive(SchemaWrite, SchemaRead)]
 struct HelloBody {
@@ -118,6 +128,21 @@ struct SharedEventBody<'a> {
     event: EventBody<'a>,
     groups: Vec<&'a str>,
     hops: u8,
+}
+
+#[derive(SchemaWrite, SchemaRead)]
+struct SessionEventBody<'a> {
+    event: EventBody<'a>,
+    session: &'a [u8],
+}
+
+#[derive(SchemaWrite, SchemaRead)]
+struct StateBody<'a> {
+    feed_seq: u64,
+    key: &'a str,
+    stamp: u64,
+    node: u64,
+    value: Option<&'a [u8]>,
 }
 
 #[derive(SchemaWrite, SchemaRead)]
@@ -169,6 +194,9 @@ pub fn encode(frame: &PeerFrame) -> Result<Bytes, FrameError> {
         PeerFrame::Event { seq, message, shares } => {
             let event = EventBody { seq: *seq, message: message_body(message) };
             let Some(shares) = shares else { return written(EVENT, &event) };
+            if let Some(session) = &shares.session {
+                return written_as(EVENT, VERSION_SESSION, &SessionEventBody { event, session });
+            }
             let groups = shares.groups.iter().map(String::as_str).collect();
             let body = SharedEventBody { event, groups, hops: shares.hops };
             written_as(EVENT, VERSION_SHARED, &body)
@@ -183,6 +211,15 @@ pub fn encode(frame: &PeerFrame) -> Result<Bytes, FrameError> {
             )
         }
         PeerFrame::RetainedSeen { feed_seq } => written(RETAINED_SEEN, feed_seq),
+        PeerFrame::StateGreet { feed_seq } => written(STATE_GREET, feed_seq),
+        PeerFrame::State { feed_seq, entry } => {
+            let StateEntry { key, stamp, node, value } = entry;
+            let (feed_seq, stamp, node) = (*feed_seq, stamp.0, node.0);
+            written(STATE, &StateBody { feed_seq, key, stamp, node, value: value.as_deref() })
+        }
+        PeerFrame::StateSeen { feed_seq } => written(STATE_SEEN, feed_seq),
+        PeerFrame::Barrier { number } => written(BARRIER, number),
+        PeerFrame::BarrierPassed { number } => written(BARRIER_PASSED, number),
         PeerFrame::Shadow(bytes) => raw(SHADOW, bytes),
     }
 }
@@ -209,8 +246,10 @@ pub fn decode_header(bytes: [u8; HEADER_BYTES]) -> Result<Header, FrameError> {
 /// [`FrameError`] when the body is not what the envelope says, or holds a topic, filter or value that cannot be.
 pub fn decode_body(header: Header, body: &Bytes) -> Result<Option<PeerFrame>, FrameError> {
     let kind = header.kind;
-    if header.version == VERSION_SHARED {
-        return shared_body(kind, body);
+    match (header.version, kind) {
+        (VERSION_SHARED, _) => return shared_body(kind, body),
+        (VERSION_SESSION, EVENT) => return session_event(kind, body).map(Some),
+        _ => {}
     }
     if header.version != VERSION {
         return Ok(None);
@@ -235,6 +274,11 @@ pub fn decode_body(header: Header, body: &Bytes) -> Result<Option<PeerFrame>, Fr
         EVENT_ACK => PeerFrame::EventAck { seq: read(kind, body)? },
         RETAINED => retained(kind, body)?,
         RETAINED_SEEN => PeerFrame::RetainedSeen { feed_seq: read(kind, body)? },
+        STATE_GREET => PeerFrame::StateGreet { feed_seq: read(kind, body)? },
+        STATE => state(kind, body)?,
+        STATE_SEEN => PeerFrame::StateSeen { feed_seq: read(kind, body)? },
+        BARRIER => PeerFrame::Barrier { number: read(kind, body)? },
+        BARRIER_PASSED => PeerFrame::BarrierPassed { number: read(kind, body)? },
         SHADOW => PeerFrame::Shadow(body.clone()),
         _ => return Ok(None),
     }))
@@ -373,11 +417,26 @@ fn shared_body(kind: u8, body: &Bytes) -> Result<Option<PeerFrame>, FrameError> 
             PeerFrame::Event {
                 seq: event.seq,
                 message: Arc::new(message(kind, body, event.message)?),
-                shares: Some(Arc::new(Shares { groups, hops })),
+                shares: Some(Arc::new(Shares { groups, hops, session: None })),
             }
         }
         _ => return Ok(None),
     }))
+}
+
+fn session_event(kind: u8, body: &Bytes) -> Result<PeerFrame, FrameError> {
+    let SessionEventBody { event, session } = read(kind, body)?;
+    let session = Some(body.slice_ref(session));
+    let message = Arc::new(message(kind, body, event.message)?);
+    let shares = Some(Arc::new(Shares { session, ..Shares::default() }));
+    Ok(PeerFrame::Event { seq: event.seq, message, shares })
+}
+
+fn state(kind: u8, body: &Bytes) -> Result<PeerFrame, FrameError> {
+    let StateBody { feed_seq, key, stamp, node, value } = read(kind, body)?;
+    let value = value.map(Bytes::copy_from_slice);
+    let (key, stamp, node) = (key.to_owned(), Hlc(stamp), NodeId(node));
+    Ok(PeerFrame::State { feed_seq, entry: StateEntry { key, stamp, node, value } })
 }
 
 fn retained(kind: u8, body: &Bytes) -> Result<PeerFrame, FrameError> {

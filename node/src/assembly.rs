@@ -454,6 +454,7 @@ fn shard_config(config: &Config, node: NodeId, store_id: u64) -> ShardConfig {
         out_bytes_max: limits.write_buffer_bytes_max,
         connect_timeout_ms: u64::from(limits.connect_timeout_s) * 1000,
         retained_max: limits.retained_max,
+        directory_max: limits.directory_max,
         memory_bytes_max: limits.memory_bytes_max.map_or_else(memory::budget_bytes, |b| b as u64),
         overload: limits.overload.iter().filter_map(overload_rule).collect(),
         admission: AdmissionLimits {

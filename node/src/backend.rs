@@ -1,5 +1,6 @@
 //! What HTTP may see and do: the node's answers to [`crate::http::Backend`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -88,6 +89,8 @@ impl Backend for NodeBackend {
         Box::pin(async move {
             let cluster = self.cluster.lock().clone()?;
             let mut status = serde_json::to_value(cluster.status()).ok()?;
+            let stats = self.plane.ask(Command::Stats).await.unwrap_or_default();
+            tell_rules(&mut status, &stats.rules_epochs);
             for unheard in self.unheard().await {
                 let id = unheard.peer.to_string();
                 let mut members = status["members"].as_array_mut()?.iter_mut();
@@ -233,6 +236,12 @@ impl Backend for NodeBackend {
                     "subscriptions_refused_total": ledger.refused_subscriptions,
                     "checks_late_total": load(&drops.late_checks),
                     "retained": shard.retained,
+                    "directory": shard.directory,
+                    "directory_tombstones": shard.directory_tombstones,
+                    "directory_refused_total": shard.directory_refused,
+                    "sessions_moving": shard.sessions_moving,
+                    "sessions_arrived_total": shard.sessions_arrived,
+                    "sessions_left_total": shard.sessions_left,
                     "retained_tombstones": shard.retained_tombstones,
                     "retained_tombstones_forgotten_total": shard.retained_forgotten,
                     "queued": shard.queued,
@@ -414,6 +423,19 @@ fn device_info(device: DeviceStatus) -> Actor {
         restarts: device.restarts,
         cause: device.last_cause,
         detail: format!("driver {}", device.driver),
+    }
+}
+
+/// Whose access rules are others than this node's.
+fn tell_rules(status: &mut serde_json::Value, epochs: &[(NodeId, u64)]) {
+    let epochs: BTreeMap<String, u64> =
+        epochs.iter().map(|(node, epoch)| (node.to_string(), *epoch)).collect();
+    let of = |id: &serde_json::Value| epochs.get(id.as_str()?).copied();
+    let Some(ours) = of(&status["id"]) else { return };
+    for member in status["members"].as_array_mut().into_iter().flatten() {
+        if let Some(theirs) = of(&member["id"]) {
+            member["same_rules"] = json!(theirs == ours);
+        }
     }
 }
 

@@ -169,7 +169,7 @@ impl World {
             }
             if self.mutant(Mutant::SharesEverywhere) {
                 let groups = shared_filters_of(&message.topic);
-                *shares = Some(std::sync::Arc::new(Shares { groups, hops: 0 }));
+                *shares = Some(std::sync::Arc::new(Shares { groups, ..Shares::default() }));
             }
         }
         self.nodes[to].frame(id, frame, now);

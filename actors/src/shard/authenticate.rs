@@ -155,7 +155,7 @@ impl Shard {
         match connection.phase {
             Phase::Authenticating => connection.phase = Phase::Challenged,
             Phase::Open(_) => {}
-            Phase::Opening | Phase::Challenged | Phase::Closing => return,
+            Phase::Opening | Phase::Challenged | Phase::Fetching | Phase::Closing => return,
         }
         self.turn(conn, Turn::Client(method));
         self.send_auth(conn, ReasonCode::ContinueAuthentication, Some(data));
@@ -204,7 +204,7 @@ impl Shard {
                 let client_id = client_id.map(|c| c.client_id.clone()).unwrap_or_default();
                 self.refuse_client(conn, client_id, reason);
             }
-            Phase::Opening | Phase::Closing => {}
+            Phase::Opening | Phase::Fetching | Phase::Closing => {}
         }
     }
 }

@@ -38,6 +38,8 @@ pub struct ShardConfig {
     pub connect_timeout_ms: u64,
     /// Retained messages.
     pub retained_max: usize,
+    /// Client ids of all nodes whose session is known to be at one of them.
+    pub directory_max: usize,
     /// Topics with a channel at once; the longest unused goes first.
     pub channels_max: usize,
     /// Messages one peer may be owed while its link is down.
@@ -83,6 +85,7 @@ impl ShardConfig {
             out_bytes_max: 4 * 1024 * 1024,
             connect_timeout_ms: 5_000,
             retained_max: 100_000,
+            directory_max: 100_000,
             channels_max: 65_536,
             outbox_messages_max: 1_000_000,
             outbox_bytes_max: 256 << 20,

@@ -104,7 +104,12 @@ impl Shard {
     }
 
     /// The client is admitted: takes over, resumes or makes its session.
-    fn enter(&mut self, conn: ConnId, mut connect: Box<Connect>, user: Option<Arc<str>>) {
+    pub(super) fn enter(
+        &mut self,
+        conn: ConnId,
+        mut connect: Box<Connect>,
+        user: Option<Arc<str>>,
+    ) {
         let who = Identity { client_id: connect.client_id.clone(), user };
         let is_own = self.is_own(conn);
         if let Some(connack) = self.refusal_elsewhere().filter(|_| !is_own) {
@@ -146,7 +151,18 @@ impl Shard {
                 self.log(LogLevel::Warn, format!("{remote:?} asked for the session of client {client_id:?}, which belongs to another user; refused"));
                 return self.refuse_client(conn, who.client_id, ReasonCode::NotAuthorized);
             }
+        }
+        if !is_own && self.is_foreign(&who) {
+            let text = format!(
+                "client {:?} has a session of another user at another node; refused",
+                who.client_id
+            );
+            self.log(LogLevel::Warn, text);
+            return self.refuse_client(conn, who.client_id, ReasonCode::NotAuthorized);
+        }
+        if let Some(session) = existing {
             // It comes in: a CONNECT that is refused leaves alone who is there.
+            let slot = &self.sessions[session as usize];
             if let Some(old) = slot.conn {
                 self.close(
                     old,
@@ -157,11 +173,25 @@ impl Shard {
                 existing = self.session_of(&who.client_id);
             }
         }
+        let stays = asks_s(&connect) > 0;
+        if !connect.clean_start {
+            let elsewhere = self.claim(&who, false, stays);
+            let moving = existing.filter(|session| self.is_moving(*session));
+            if let Some(session) = moving {
+                self.stay(session, elsewhere);
+            }
+            if elsewhere.is_some() || moving.is_some() {
+                return self.wait_for_session(conn, connect, who.user, elsewhere);
+            }
+        }
         let mut wait = false;
         if let (Some(session), true) = (existing, connect.clean_start) {
             wait = self.journal.failed().is_none(); // or a crash could bring it back
             self.end_session(session);
             existing = None;
+        }
+        if connect.clean_start {
+            self.claim(&who, true, stays);
         }
         let session = match existing {
             Some(session) if self.is_session_down(session) => {
@@ -213,6 +243,7 @@ impl Shard {
         slot.expires_ms = Moment::NEVER;
         self.twin_up(session);
         self.tell_live(session, true);
+        self.expect_after_connect(session);
         self.session_wheel.cancel(session);
         self.set_expiry(session, expiry_s);
         self.write_session(session, None);

@@ -33,6 +33,8 @@ pub(super) enum Phase {
     Authenticating,
     /// The client was asked something by an authentication method.
     Challenged,
+    /// It is admitted; its session comes from another node.
+    Fetching,
     /// Belongs to this session.
     Open(u32),
     /// Writing its last bytes.
@@ -379,7 +381,7 @@ impl Shard {
                     self.send_now(slot.cell, CellMsg::Packet(packet));
                 }
             }
-            (Phase::Opening | Phase::Authenticating, _) => {
+            (Phase::Opening | Phase::Authenticating | Phase::Fetching, _) => {
                 self.close(conn, ReasonCode::ProtocolError, "a packet before CONNACK");
             }
             (Phase::Closing, _) => {}
@@ -394,7 +396,7 @@ impl Shard {
         let part = if self.budget.pressure() >= Pressure::Slow { SHED_DIVISOR } else { 1 };
         let Some(connection) = self.connection_mut(conn) else { return false };
         let waits = match connection.phase {
-            Phase::Authenticating => true,
+            Phase::Authenticating | Phase::Fetching => true,
             Phase::Open(_) => !connection.welcomed,
             Phase::Opening | Phase::Challenged | Phase::Closing => false,
         };
@@ -451,6 +453,7 @@ impl Shard {
             Phase::Opening | Phase::Authenticating | Phase::Challenged => {
                 self.close(conn, ReasonCode::Success, "")
             }
+            Phase::Fetching => self.fetching_timeout(conn),
             Phase::Closing => {
                 self.events.push_back(Event::Close(conn));
                 self.forget_connection(conn);
@@ -543,8 +546,10 @@ impl Shard {
         let linger_ms = self.now.mono_ms + self.config.connect_timeout_ms;
         self.connection_wheel.set(conn.index, linger_ms);
         self.events.push_back(Event::Close(conn));
-        if let Phase::Open(session) = phase {
-            self.session_left(session, conn);
+        match phase {
+            Phase::Open(session) => self.session_left(session, conn),
+            Phase::Fetching => self.forget_waiting(conn),
+            _ => {}
         }
     }
 

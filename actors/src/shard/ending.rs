@@ -26,6 +26,8 @@ impl Shard {
         self.session_wheel.cancel(session);
         self.retained_due.forget_all(session);
         let slot = self.sessions.remove(session as usize);
+        self.moves.remove(session);
+        self.leave_directory(&slot.client_id);
         self.ledger.drop(Drop::SessionEnded, u64::from(slot.queued));
         self.discharge_queue(&slot);
         self.take_from_node_queue(slot.queued.into(), slot.queued_bytes);

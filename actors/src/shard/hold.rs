@@ -36,6 +36,8 @@ pub(super) enum Hold {
         peer: NodeId,
         link: u64,
         hello: Hello,
+        /// The same of small state.
+        state_seen: u64,
     },
     Packet {
         session: u32,
@@ -57,6 +59,21 @@ pub(super) enum Hold {
     Retained {
         peer: NodeId,
         feed_seq: u64,
+    },
+    /// Changes of small state up to this place may travel.
+    State {
+        peer: NodeId,
+        feed_seq: u64,
+    },
+    /// What a session that leaves is owed can be read.
+    Leave {
+        session: u32,
+        step: u64,
+    },
+    /// What a session that came, or stays after all, is owed can be read.
+    Arrive {
+        session: u32,
+        step: u64,
     },
     /// Rows of this session's queue below `upto` are visible to reads now.
     Load {

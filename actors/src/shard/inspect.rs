@@ -1,6 +1,7 @@
 //! What people may see of a shard: its actors and its figures.
 
 use outpost_flow::{Class, Health, Level, Pressure};
+use outpost_model::NodeId;
 
 use super::channel::Owner;
 use super::{Cell, ListenerStats, Shard, Totals};
@@ -59,6 +60,20 @@ pub struct ShardStats {
     pub retained_tombstones: usize,
     /// Removals that were forgotten although a peer had not confirmed them.
     pub retained_forgotten: u64,
+    /// What the directory holds: client ids of all nodes, and an entry of each node.
+    pub directory: usize,
+    /// Removals from it that a peer has not confirmed yet.
+    pub directory_tombstones: usize,
+    /// Entries there was no room for.
+    pub directory_refused: u64,
+    /// The rules that each node goes by, as far as it has said so.
+    pub rules_epochs: Vec<(NodeId, u64)>,
+    /// Sessions that came from other nodes.
+    pub sessions_arrived: u64,
+    /// Sessions that went to other nodes.
+    pub sessions_left: u64,
+    /// Sessions on their way, and those whose former node still passes on what others send it.
+    pub sessions_moving: usize,
     /// Deliveries owed: QoS 1 and 2, and QoS 0 that waits for a slow client.
     pub queued: u64,
     /// Publishes of 3.1.1 clients that wait until they can be accepted.
@@ -192,6 +207,13 @@ impl Shard {
             retained: self.retained.len(),
             retained_tombstones: self.retained.map.tombstones(),
             retained_forgotten: self.retained.forgotten,
+            directory: self.state.map.len(),
+            directory_tombstones: self.state.map.tombstones(),
+            directory_refused: self.state.refused,
+            rules_epochs: self.rules_epochs(),
+            sessions_arrived: self.moves.arrived,
+            sessions_left: self.moves.left,
+            sessions_moving: self.moves.len(),
             queued: self.sessions.iter().map(|(_, s)| s.waiting()).sum(),
             held_back: self.connections.iter().map(|(_, c)| c.rare.blocked_len()).sum(),
             queues_full: self.full_sessions,

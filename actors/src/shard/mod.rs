@@ -29,7 +29,9 @@ use crate::ledger::Ledger;
 use crate::ports::{Credentials, Gate, Method, Origin};
 use crate::record::PeerRecord;
 
+mod arriving;
 mod authenticate;
+mod barriers;
 mod blocked;
 mod bridges;
 mod channel;
@@ -38,6 +40,7 @@ mod config;
 mod connect;
 mod connection;
 mod decisions;
+mod directory;
 mod ending;
 mod express;
 mod express_acked;
@@ -45,7 +48,9 @@ mod granted;
 mod hold;
 mod inspect;
 mod journal;
+mod leaving;
 mod memory;
+mod moving;
 mod names;
 mod outbox;
 mod overflow;
@@ -69,6 +74,7 @@ mod sessions;
 mod shares;
 mod slot;
 mod stall;
+mod state;
 mod subscribe;
 mod subscriptions;
 mod sys;
@@ -79,6 +85,7 @@ mod water;
 mod why;
 mod wills;
 
+pub use barriers::PEER_BARRIERS_MAX;
 pub use bridges::{BRIDGE_STATES_MAX, SessionView};
 pub use clients::{
     CLIENTS_PAGE_MAX, ClientDetail, ClientFilter, ClientInfo, ClientPage, DECISIONS_SHOWN_MAX,
@@ -87,6 +94,7 @@ pub use clients::{
 pub use config::ShardConfig;
 pub use connection::Received;
 pub use decisions::{DECISIONS_MAX, Decision, DecisionKind};
+pub use directory::TAKEOVER_WAIT_MS_MAX;
 pub use inspect::{ActorInfo, ShardStats};
 pub use peers::{Forgotten, GONE_PEERS_MAX, STALLED_BYTES_MAX};
 pub use queue::{DRAIN_AT_ONCE_MAX, Drained, QUEUE_PAGE_MAX, QueueInfo, QueuePage, QueuedMessage};
@@ -94,6 +102,7 @@ pub use redirect::{MOVED_AT_ONCE_MAX, REFERENCE_BYTES_MAX, Redirect, RedirectInf
 pub use retained_list::{RETAINED_PAGE_MAX, RetainedInfo, RetainedPage};
 pub use retained_way::{RETAINED_WAY_BYTES_MAX, RETAINED_WAY_MAX};
 pub use route::LocalPublish;
+pub use state::STATE_BYTES_MAX;
 pub use trace::{TRACE_MS_MAX, TRACES_MAX, TraceInfo, TraceRecord, TraceTarget};
 pub use traffic::{ListenerStats, Messages, Totals};
 pub use twins::TWIN_LINKS_MAX;
@@ -304,6 +313,9 @@ pub struct Shard {
     decisions: decisions::Decisions,
     traces: trace::Traces,
     redirecting: Option<redirect::Redirecting>,
+    state: state::State,
+    directory: directory::Directory,
+    moves: moving::Moves,
 }
 
 impl fmt::Debug for Shard {
@@ -387,6 +399,9 @@ impl Shard {
             decisions: decisions::Decisions::default(),
             traces: trace::Traces::default(),
             redirecting: None,
+            state: state::State::default(),
+            directory: directory::Directory::default(),
+            moves: moving::Moves::default(),
         };
         shard.recover()?;
         if let Some(to) = shard.config.redirect.clone() {
@@ -438,6 +453,7 @@ impl Shard {
         self.now = now;
         self.settle();
         self.end_retained_turn();
+        self.end_state_turn();
         self.weigh();
         for _ in 0..COMMITS_PER_TURN_MAX {
             let was_busy = self.journal.is_busy();
@@ -483,6 +499,7 @@ impl Shard {
         self.sys_timeout();
         self.trace_timeout();
         self.redirect_timeout();
+        self.review_timeout();
         self.expire_full();
         self.sweep_bodies();
         self.retained_timeout();
@@ -498,6 +515,7 @@ impl Shard {
             .chain(self.sys.due_ms())
             .chain(self.traces.due_ms())
             .chain(self.redirect_due_ms())
+            .chain(self.review_due_ms())
             .chain(self.expire_due_ms())
             .chain(self.water.sweep_due_ms())
             .chain(self.retained.due_ms)

@@ -244,6 +244,8 @@ impl Shard {
             self.journal.release_body(MessageId { node: self.config.node, seq });
         }
         self.pump(id);
+        self.pass_barriers(id);
+        self.moves.stir();
     }
 
     /// Nothing is owed to a peer any more, and never will be delivered. How many messages that was.
@@ -286,8 +288,11 @@ fn outbox_key(peer: NodeId, seq: u64) -> Vec<u8> {
 }
 
 fn outbox_row(message: &Message, shares: Option<Arc<Shares>>) -> bytes::Bytes {
-    let (groups, hops) = shares.map_or_else(Default::default, |s| (s.groups.clone(), s.hops));
-    record::encode(&OutboxRecord { groups, hops, bytes: Some(message.cost_bytes() as u32) })
+    let Shares { groups, hops, session } =
+        shares.map_or_else(Shares::default, Arc::unwrap_or_clone);
+    let session = session.map(|part| part.to_vec().into());
+    let bytes = Some(message.cost_bytes() as u32);
+    record::encode(&OutboxRecord { groups, hops, bytes, session })
 }
 
 /// Rows of earlier releases are the bare message id when there are no groups.
@@ -295,6 +300,7 @@ fn shares_of(id: &[u8], row: &[u8]) -> Option<Arc<Shares>> {
     if row == id {
         return None;
     }
-    let OutboxRecord { groups, hops, .. } = record::decode("outbox", row).ok()?;
-    (!groups.is_empty()).then(|| Arc::new(Shares { groups, hops }))
+    let OutboxRecord { groups, hops, session, .. } = record::decode("outbox", row).ok()?;
+    let session = session.map(|part| Vec::from(part).into());
+    (!groups.is_empty() || session.is_some()).then(|| Arc::new(Shares { groups, hops, session }))
 }

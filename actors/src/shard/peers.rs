@@ -9,6 +9,7 @@ use outpost_membership::{Hello, Interest, PeerFrame, Shares};
 use outpost_model::{Hlc, LwwLink, Message, NodeId, Now, QoS, TopicFilter, topic};
 use outpost_store::Space;
 
+use super::barriers::Barriers;
 use super::outbox::Owed;
 use super::retained_way::RetainedWay;
 use super::{Event, Hold, LogLevel, Shard};
@@ -73,6 +74,13 @@ pub(super) struct Peer {
     pub(super) retained_durable: u64,
     /// Those that do.
     pub(super) retained_way: RetainedWay,
+    /// The same of small state, once it has greeted: peers of earlier releases never do.
+    pub(super) state: LwwLink,
+    pub(super) state_durable: u64,
+    pub(super) knows_state: bool,
+    /// The hello of this link knew this node's store.
+    pub(super) knows_us: bool,
+    pub(super) barriers: Barriers,
     pub(super) outbox: VecDeque<Owed>,
     /// How many of `outbox` are sent on this link.
     pub(super) sent: usize,
@@ -96,8 +104,14 @@ impl Shard {
 impl Peer {
     /// What is kept of it on disk.
     fn full_record(&self) -> PeerRecord {
-        let (seen, own) = (self.retained.seen_safely(), self.retained.seen_own.0);
-        PeerRecord { retained_seen: seen, retained_own: Some(own), ..self.record }
+        let (retained, state) = (&self.retained, &self.state);
+        PeerRecord {
+            retained_seen: retained.seen_safely(),
+            retained_own: Some(retained.seen_own.0),
+            state_seen: Some(state.seen_safely()),
+            state_own: Some(state.seen_own.0),
+            ..self.record
+        }
     }
 
     pub(super) fn owed(&self) -> usize {
@@ -147,6 +161,9 @@ impl Shard {
         peer.link = link;
         peer.retained.begin();
         peer.retained_way.clear();
+        peer.state.begin();
+        peer.knows_state = false;
+        peer.barriers.begin();
         (peer.sent, peer.sent_bytes) = (0, 0);
         peer.stalled.clear();
         let hello = Hello {
@@ -155,20 +172,25 @@ impl Shard {
             events_seen: peer.record.events_seen,
             retained_seen: peer.retained.seen,
         };
+        let state_seen = peer.state.seen;
         self.table_epoch += 1;
         self.journal.hold(Hold::Retained { peer: id, feed_seq: self.retained.map.last_place() });
+        self.journal.hold(Hold::State { peer: id, feed_seq: self.state.map.last_place() });
         // The peer forgets what the hello says is durable here.
-        self.journal.hold(Hold::Hello { peer: id, link, hello });
+        self.journal.hold(Hold::Hello { peer: id, link, hello, state_seen });
+        self.wait_for_peer(id);
     }
 
-    pub(super) fn say_hello(&mut self, id: NodeId, link: u64, hello: Hello) {
+    pub(super) fn say_hello(&mut self, id: NodeId, link: u64, hello: Hello, state_seen: u64) {
         let Some(peer) = self.peers.get_mut(&id).filter(|p| p.up && p.link == link) else { return };
         peer.said_hello = true;
         self.tell_peer(id, PeerFrame::Hello(hello));
+        self.tell_peer(id, PeerFrame::StateGreet { feed_seq: state_seen });
         self.count_interest();
         for frame in self.interest.iter().flat_map(LocalInterest::all_frames).collect::<Vec<_>>() {
             self.tell_peer(id, frame);
         }
+        self.ask_again(id);
     }
 
     /// Begins to count what peers are told: a node that is alone has no use for it.
@@ -208,6 +230,8 @@ impl Shard {
             peer.stalled.clear();
             self.table_epoch += 1;
         }
+        self.stop_waiting_for(id);
+        self.settle();
     }
 
     /// A node that is gone for good: what it is owed is dropped, and nothing waits for it any more. Should it come back,
@@ -228,6 +252,7 @@ impl Shard {
             self.keep_gone(id, peer.full_record());
         }
         self.table_epoch += 1;
+        self.forget_residences(id);
         self.log(
             LogLevel::Warn,
             format!("peer {id} is forgotten; {dropped} messages that it was owed are dropped"),
@@ -278,6 +303,11 @@ impl Shard {
             PeerFrame::EventAck { seq } => self.event_acked(id, seq),
             PeerFrame::Retained { feed_seq, entry } => self.peer_retained(id, feed_seq, entry)?,
             PeerFrame::RetainedSeen { feed_seq } => self.retained_confirmed(id, feed_seq),
+            PeerFrame::StateGreet { feed_seq } => self.greeted_state(id, feed_seq),
+            PeerFrame::State { feed_seq, entry } => self.peer_state(id, feed_seq, entry)?,
+            PeerFrame::StateSeen { feed_seq } => self.state_confirmed(id, feed_seq),
+            PeerFrame::Barrier { number } => self.peer_barrier(id, number),
+            PeerFrame::BarrierPassed { number } => self.barrier_passed(id, number),
             PeerFrame::Shadow(_) => {
                 return Err("a shadow frame is the hub's, not the shard's".to_owned());
             }
@@ -300,10 +330,12 @@ impl Shard {
             peer.record =
                 gone.filter(|gone| gone.store_id == hello.store_id).unwrap_or_else(nothing);
             peer.retained = LwwLink::from_disk(0, Hlc(peer.record.retained_own.unwrap_or(0)));
+            peer.state = LwwLink::from_disk(0, Hlc(peer.record.state_own.unwrap_or(0)));
             self.write_peer(id);
         }
         let knows_us = hello.your_store_id == own_store;
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.knows_us = knows_us;
         peer.retained.greet(knows_us.then_some(hello.retained_seen));
         if knows_us {
             self.event_acked(id, hello.events_seen);
@@ -383,7 +415,10 @@ impl Shard {
 
     fn take_event(&mut self, id: NodeId, event: &Arrived) {
         let seq = event.seq;
-        self.route_from_peer(id, &event.message, event.shares.as_deref(), true);
+        match event.shares.as_deref().and_then(|shares| shares.session.as_deref()) {
+            Some(part) => self.take_part(id, part, &event.message),
+            None => self.route_from_peer(id, &event.message, event.shares.as_deref(), true),
+        }
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.record.events_seen = seq;
         }
@@ -421,8 +456,9 @@ impl Shard {
         if message.qos > QoS::AtMostOnce && self.journal.stalled().is_some() {
             return false; // the peer keeps it: it is not acknowledged
         }
-        if !self.is_anyone_full() || message.qos == QoS::AtMostOnce {
-            return true;
+        let is_part = event.shares.as_ref().is_some_and(|shares| shares.session.is_some());
+        if !self.is_anyone_full() || message.qos == QoS::AtMostOnce || is_part {
+            return true; // a part was accepted long ago: there is nobody to hold back
         }
         let (_, recipients, away) = self.receivers_of_event(message, event.shares.as_deref());
         !recipients.iter().any(|r| self.is_full(r))
@@ -444,11 +480,13 @@ impl Shard {
                 let lacks_rows = self.retained.lacks_rows;
                 let peer = self.peers.entry(id).or_default();
                 peer.record = record::decode("peer", value).ok()?;
+                let own = |own: Option<u64>| Hlc(own.unwrap_or(0));
+                let PeerRecord { retained_seen, retained_own, state_seen, state_own, .. } =
+                    peer.record;
                 if !lacks_rows {
-                    let PeerRecord { retained_seen, retained_own, .. } = peer.record;
-                    let own = Hlc(retained_own.unwrap_or(0));
-                    peer.retained = LwwLink::from_disk(retained_seen, own);
+                    peer.retained = LwwLink::from_disk(retained_seen, own(retained_own));
                 }
+                peer.state = LwwLink::from_disk(state_seen.unwrap_or(0), own(state_own));
             }
             2 => {
                 let record: PeerRecord = record::decode("peer", value).ok()?;

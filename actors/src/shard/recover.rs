@@ -36,7 +36,8 @@ impl Shard {
                 value.get(..8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_be_bytes);
             self.message_seq_reserved = self.message_seq;
         }
-        self.recover_retained()?;
+        let newest = self.recover_state()?;
+        self.recover_retained(newest)?;
         self.each_row(Space::Peers, |shard, key, value| {
             if shard.recover_peer_row(key, value).is_none() {
                 shard.log(
@@ -58,6 +59,7 @@ impl Shard {
         self.recover_subscriptions(&numbers)?;
         self.recover_queues(&numbers)?;
         self.begin_body_sweep()?;
+        self.review_all();
         // Before any will finds a receiver that may not have it.
         self.check_rights()?;
         self.recover_wills()
@@ -72,8 +74,8 @@ impl Shard {
         store.visit(space, &[], &mut |key, value| take(self, key, value))
     }
 
-    fn recover_retained(&mut self) -> Result<(), ReadError> {
-        let (mut newest, mut own) = (Hlc::default(), Hlc::default());
+    fn recover_retained(&mut self, mut newest: Hlc) -> Result<(), ReadError> {
+        let mut own = Hlc::default();
         self.each_row(Space::Retained, |shard, key, value| {
             match record::decode_retained(key, value) {
                 Ok((entry, feed_seq)) => {
@@ -129,6 +131,9 @@ impl Shard {
         (slot.on_disk, slot.expiry_kept) = (true, true);
         slot.expires_ms = Moment::at(self.now.mono_ms + left_s * 1000);
         self.session_wheel.set(session, self.now.mono_ms + left_s * 1000);
+        if let Some(to) = record.leaves_to {
+            self.recover_leaving(session, NodeId(to), record.is_told == Some(true));
+        }
     }
 
     /// One walk over all of them: a look for each session would take a million sessions half a minute.

@@ -60,7 +60,7 @@ impl Shard {
         self.cells.revive(cell, Cell::Session(Box::new(body)));
     }
 
-    fn read_received(&self, number: u64) -> Result<Vec<PacketId>, ReadError> {
+    pub(super) fn read_received(&self, number: u64) -> Result<Vec<PacketId>, ReadError> {
         let prefix = [&number.to_be_bytes()[..], &[1]].concat();
         let rows = self.journal.store().scan(Space::Queues, &prefix, &[], usize::from(u16::MAX))?;
         Ok(rows.iter().filter_map(|(key, _)| received_id(key)).collect())

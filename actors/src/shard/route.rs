@@ -411,7 +411,9 @@ impl Shard {
                     self.revive_session(session);
                 }
             }
-            Hold::Hello { peer, link, hello } => self.say_hello(peer, link, hello),
+            Hold::Hello { peer, link, hello, state_seen } => {
+                self.say_hello(peer, link, hello, state_seen);
+            }
             Hold::Packet { session, number, conn, packet } => {
                 if self.unhold(session, number) {
                     self.send_answer(session, conn, &packet);
@@ -429,6 +431,9 @@ impl Shard {
             Hold::Outbox { peer, seq } => self.outbox_durable(peer, seq),
             Hold::Fleeting { peer, message } => self.send_unkept(peer, message, None),
             Hold::Retained { peer, feed_seq } => self.retained_durable(peer, feed_seq),
+            Hold::State { peer, feed_seq } => self.state_durable(peer, feed_seq),
+            Hold::Leave { session, step } => self.pass_on_session(session, step),
+            Hold::Arrive { session, step } => self.settle_in(session, step),
             Hold::Load { session, number, from, count, upto } => {
                 self.load(session, number, from, count, upto)
             }

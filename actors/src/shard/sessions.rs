@@ -75,11 +75,14 @@ impl Shard {
         if !slot.durable {
             return;
         }
+        let (leaves_to, is_told) = self.leaving_record(session);
         let record = SessionRecord {
             number: slot.number,
             expiry_s: slot.expiry_s,
             left_wall_ms,
             username: slot.user.as_ref().map(ToString::to_string),
+            leaves_to,
+            is_told,
         };
         let key = Bytes::copy_from_slice(slot.client_id.as_bytes());
         self.journal.put(Space::Sessions, key, record::encode(&record));
@@ -99,6 +102,19 @@ impl Shard {
 
     /// A message for a session, from one of its subscribers.
     pub(super) fn enqueue(&mut self, session: u32, parcel: Parcel<'_>, share: Option<Arc<str>>) {
+        if !self.moves.is_empty() && self.settles_moving(session, &parcel, share.as_ref()) {
+            return;
+        }
+        self.enqueue_here(session, parcel, share);
+    }
+
+    /// The same when its session does not go anywhere.
+    pub(super) fn enqueue_here(
+        &mut self,
+        session: u32,
+        parcel: Parcel<'_>,
+        share: Option<Arc<str>>,
+    ) {
         self.ledger.owed += 1;
         let Some(slot) = self.sessions.get(session as usize) else {
             return self.ledger.drop(Drop::SessionEnded, 1);
@@ -145,7 +161,7 @@ impl Shard {
         self.send(cell, CellMsg::Deliver { delivery, durable, waits });
     }
 
-    fn write_delivery(&mut self, session: u32, delivery: &Delivery, released: bool) {
+    pub(super) fn write_delivery(&mut self, session: u32, delivery: &Delivery, released: bool) {
         let record = DeliveryRecord {
             node: delivery.message.id.node.0,
             seq: delivery.message.id.seq,
@@ -428,7 +444,7 @@ impl Shard {
         self.arm_session(session);
     }
 
-    fn arm_session(&mut self, session: u32) {
+    pub(super) fn arm_session(&mut self, session: u32) {
         let slot = &self.sessions[session as usize];
         if let Some(due_ms) =
             slot.will_due_ms().get().into_iter().chain(slot.expires_ms.get()).min()
@@ -442,6 +458,9 @@ impl Shard {
         let Some(slot) = self.sessions.get(session as usize) else { return };
         if slot.conn.is_some() {
             return self.transmit_again(session); // see `reread_later`
+        }
+        if !self.moves.is_empty() && self.is_leaving(session) {
+            return self.leave_again(session);
         }
         if slot.expires_ms.get().is_some_and(|due_ms| due_ms <= now_ms) {
             self.totals.sessions_expired += 1;

@@ -120,7 +120,7 @@ impl Shard {
             for groups in more.chunks(EVENT_SHARES_MAX) {
                 self.pass_on(peer, groups.to_vec(), 1, message);
             }
-            name_groups(&mut chosen, peer, Arc::new(Shares { groups, hops: 0 }));
+            name_groups(&mut chosen, peer, Arc::new(Shares { groups, ..Shares::default() }));
         }
         chosen.into()
     }
@@ -194,7 +194,13 @@ impl Shard {
     ) {
         // A number of this node: its peers take each number of it once.
         let copy = Arc::new(Message { id: self.next_message_id(), ..message.clone() });
-        self.enqueue_peer(peer, true, Some(Arc::new(Shares { groups, hops })), false, copy);
+        self.enqueue_peer(
+            peer,
+            true,
+            Some(Arc::new(Shares { groups, hops, session: None })),
+            false,
+            copy,
+        );
     }
 
     /// Who receives an event of a peer: the ordinary receivers here, never another peer, and the groups it names; and the

@@ -177,6 +177,9 @@ impl Shard {
     pub(super) fn unsubscribe(&mut self, session: u32, request: Unsubscribe) {
         let mut reasons = Vec::with_capacity(request.filters.len());
         for filter in request.filters {
+            if !self.moves.is_empty() {
+                self.tell_unsubscribed(session, &filter);
+            }
             reasons.push(if self.remove_subscription(session, &filter) {
                 ReasonCode::Success
             } else {
@@ -433,7 +436,7 @@ fn subscription_key(number: u64, filter: &str) -> Vec<u8> {
 }
 
 /// The options byte of MQTT 5, §3.8.3.1.
-fn options_byte(options: SubscribeOptions) -> u8 {
+pub(super) fn options_byte(options: SubscribeOptions) -> u8 {
     let flags = u8::from(options.no_local) << 2 | u8::from(options.retain_as_published) << 3;
     options.qos as u8 | flags | (options.retain_handling as u8) << 4
 }

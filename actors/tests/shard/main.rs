@@ -26,6 +26,8 @@ mod sessions;
 mod shared;
 mod stall;
 mod sys;
+mod takeover;
+mod takeover_random;
 mod trace;
 mod why;
 mod wills;

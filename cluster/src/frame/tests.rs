@@ -36,7 +36,13 @@ fn every_frame() -> Vec<PeerFrame> {
     let tombstone = RetainedEntry { message: None, ..entry.clone() };
     let interest = vec![Interest { pattern: "plant/+/temp".into(), durable: true, live: false }];
     let group = Interest { pattern: "$share/g/plant/+/temp".into(), durable: false, live: true };
-    let shares = Shares { groups: vec!["$share/g/plant/+/temp".into()], hops: 1 };
+    let shares = Shares { groups: vec!["$share/g/plant/+/temp".into()], hops: 1, session: None };
+    let state = StateEntry {
+        key: "session/lamp".into(),
+        stamp: Hlc(78),
+        node: NodeId(9),
+        value: Some(Bytes::from_static(b"here")),
+    };
     vec![
         PeerFrame::Hello(Hello {
             store_id: u64::MAX,
@@ -60,6 +66,20 @@ fn every_frame() -> Vec<PeerFrame> {
         PeerFrame::Retained { feed_seq: 3, entry },
         PeerFrame::Retained { feed_seq: 4, entry: tombstone },
         PeerFrame::RetainedSeen { feed_seq: 1 << 33 },
+        PeerFrame::Event {
+            seq: 6,
+            message: Arc::new(message(b"21.5")),
+            shares: Some(Arc::new(Shares {
+                session: Some(Bytes::from_static(b"part")),
+                ..Shares::default()
+            })),
+        },
+        PeerFrame::StateGreet { feed_seq: 9 },
+        PeerFrame::State { feed_seq: 10, entry: state.clone() },
+        PeerFrame::State { feed_seq: 11, entry: StateEntry { value: None, ..state } },
+        PeerFrame::StateSeen { feed_seq: 11 },
+        PeerFrame::Barrier { number: 3 },
+        PeerFrame::BarrierPassed { number: 3 },
         PeerFrame::Shadow(Bytes::from_static(b"opaque")),
     ]
 }
@@ -159,7 +179,7 @@ fn frames_that_say_what_cannot_be_are_refused() {
     assert!(decode(&written(INTEREST_ALL, &share).expect("small")).is_err(), "another version");
     let groups = |groups: &[&str]| {
         let groups = groups.iter().map(|g| (*g).to_owned()).collect();
-        let shares = Some(Arc::new(Shares { groups, hops: 0 }));
+        let shares = Some(Arc::new(Shares { groups, ..Shares::default() }));
         let event = PeerFrame::Event { seq: 1, message: Arc::new(message(b"x")), shares };
         decode(&encode(&event).expect("small"))
     };

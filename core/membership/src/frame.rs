@@ -43,6 +43,35 @@ pub enum PeerFrame {
         /// Place in the receiver's feed of retained changes.
         feed_seq: u64,
     },
+    /// Every change of the receiver's small state up to this place is durable at the sender of this frame; the first of
+    /// each link, right behind the hello, lets the receiver begin.
+    StateGreet {
+        /// Place in the receiver's feed of its small state.
+        feed_seq: u64,
+    },
+    /// A piece of the small state that all nodes have, as the sender knows it.
+    State {
+        /// Place in the sender's feed.
+        feed_seq: u64,
+        /// What stands there.
+        entry: StateEntry,
+    },
+    /// The same as [`PeerFrame::StateGreet`], behind the changes it speaks of.
+    StateSeen {
+        /// Place in the receiver's feed of its small state.
+        feed_seq: u64,
+    },
+    /// Answer with this number when all interest told before it is kept, and everything that waits for the sender now is
+    /// with it. It stands for all lower numbers.
+    Barrier {
+        /// Grows with each.
+        number: u64,
+    },
+    /// The answer.
+    BarrierPassed {
+        /// Its number.
+        number: u64,
+    },
     /// A frame of the shadow hub; its format is the hub's own.
     Shadow(Bytes),
 }
@@ -66,10 +95,17 @@ impl PeerFrame {
             | Self::InterestAll(_)
             | Self::InterestAdd(_)
             | Self::InterestRemove(_)
+            | Self::StateGreet { .. }
+            | Self::Barrier { .. }
+            | Self::BarrierPassed { .. }
             | Self::EventAck { .. } => Lane::Control,
             Self::Event { .. } => Lane::Events,
             // A confirmation stays behind the changes that were told before it (`outpost_model::lww`).
-            Self::Retained { .. } | Self::RetainedSeen { .. } | Self::Shadow(_) => Lane::Sync,
+            Self::Retained { .. }
+            | Self::RetainedSeen { .. }
+            | Self::State { .. }
+            | Self::StateSeen { .. }
+            | Self::Shadow(_) => Lane::Sync,
         }
     }
 }
@@ -90,14 +126,17 @@ pub struct Hello {
 /// Groups named in one event. Lower: a topic with many groups costs more events; higher: the names may not fit a frame.
 pub const EVENT_SHARES_MAX: usize = 256;
 
-/// The share groups a node serves with a message, because the node that sent it chose it among all that have members.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Whom a message is for, when that is not just everybody at the receiver who wants its topic: the share groups it serves
+/// with it, because the node that sent it chose it among all that have members; or one session, which moves there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Shares {
     /// Their filters, `$share/<group>/<filter>`; at most [`EVENT_SHARES_MAX`].
     pub groups: Vec<String>,
     /// How many nodes have passed it on because their members were gone. Not 0: the message is for the groups only,
     /// ordinary subscribers got theirs from where it was published.
     pub hops: u8,
+    /// A part of a session that moves to the receiver; the message is for nobody else. Its form is the shard's own.
+    pub session: Option<Bytes>,
 }
 
 /// A topic filter a node wants messages for.
@@ -110,6 +149,19 @@ pub struct Interest {
     pub durable: bool,
     /// A member of the group is connected; never set for a filter that is not shared.
     pub live: bool,
+}
+
+/// A piece of small state: last writer wins by (stamp, node).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateEntry {
+    /// Which one.
+    pub key: String,
+    /// When it was written.
+    pub stamp: Hlc,
+    /// Where it was written.
+    pub node: NodeId,
+    /// What it says, or nothing when it was removed. Its form is the shard's own.
+    pub value: Option<Bytes>,
 }
 
 /// A retained slot: last writer wins by (stamp, node). A slot without a message is a tombstone.

@@ -4,7 +4,11 @@ mod codec;
 pub mod frame;
 pub mod interest;
 pub mod swim;
+pub mod takeover;
 
-pub use frame::{EVENT_SHARES_MAX, Hello, Interest, Lane, PeerFrame, RetainedEntry, Shares};
+pub use frame::{
+    EVENT_SHARES_MAX, Hello, Interest, Lane, PeerFrame, RetainedEntry, Shares, StateEntry,
+};
 pub use interest::{InterestError, LocalInterest, PeerInterest, ShareInterest};
 pub use swim::{Member, MemberState, Output, Swim, SwimConfig, SwimError, Target};
+pub use takeover::{Residence, SeenMessages, TAKEOVER_SEEN_MAX, Verdict};

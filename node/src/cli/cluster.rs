@@ -119,6 +119,10 @@ fn table(status: &Value, paint: Paint) -> String {
             sum("bytes_out"),
             sum("bytes_in")
         );
+        if member["same_rules"] == false {
+            let _ =
+                writeln!(out, "  {}", paint.fair("its access rules are others than this node's"));
+        }
         if let Some(reason) = member["shadows_quarantined"]["reason"].as_str() {
             let left_s = &member["shadows_quarantined"]["left_s"];
             let said = format!("its shadows are not listened to for {left_s} s: {reason}");
@@ -141,6 +145,7 @@ mod tests {
                 { "name": "edge-2", "address": "127.0.0.1:17448", "state": "alive", "linked": true, "rtt_ms": 0.62,
                   "lanes": [{ "bytes_out": 10, "bytes_in": 1 }, { "bytes_out": 20, "bytes_in": 2 }] },
                 { "name": "edge-3", "address": null, "state": "down", "linked": false, "rtt_ms": null, "lanes": [],
+                  "same_rules": false,
                   "shadows_quarantined": { "reason": "a frame that is none", "left_s": 59 } },
             ],
         });
@@ -150,6 +155,7 @@ CA SHA256:AA
 NODE                 ADDRESS                STATE    LINK        RTT ms      BYTES OUT       BYTES IN
 edge-2               127.0.0.1:17448        alive    linked         0.6             30              3
 edge-3               –                      down     no link          –              0              0
+  its access rules are others than this node's
   its shadows are not listened to for 59 s: a frame that is none
 ";
         assert_eq!(table(&status, Paint::off()), expected);

@@ -1,0 +1,361 @@
+//! Sessions that come from other nodes, or come back. See [`super::moving`].
+
+use std::sync::Arc;
+
+use outpost_model::{Message, MessageId, NodeId, QoS, TopicFilter};
+use outpost_mqtt::packet::PacketId;
+use outpost_mqtt::session::Session;
+use outpost_mqtt::window::{Delivery, Outbound};
+
+use super::moving::{Arrived, Asked, Leaving, Move};
+use super::pass::Parcel;
+use super::slot::Moment;
+use super::subscribe::options_of;
+use super::{Cell, Hold, LogLevel, Shard};
+use crate::ledger::Drop;
+use crate::ports::{Action, Identity};
+use crate::record::{self, DeliveryRecord, PartKind, SessionPart, SubscriptionRecord};
+
+impl Shard {
+    /// A part of a session, from where it was.
+    pub(super) fn take_part(&mut self, from: NodeId, bytes: &[u8], message: &Arc<Message>) {
+        let part: SessionPart = match record::decode("session part", bytes) {
+            Ok(part) => part,
+            Err(error) => return self.log(LogLevel::Warn, format!("from peer {from}: {error}")),
+        };
+        let is_delivery = matches!(part.kind, PartKind::Delivery { .. });
+        if is_delivery {
+            self.ledger.accept(true, false, false);
+        }
+        match (self.session_of(&part.client_id), part.kind) {
+            (_, PartKind::Absent) => self.nothing_comes_from(from, &part.client_id),
+            (None, kind) => self.take_for_nobody(SessionPart { kind, ..part }, message),
+            (Some(session), kind) => {
+                let client_id = &part.client_id;
+                if self.sessions[session as usize].user.as_deref() != part.user.as_deref() {
+                    if is_delivery {
+                        self.ledger.drop_unqueued(Drop::SessionEnded, 1);
+                    }
+                    return self.log(LogLevel::Warn, format!("peer {from} passes on a session of client {client_id:?}, which is another user's here; it is left out"));
+                }
+                self.take_for(session, NodeId(part.node), kind, message);
+            }
+        }
+    }
+
+    /// There is no such session here: it begins, or it has gone on, or it has ended.
+    fn take_for_nobody(&mut self, part: SessionPart, message: &Arc<Message>) {
+        let owner = self.residence(&part.client_id).map(|(owner, _)| owner);
+        match (owner, &part.kind) {
+            (_, PartKind::Unsubscribed { .. }) => {}
+            (Some(owner), kind) if owner != self.config.node => {
+                let of = matches!(kind, PartKind::Delivery { .. }).then_some(&**message);
+                self.send_whole_part(owner, part, of);
+            }
+            (Some(_), PartKind::Begin { .. }) => self.begin_arrival(part),
+            (_, PartKind::Delivery { .. }) => self.ledger.drop_unqueued(Drop::SessionEnded, 1),
+            (_, PartKind::End { .. }) => self.stop_waiting(&part.client_id),
+            _ => {}
+        }
+    }
+
+    fn begin_arrival(&mut self, part: SessionPart) {
+        let SessionPart { client_id, user, node, kind } = part;
+        let PartKind::Begin { expiry_s, next_place, received } = kind else { return };
+        let who = Identity { client_id: client_id.into(), user: user.as_deref().map(Into::into) };
+        let session = self.new_session(&who);
+        self.moves.moves.insert(session, Move::Arriving(NodeId(node)));
+        self.set_expiry(session, expiry_s.max(1));
+        let expires_ms = self.now.mono_ms + u64::from(expiry_s) * 1000;
+        let slot = &mut self.sessions[session as usize];
+        (slot.next_place, slot.expires_ms) = (next_place.max(1), Moment::at(expires_ms));
+        self.write_session(session, Some(self.now.wall_ms));
+        self.arm_session(session);
+        self.write_all_received(session, &received);
+    }
+
+    fn take_for(&mut self, session: u32, from: NodeId, kind: PartKind, message: &Arc<Message>) {
+        match kind {
+            PartKind::Begin { received, .. } => self.take_back_received(session, from, &received),
+            PartKind::Absent => {}
+            PartKind::Delivery { place, record } => {
+                if self.keeps_place(session, from, place) {
+                    self.take_in_place(session, place, &record, message);
+                } else {
+                    self.take_behind(session, &record, message);
+                }
+            }
+            PartKind::End { subscriptions } => self.arrive(session, from, subscriptions),
+            PartKind::Gone => self.nothing_more_comes(session, from),
+            PartKind::Unsubscribed { filter } => {
+                if self.is_leaving(session) {
+                    self.remove_subscription(session, &filter);
+                }
+            }
+        }
+    }
+
+    /// It comes back: what its client has half settled meanwhile is known here too, before the client may come in.
+    fn take_back_received(&mut self, session: u32, from: NodeId, received: &[u16]) {
+        let is_here = self.sessions[session as usize].conn.is_some();
+        let step = self.moves.next_step();
+        let Some(arrived) = self.moves.arrived_mut(session) else { return };
+        if is_here || arrived.back.is_none_or(|(node, _)| node != from) {
+            return; // its client has begun anew since
+        }
+        arrived.step = Some(step);
+        self.write_all_received(session, received);
+        self.journal.hold_for_reading(Hold::Arrive { session, step });
+    }
+
+    fn write_all_received(&mut self, session: u32, received: &[u16]) {
+        for id in received.iter().filter_map(|id| PacketId::new(*id)) {
+            self.write_received(session, id, true);
+        }
+    }
+
+    /// Whether a delivery can have the place it had where it comes from: nothing stands there, and it was not looked at.
+    fn keeps_place(&self, session: u32, from: NodeId, place: u64) -> bool {
+        let slot = &self.sessions[session as usize];
+        let is_free = match self.moves.moves.get(&session) {
+            Some(Move::Arriving(node)) => *node == from,
+            Some(Move::Arrived(arrived)) => {
+                let is_cold = |body: &Session| body.outbound.cold().start <= place;
+                let not_read = match self.cells.body(slot.cell) {
+                    Some(Cell::Session(body)) => arrived.step.is_some() || is_cold(body),
+                    _ => false,
+                };
+                arrived.back.is_some_and(|(node, below)| node == from && place < below) && not_read
+            }
+            _ => false,
+        };
+        is_free && place > 0 && slot.conn.is_none()
+    }
+
+    /// It keeps its place, and so its packet id.
+    fn take_in_place(
+        &mut self,
+        session: u32,
+        place: u64,
+        record: &DeliveryRecord,
+        message: &Arc<Message>,
+    ) {
+        let Some(delivery) = delivery_of(place, record, message) else {
+            return self.ledger.drop_unqueued(Drop::Damaged, 1);
+        };
+        self.ledger.owed += 1;
+        let cost_bytes = message.cost_bytes() as u64;
+        let slot = &mut self.sessions[session as usize];
+        slot.next_place = slot.next_place.max(place + 1);
+        slot.queued += 1;
+        slot.queued_bytes += cost_bytes;
+        self.add_to_node_queue(cost_bytes);
+        self.charge_queue(session);
+        self.mark_queue(session);
+        self.write_delivery(session, &delivery, record.released);
+        self.journal.need_body(message);
+    }
+
+    /// A delivery for a session that has some of its own, or that came after the session.
+    fn take_behind(&mut self, session: u32, record: &DeliveryRecord, message: &Arc<Message>) {
+        let source = MessageId { node: NodeId(record.node), seq: record.seq };
+        if record.share.is_none()
+            && let Some(Move::Arrived(arrived)) = self.moves.moves.get(&session)
+            && !self.moves.seen.insert(arrived.stay, source)
+        {
+            return self.ledger.drop_unqueued(Drop::Looped, 1);
+        }
+        let Some(delivery) = delivery_of(0, record, message).filter(|_| !record.released) else {
+            // Its client has it; the connection on which it would be told so is over.
+            self.ledger.owed += 1;
+            self.ledger.delivered += 1;
+            return;
+        };
+        if let Some(Move::Leaving(Leaving { to, told: true, .. })) = self.moves.moves.get(&session)
+        {
+            let (to, slot) = (*to, &self.sessions[session as usize]);
+            let (client_id, user) = (slot.client_id(), slot.user.clone());
+            let kind = PartKind::Delivery { place: 0, record: record.clone() };
+            return self.send_part(to, &client_id, user.as_deref(), kind, Some(message));
+        }
+        let parcel = Parcel { waits: true, ..Parcel::of(&delivery) };
+        self.enqueue_here(session, parcel, delivery.share.clone());
+        self.run_cells();
+    }
+
+    /// All there was is here: it subscribes, and its client may come in.
+    fn arrive(
+        &mut self,
+        session: u32,
+        from: NodeId,
+        subscriptions: Vec<(String, SubscriptionRecord)>,
+    ) {
+        let before = self.sessions[session as usize].subscriptions.len();
+        for (filter, record) in subscriptions {
+            self.subscribe_again(session, &filter, record);
+        }
+        let is_more = self.sessions[session as usize].subscriptions.len() > before;
+        let was_arriving = matches!(self.moves.moves.get(&session), Some(Move::Arriving(_)));
+        let step = was_arriving.then(|| self.moves.next_step());
+        if !matches!(self.moves.moves.get(&session), Some(Move::Arrived(_))) {
+            let arrived = Arrived { stay: self.moves.next_step(), step, ..Arrived::default() };
+            self.moves.moves.insert(session, Move::Arrived(arrived));
+        }
+        let client_id = self.sessions[session as usize].client_id();
+        if let Some((owner, mut residence)) = self.residence(&client_id)
+            && owner == self.config.node
+        {
+            residence.moved = true;
+            residence.came_from.insert(from);
+            if is_more {
+                residence.known_by.clear();
+            }
+            residence.known_by.insert(owner);
+            self.write_residence(&client_id, &residence);
+            if let Some(arrived) = self.moves.arrived_mut(session).filter(|_| is_more) {
+                arrived.asked.clear();
+            }
+            self.moves.stir();
+        }
+        self.wait_for_disk(&client_id);
+        if let Some(step) = step {
+            self.journal.hold_for_reading(Hold::Arrive { session, step });
+        } else if !self.is_moving(session) {
+            self.stop_waiting(&client_id);
+        }
+        self.review(&client_id);
+    }
+
+    fn subscribe_again(&mut self, session: u32, filter: &str, record: SubscriptionRecord) {
+        let slot = &self.sessions[session as usize];
+        let Ok(parsed) = TopicFilter::new(filter.to_owned()) else { return };
+        if slot.subscriptions.get(filter).is_some() {
+            return; // what was said here is newer
+        }
+        let allowed = self.gate.allows(&slot.identity(), Action::Subscribe, parsed.pattern());
+        if !allowed || slot.subscriptions.len() >= self.config.subscriptions_max {
+            return self.note_revoked(session, filter);
+        }
+        let options = options_of(record.options);
+        self.insert_subscription(session, &parsed, options, record.id);
+        self.write_subscription(session, filter, options, record.id);
+    }
+
+    /// The deliveries of a session that has come, or stays, can be read: its client may have them.
+    pub(super) fn settle_in(&mut self, session: u32, step: u64) {
+        if self.moves.arrived_mut(session).is_none_or(|arrived| arrived.step != Some(step)) {
+            return;
+        }
+        let slot = &self.sessions[session as usize];
+        let (client_id, cell, number, upto) =
+            (slot.client_id(), slot.cell, slot.number, slot.next_place);
+        match self.read_received(number) {
+            Ok(received) => {
+                let outbound = Outbound::from_disk(1..upto);
+                let body = Session::from_disk(received, outbound);
+                self.cells.revive(cell, Cell::Session(Box::new(body)));
+                let slot = &mut self.sessions[session as usize];
+                slot.set_loading(None);
+                slot.set_recovered_below(upto);
+                let entry = self.residence(&client_id).filter(|(_, residence)| residence.moved);
+                match self.moves.arrived_mut(session) {
+                    Some(arrived) if entry.is_some() => arrived.step = None,
+                    _ => self.moves.remove(session), // nothing more will come
+                }
+            }
+            Err(error) => {
+                self.log(LogLevel::Warn, format!("client {client_id:?} has to wait: {error}"));
+            }
+        }
+        self.stop_waiting_for_disk(&client_id);
+    }
+
+    /// A client is here whose session was another node's: it may pass something on.
+    pub(super) fn expect_after_connect(&mut self, session: u32) {
+        if self.peers.is_empty() {
+            return;
+        }
+        let entry = self.residence(&self.sessions[session as usize].client_id);
+        if entry.is_some_and(|(owner, residence)| owner == self.config.node && residence.moved) {
+            self.expect_more(session);
+        }
+    }
+
+    /// More may come for a session that is here.
+    pub(super) fn expect_more(&mut self, session: u32) {
+        let stay = self.moves.next_step();
+        let arrived = Arrived { stay, ..Arrived::default() };
+        self.moves.moves.entry(session).or_insert(Move::Arrived(arrived));
+        self.moves.stir();
+    }
+
+    /// Asks who does not know yet what a session wants that came from elsewhere, and tells the directory who does.
+    pub(super) fn tell_arrival(&mut self, session: u32, barriers: &mut Asked) {
+        let Some(slot) = self.sessions.get(session as usize) else { return };
+        let client_id = slot.client_id();
+        let Some((owner, mut residence)) = self.residence(&client_id) else { return };
+        if owner != self.config.node || !residence.known_by.contains(&owner) {
+            return;
+        }
+        let Some(arrived) = self.moves.arrived_mut(session) else { return };
+        let mut asked = std::mem::take(&mut arrived.asked);
+        let nodes = self.peers.keys().copied().filter(|node| !residence.known_by.contains(node));
+        let mut news = false;
+        for node in nodes.collect::<Vec<NodeId>>() {
+            let number = *asked.entry(node).or_insert_with(|| self.ask_once(node, barriers));
+            if self.peers.get(&node).is_some_and(|peer| peer.barriers.has_passed(number)) {
+                residence.known_by.insert(node);
+                news = true;
+            }
+        }
+        if let Some(arrived) = self.moves.arrived_mut(session) {
+            arrived.asked = asked;
+        }
+        if news {
+            self.write_residence(&client_id, &residence);
+        }
+    }
+
+    /// A node that had the session has forgotten it.
+    fn nothing_more_comes(&mut self, session: u32, from: NodeId) {
+        let client_id = self.sessions[session as usize].client_id();
+        let Some((owner, mut residence)) = self.residence(&client_id) else { return };
+        if owner != self.config.node {
+            return;
+        }
+        residence.came_from.remove(&from);
+        if residence.came_from.is_empty() {
+            residence.known_by.clear();
+            residence.moved = false;
+            if self.moves.arrived_mut(session).is_some() {
+                self.moves.remove(session);
+            }
+        }
+        self.write_residence(&client_id, &residence);
+    }
+
+    /// Its client does not want this any more: whoever still collects for it should not either.
+    pub(super) fn tell_unsubscribed(&mut self, session: u32, filter: &str) {
+        if self.moves.arrived_mut(session).is_none() {
+            return;
+        }
+        let slot = &self.sessions[session as usize];
+        let (client_id, user) = (slot.client_id(), slot.user.clone());
+        let entry = self.residence(&client_id).filter(|(owner, _)| *owner == self.config.node);
+        for node in entry.into_iter().flat_map(|(_, residence)| residence.came_from) {
+            let kind = PartKind::Unsubscribed { filter: filter.to_owned() };
+            self.send_part(node, &client_id, user.as_deref(), kind, None);
+        }
+    }
+}
+
+fn delivery_of(place: u64, record: &DeliveryRecord, message: &Arc<Message>) -> Option<Delivery> {
+    Some(Delivery {
+        place,
+        message: Arc::clone(message),
+        qos: QoS::from_bits(record.qos).filter(|qos| *qos > QoS::AtMostOnce)?,
+        retain: record.retain,
+        subscription_ids: record.subscription_ids.clone(),
+        share: record.share.as_deref().map(Into::into),
+    })
+}

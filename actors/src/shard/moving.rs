@@ -1,0 +1,240 @@
+//! Sessions that move: from this node to the one their client has connected to, and here from another.
+//!
+//! They travel as events of the outbox: a delivery's row here goes in one batch with the event's, so that a crash leaves
+//! exactly one of them, and the receiver takes each once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use outpost_membership::{SeenMessages, Shares};
+use outpost_model::{Message, NodeId, QoS};
+
+use super::Shard;
+use super::pass::Parcel;
+use crate::record::{self, DeliveryRecord, PartKind, SessionPart};
+
+/// Deliveries passed on at once. Lower: more batches until a session has moved; higher: a turn takes longer.
+pub(super) const MOVED_AT_ONCE: usize = 512;
+
+/// Topic of the parts that carry no message.
+const TOPIC: &str = "$session";
+
+/// Sessions on their way, by their places.
+#[derive(Debug, Default)]
+pub(super) struct Moves {
+    pub(super) moves: BTreeMap<u32, Move>,
+    /// Of what waits for the disk, only the last step of a session counts.
+    pub(super) steps: u64,
+    /// Sessions that came from other nodes since the start.
+    pub(super) arrived: u64,
+    /// Sessions that went to other nodes.
+    pub(super) left: u64,
+    /// What those that have come were sent since.
+    pub(super) seen: SeenMessages,
+    /// Something has changed for those from this place on.
+    pub(super) due_from: Option<u32>,
+}
+
+/// The barriers asked of each node.
+pub(super) type Asked = BTreeMap<NodeId, u64>;
+
+#[derive(Debug)]
+pub(super) enum Move {
+    Leaving(Leaving),
+    /// Its deliveries come from this node: nobody may connect yet.
+    Arriving(NodeId),
+    Arrived(Arrived),
+}
+
+#[derive(Debug)]
+pub(super) struct Leaving {
+    pub(super) to: NodeId,
+    pub(super) step: u64,
+    /// The first part is in the outbox.
+    pub(super) begun: bool,
+    /// All there was is in the outbox.
+    pub(super) told: bool,
+
+    /// Nodes whose messages for it come here only, and the barriers asked of those that should know better by now. The new
+    /// owner is among them: it accepted some before it had the subscriptions; and it stands for this node as well.
+    pub(super) left: BTreeMap<NodeId, Option<u64>>,
+}
+
+/// A session that has come here, or is here and may get more. Its messages may come twice: from where they are published,
+/// and from where it was.
+#[derive(Debug, Default)]
+pub(super) struct Arrived {
+    /// Names this stay: what was seen in an earlier one has left since.
+    pub(super) stay: u64,
+    /// What there is of it is still to be read.
+    pub(super) step: Option<u64>,
+    /// It was that node's meanwhile, which gives its deliveries back with the places they have, below this one.
+    pub(super) back: Option<(NodeId, u64)>,
+    /// Barriers of nodes that are to know what it wants.
+    pub(super) asked: Asked,
+}
+
+impl Moves {
+    pub(super) fn is_empty(&self) -> bool {
+        self.moves.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.moves.len()
+    }
+
+    /// Something has changed: acknowledgements, barriers, who knows what. With the end of the turn all are looked at.
+    pub(super) fn stir(&mut self) {
+        if !self.moves.is_empty() {
+            self.due_from = Some(0);
+        }
+    }
+
+    /// More are to be looked at.
+    pub(super) fn is_due(&self) -> bool {
+        self.due_from.is_some()
+    }
+
+    pub(super) fn remove(&mut self, session: u32) {
+        self.moves.remove(&session);
+        if self.moves.is_empty() {
+            self.seen = SeenMessages::default();
+        }
+    }
+
+    pub(super) fn next_step(&mut self) -> u64 {
+        self.steps += 1;
+        self.steps
+    }
+
+    pub(super) fn leaving(&mut self, session: u32) -> Option<&mut Leaving> {
+        match self.moves.get_mut(&session)? {
+            Move::Leaving(leaving) => Some(leaving),
+            _ => None,
+        }
+    }
+
+    pub(super) fn arrived_mut(&mut self, session: u32) -> Option<&mut Arrived> {
+        match self.moves.get_mut(&session)? {
+            Move::Arrived(arrived) => Some(arrived),
+            _ => None,
+        }
+    }
+}
+
+impl Shard {
+    /// Whether a session's deliveries are still to be put in order before its client may have them.
+    pub(super) fn is_moving(&self, session: u32) -> bool {
+        match self.moves.moves.get(&session) {
+            Some(Move::Leaving(_) | Move::Arriving(_)) => true,
+            Some(Move::Arrived(arrived)) => arrived.step.is_some(),
+            None => false,
+        }
+    }
+
+    /// A message for a session that is on its way. True: that is settled; false: it waits like any other.
+    pub(super) fn settles_moving(
+        &mut self,
+        session: u32,
+        parcel: &Parcel<'_>,
+        share: Option<&Arc<str>>,
+    ) -> bool {
+        let source = parcel.message.id;
+        let (to, is_told) = match self.moves.moves.get_mut(&session) {
+            Some(Move::Arrived(arrived)) => {
+                // What is retained, or comes through a share group as well, may come once more.
+                let once = parcel.qos > QoS::AtMostOnce && !parcel.retain && share.is_none();
+                return once && !self.moves.seen.insert(arrived.stay, source);
+            }
+            Some(Move::Leaving(leaving)) => {
+                if parcel.qos == QoS::AtMostOnce {
+                    return true; // nobody is here
+                }
+                let is_own = source.node == self.config.node;
+                let via = if is_own { leaving.to } else { source.node };
+                if share.is_none() && !leaving.left.contains_key(&via) {
+                    return true; // its owner has it from there
+                }
+                (leaving.to, leaving.told)
+            }
+            _ => return false,
+        };
+        if is_told {
+            let slot = &self.sessions[session as usize];
+            let (client_id, user) = (slot.client_id(), slot.user.clone());
+            let record = DeliveryRecord {
+                node: source.node.0,
+                seq: source.seq,
+                qos: parcel.qos as u8,
+                retain: parcel.retain,
+                released: false,
+                subscription_ids: parcel.ids.to_vec(),
+                share: share.map(|share| share.to_string()),
+                bytes: None,
+                expires_wall_ms: None,
+            };
+            let kind = PartKind::Delivery { place: 0, record };
+            self.send_part(to, &client_id, user.as_deref(), kind, Some(parcel.message));
+        }
+        is_told
+    }
+
+    /// Looks at sessions that move for which something may have changed, some at a time.
+    pub(super) fn go_on_with_moves(&mut self) {
+        let Some(from) = self.moves.due_from.take() else { return };
+        let mut all = self.moves.moves.range(from..).map(|(session, _)| *session);
+        let some: Vec<u32> = all.by_ref().take(MOVED_AT_ONCE).collect();
+        self.moves.due_from = all.next();
+        // One for all of them: nothing is told in between.
+        let mut asked = Asked::new();
+        for session in some {
+            match self.moves.moves.get(&session) {
+                Some(Move::Leaving(_)) => self.go_on_leaving(session, &mut asked),
+                Some(Move::Arrived(_)) => self.tell_arrival(session, &mut asked),
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn ask_once(&mut self, node: NodeId, asked: &mut Asked) -> u64 {
+        *asked.entry(node).or_insert_with(|| self.ask_barrier(node))
+    }
+
+    /// Sends a part of a session to its new owner.
+    pub(super) fn send_part(
+        &mut self,
+        to: NodeId,
+        client_id: &str,
+        user: Option<&str>,
+        kind: PartKind,
+        message: Option<&Message>,
+    ) {
+        let (client_id, user) = (client_id.to_owned(), user.map(Into::into));
+        let node = self.config.node.0;
+        self.send_whole_part(to, SessionPart { client_id, user, node, kind }, message);
+    }
+
+    pub(super) fn send_whole_part(
+        &mut self,
+        to: NodeId,
+        part: SessionPart,
+        message: Option<&Message>,
+    ) {
+        let id = self.next_message_id();
+        let message = match message {
+            Some(message) => Message { id, ..message.clone() },
+            None => Message {
+                id,
+                topic: TOPIC.into(),
+                payload: bytes::Bytes::new(),
+                qos: QoS::AtLeastOnce,
+                retain: false,
+                properties: None,
+                accepted_wall_ms: self.now.wall_ms,
+                expiry_s: None,
+            },
+        };
+        let shares = Shares { session: Some(record::encode(&part)), ..Shares::default() };
+        self.enqueue_peer(to, true, Some(Arc::new(shares)), false, Arc::new(message));
+    }
+}
