@@ -50,7 +50,7 @@ impl Shard {
             (_, PartKind::Unsubscribed { .. }) => {}
             (Some(owner), kind) if owner != self.config.node => {
                 let of = matches!(kind, PartKind::Delivery { .. }).then_some(&**message);
-                self.send_whole_part(owner, part, of);
+                self.send_whole_part(owner, &part, of);
             }
             (Some(_), PartKind::Begin { .. }) => self.begin_arrival(part),
             (_, PartKind::Delivery { .. }) => self.ledger.drop_unqueued(Drop::SessionEnded, 1),
@@ -64,7 +64,7 @@ impl Shard {
         let PartKind::Begin { expiry_s, next_place, received } = kind else { return };
         let who = Identity { client_id: client_id.into(), user: user.as_deref().map(Into::into) };
         let session = self.new_session(&who);
-        self.moves.moves.insert(session, Move::Arriving(NodeId(node)));
+        self.moves.all.insert(session, Move::Arriving(NodeId(node)));
         self.set_expiry(session, expiry_s.max(1));
         let expires_ms = self.now.mono_ms + u64::from(expiry_s) * 1000;
         let slot = &mut self.sessions[session as usize];
@@ -117,7 +117,7 @@ impl Shard {
     /// Whether a delivery can have the place it had where it comes from: nothing stands there, and it was not looked at.
     fn keeps_place(&self, session: u32, from: NodeId, place: u64) -> bool {
         let slot = &self.sessions[session as usize];
-        let is_free = match self.moves.moves.get(&session) {
+        let is_free = match self.moves.all.get(&session) {
             Some(Move::Arriving(node)) => *node == from,
             Some(Move::Arrived(arrived)) => {
                 let is_cold = |body: &Session| body.outbound.cold().start <= place;
@@ -160,7 +160,7 @@ impl Shard {
     fn take_behind(&mut self, session: u32, record: &DeliveryRecord, message: &Arc<Message>) {
         let source = MessageId { node: NodeId(record.node), seq: record.seq };
         if record.share.is_none()
-            && let Some(Move::Arrived(arrived)) = self.moves.moves.get(&session)
+            && let Some(Move::Arrived(arrived)) = self.moves.all.get(&session)
             && !self.moves.seen.insert(arrived.stay, source)
         {
             return self.ledger.drop_unqueued(Drop::Looped, 1);
@@ -171,8 +171,7 @@ impl Shard {
             self.ledger.delivered += 1;
             return;
         };
-        if let Some(Move::Leaving(Leaving { to, told: true, .. })) = self.moves.moves.get(&session)
-        {
+        if let Some(Move::Leaving(Leaving { to, told: true, .. })) = self.moves.all.get(&session) {
             let (to, slot) = (*to, &self.sessions[session as usize]);
             let (client_id, user) = (slot.client_id(), slot.user.clone());
             let kind = PartKind::Delivery { place: 0, record: record.clone() };
@@ -195,11 +194,11 @@ impl Shard {
             self.subscribe_again(session, &filter, record);
         }
         let is_more = self.sessions[session as usize].subscriptions.len() > before;
-        let was_arriving = matches!(self.moves.moves.get(&session), Some(Move::Arriving(_)));
+        let was_arriving = matches!(self.moves.all.get(&session), Some(Move::Arriving(_)));
         let step = was_arriving.then(|| self.moves.next_step());
-        if !matches!(self.moves.moves.get(&session), Some(Move::Arrived(_))) {
+        if !matches!(self.moves.all.get(&session), Some(Move::Arrived(_))) {
             let arrived = Arrived { stay: self.moves.next_step(), step, ..Arrived::default() };
-            self.moves.moves.insert(session, Move::Arrived(arrived));
+            self.moves.all.insert(session, Move::Arrived(arrived));
         }
         let client_id = self.sessions[session as usize].client_id();
         if let Some((owner, mut residence)) = self.residence(&client_id)
@@ -285,7 +284,7 @@ impl Shard {
     pub(super) fn expect_more(&mut self, session: u32) {
         let stay = self.moves.next_step();
         let arrived = Arrived { stay, ..Arrived::default() };
-        self.moves.moves.entry(session).or_insert(Move::Arrived(arrived));
+        self.moves.all.entry(session).or_insert(Move::Arrived(arrived));
         self.moves.stir();
     }
 

@@ -356,3 +356,15 @@ fn asks_s(connect: &Connect) -> u32 {
         _ => u32::MAX,
     }
 }
+
+/// What a stranger's first bytes are, when they are a well-known something else.
+pub(super) fn looks_like(bytes: &[u8]) -> &'static str {
+    let begins = |with: &[u8]| bytes.starts_with(with);
+    if begins(&[0x16, 0x03]) {
+        "; it looks like TLS, and this listener is plain TCP"
+    } else if [&b"GET "[..], b"POST ", b"HEAD ", b"PUT "].into_iter().any(begins) {
+        "; it looks like HTTP, which has a port of its own (listen.http.bind)"
+    } else {
+        ""
+    }
+}

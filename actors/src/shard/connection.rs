@@ -12,6 +12,7 @@ use outpost_mqtt::packet::{Packet, ReasonCode, Version};
 use outpost_mqtt::session::disconnect;
 
 use super::blocked::Blocked;
+use super::connect::looks_like;
 use super::memory::SHED_DIVISOR;
 use super::rare::{Rare, Remote};
 use super::traffic::Traffic;
@@ -445,15 +446,14 @@ impl Shard {
             // Neither while its publishes wait for a receiver: it is read again when they are taken.
             Phase::Open(_) if connection.rare.blocked_len() > 0 => self.touch(conn),
             Phase::Open(_) if !connection.welcomed => self.close(conn, ReasonCode::Success, ""),
-            Phase::Open(_) => self.close(
-                conn,
-                ReasonCode::KeepAliveTimeout,
-                "nothing heard for 1.5 times the keep alive",
-            ),
+            Phase::Open(_) => {
+                let text = "nothing heard for 1.5 times the keep alive";
+                self.close(conn, ReasonCode::KeepAliveTimeout, text);
+            }
+            Phase::Fetching => self.fetching_timeout(conn),
             Phase::Opening | Phase::Authenticating | Phase::Challenged => {
                 self.close(conn, ReasonCode::Success, "")
             }
-            Phase::Fetching => self.fetching_timeout(conn),
             Phase::Closing => {
                 self.events.push_back(Event::Close(conn));
                 self.forget_connection(conn);
@@ -580,18 +580,6 @@ impl Shard {
                 self.send(cell, CellMsg::Accepted { id, qos, reason, same_link: false });
             }
         }
-    }
-}
-
-/// What a stranger's first bytes are, when they are a well-known something else.
-fn looks_like(bytes: &[u8]) -> &'static str {
-    let begins = |with: &[u8]| bytes.starts_with(with);
-    if begins(&[0x16, 0x03]) {
-        "; it looks like TLS, and this listener is plain TCP"
-    } else if [&b"GET "[..], b"POST ", b"HEAD ", b"PUT "].into_iter().any(begins) {
-        "; it looks like HTTP, which has a port of its own (listen.http.bind)"
-    } else {
-        ""
     }
 }
 

@@ -19,12 +19,12 @@ const PLACES_ELSEWHERE: u64 = 65_535;
 
 impl Shard {
     pub(super) fn is_leaving(&self, session: u32) -> bool {
-        matches!(self.moves.moves.get(&session), Some(Move::Leaving(_)))
+        matches!(self.moves.all.get(&session), Some(Move::Leaving(_)))
     }
 
     /// Where a session goes, for people.
     pub(super) fn leaves_to(&self, session: u32) -> Option<NodeId> {
-        match self.moves.moves.get(&session)? {
+        match self.moves.all.get(&session)? {
             Move::Leaving(leaving) => Some(leaving.to),
             _ => None,
         }
@@ -59,7 +59,7 @@ impl Shard {
         let left = self.peers.keys().map(|node| (*node, None)).collect();
         let step = self.moves.next_step();
         let leaving = Leaving { to, step, begun: false, told, left };
-        self.moves.moves.insert(session, Move::Leaving(leaving));
+        self.moves.all.insert(session, Move::Leaving(leaving));
         self.write_session(session, None);
         self.journal.hold_for_reading(Hold::Leave { session, step });
     }
@@ -73,7 +73,7 @@ impl Shard {
 
     /// What its row says of that.
     pub(super) fn leaving_record(&self, session: u32) -> (Option<u64>, Option<bool>) {
-        match self.moves.moves.get(&session) {
+        match self.moves.all.get(&session) {
             Some(Move::Leaving(leaving)) => (Some(leaving.to.0), Some(leaving.told)),
             _ => (None, None),
         }
@@ -246,7 +246,7 @@ impl Shard {
 
     /// A node that is new here may send what only this node's interest asks for.
     pub(super) fn wait_for_peer(&mut self, id: NodeId) {
-        for moving in self.moves.moves.values_mut() {
+        for moving in self.moves.all.values_mut() {
             if let Move::Leaving(leaving) = moving {
                 leaving.left.entry(id).or_insert(None);
             }
@@ -255,7 +255,7 @@ impl Shard {
 
     /// The node that sessions were to go to is gone for good.
     pub(super) fn stay_after_all(&mut self, node: NodeId) {
-        let all = self.moves.moves.iter();
+        let all = self.moves.all.iter();
         let theirs = all.filter(|(_, m)| matches!(m, Move::Leaving(leaving) if leaving.to == node));
         let theirs: Vec<u32> = theirs.map(|(session, _)| *session).collect();
         for session in theirs {
@@ -275,7 +275,7 @@ impl Shard {
         slot.expires_ms = Moment::at(self.now.mono_ms + u64::from(slot.expiry_s) * 1000);
         let step = self.moves.next_step();
         let arrived = Arrived { stay: step, step: Some(step), back, asked: Asked::new() };
-        self.moves.moves.insert(session, Move::Arrived(arrived));
+        self.moves.all.insert(session, Move::Arrived(arrived));
         self.write_session(session, Some(self.now.wall_ms));
         self.arm_session(session);
         self.journal.hold_for_reading(Hold::Arrive { session, step });

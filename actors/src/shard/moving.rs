@@ -22,7 +22,7 @@ const TOPIC: &str = "$session";
 /// Sessions on their way, by their places.
 #[derive(Debug, Default)]
 pub(super) struct Moves {
-    pub(super) moves: BTreeMap<u32, Move>,
+    pub(super) all: BTreeMap<u32, Move>,
     /// Of what waits for the disk, only the last step of a session counts.
     pub(super) steps: u64,
     /// Sessions that came from other nodes since the start.
@@ -76,16 +76,16 @@ pub(super) struct Arrived {
 
 impl Moves {
     pub(super) fn is_empty(&self) -> bool {
-        self.moves.is_empty()
+        self.all.is_empty()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.moves.len()
+        self.all.len()
     }
 
     /// Something has changed: acknowledgements, barriers, who knows what. With the end of the turn all are looked at.
     pub(super) fn stir(&mut self) {
-        if !self.moves.is_empty() {
+        if !self.all.is_empty() {
             self.due_from = Some(0);
         }
     }
@@ -96,8 +96,8 @@ impl Moves {
     }
 
     pub(super) fn remove(&mut self, session: u32) {
-        self.moves.remove(&session);
-        if self.moves.is_empty() {
+        self.all.remove(&session);
+        if self.all.is_empty() {
             self.seen = SeenMessages::default();
         }
     }
@@ -108,14 +108,14 @@ impl Moves {
     }
 
     pub(super) fn leaving(&mut self, session: u32) -> Option<&mut Leaving> {
-        match self.moves.get_mut(&session)? {
+        match self.all.get_mut(&session)? {
             Move::Leaving(leaving) => Some(leaving),
             _ => None,
         }
     }
 
     pub(super) fn arrived_mut(&mut self, session: u32) -> Option<&mut Arrived> {
-        match self.moves.get_mut(&session)? {
+        match self.all.get_mut(&session)? {
             Move::Arrived(arrived) => Some(arrived),
             _ => None,
         }
@@ -125,7 +125,7 @@ impl Moves {
 impl Shard {
     /// Whether a session's deliveries are still to be put in order before its client may have them.
     pub(super) fn is_moving(&self, session: u32) -> bool {
-        match self.moves.moves.get(&session) {
+        match self.moves.all.get(&session) {
             Some(Move::Leaving(_) | Move::Arriving(_)) => true,
             Some(Move::Arrived(arrived)) => arrived.step.is_some(),
             None => false,
@@ -140,7 +140,7 @@ impl Shard {
         share: Option<&Arc<str>>,
     ) -> bool {
         let source = parcel.message.id;
-        let (to, is_told) = match self.moves.moves.get_mut(&session) {
+        let (to, is_told) = match self.moves.all.get_mut(&session) {
             Some(Move::Arrived(arrived)) => {
                 // What is retained, or comes through a share group as well, may come once more.
                 let once = parcel.qos > QoS::AtMostOnce && !parcel.retain && share.is_none();
@@ -169,7 +169,7 @@ impl Shard {
                 retain: parcel.retain,
                 released: false,
                 subscription_ids: parcel.ids.to_vec(),
-                share: share.map(|share| share.to_string()),
+                share: share.map(ToString::to_string),
                 bytes: None,
                 expires_wall_ms: None,
             };
@@ -182,13 +182,13 @@ impl Shard {
     /// Looks at sessions that move for which something may have changed, some at a time.
     pub(super) fn go_on_with_moves(&mut self) {
         let Some(from) = self.moves.due_from.take() else { return };
-        let mut all = self.moves.moves.range(from..).map(|(session, _)| *session);
+        let mut all = self.moves.all.range(from..).map(|(session, _)| *session);
         let some: Vec<u32> = all.by_ref().take(MOVED_AT_ONCE).collect();
         self.moves.due_from = all.next();
         // One for all of them: nothing is told in between.
         let mut asked = Asked::new();
         for session in some {
-            match self.moves.moves.get(&session) {
+            match self.moves.all.get(&session) {
                 Some(Move::Leaving(_)) => self.go_on_leaving(session, &mut asked),
                 Some(Move::Arrived(_)) => self.tell_arrival(session, &mut asked),
                 _ => {}
@@ -211,13 +211,14 @@ impl Shard {
     ) {
         let (client_id, user) = (client_id.to_owned(), user.map(Into::into));
         let node = self.config.node.0;
-        self.send_whole_part(to, SessionPart { client_id, user, node, kind }, message);
+        let part = SessionPart { client_id, user, node, kind };
+        self.send_whole_part(to, &part, message);
     }
 
     pub(super) fn send_whole_part(
         &mut self,
         to: NodeId,
-        part: SessionPart,
+        part: &SessionPart,
         message: Option<&Message>,
     ) {
         let id = self.next_message_id();
@@ -234,7 +235,7 @@ impl Shard {
                 expiry_s: None,
             },
         };
-        let shares = Shares { session: Some(record::encode(&part)), ..Shares::default() };
+        let shares = Shares { session: Some(record::encode(part)), ..Shares::default() };
         self.enqueue_peer(to, true, Some(Arc::new(shares)), false, Arc::new(message));
     }
 }

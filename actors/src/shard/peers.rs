@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use outpost_flow::Quota;
 use outpost_membership::interest::{LocalInterest, PeerInterest};
-use outpost_membership::{Hello, Interest, PeerFrame, Shares};
+use outpost_membership::{Hello, Interest, Lane, PeerFrame, Shares};
 use outpost_model::{Hlc, LwwLink, Message, NodeId, Now, QoS, TopicFilter, topic};
 use outpost_store::Space;
 
@@ -29,6 +29,10 @@ pub const GONE_PEERS_MAX: usize = 1_024;
 /// Bytes of events of a peer that wait for room in a local queue, and one event more. An honest peer sends half of it before
 /// it is acknowledged; more: one that is not may make this node hold so much.
 pub const STALLED_BYTES_MAX: usize = 2 * PEER_WINDOW_BYTES;
+
+/// Frames of a peer's small state and retained messages that wait for its hello, which takes another lane. Fewer: a link whose
+/// hello is slow breaks; more: a peer that never says it takes more memory.
+pub const PEER_EARLY_MAX: usize = 16_384;
 
 /// What became of [`Shard::forget_peer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +91,8 @@ pub(super) struct Peer {
     pub(super) sent_bytes: usize,
     /// What the outbox has used of its quota.
     pub(super) quota: Quota,
+    /// What came before its hello, on another lane: whose it is only that says.
+    early: Vec<PeerFrame>,
     /// Events that wait for room in a local queue; at most [`PEER_WINDOW`], the peer sends no more unacknowledged.
     stalled: VecDeque<Arrived>,
     pub(super) events_in: u64,
@@ -165,6 +171,7 @@ impl Shard {
         peer.knows_state = false;
         peer.barriers.begin();
         (peer.sent, peer.sent_bytes) = (0, 0);
+        peer.early.clear();
         peer.stalled.clear();
         let hello = Hello {
             store_id: self.config.store_id,
@@ -281,16 +288,26 @@ impl Shard {
     pub fn peer_frame(&mut self, id: NodeId, frame: PeerFrame, now: Now) -> Result<(), String> {
         self.now = now;
         let Some(peer) = self.peers.get_mut(&id).filter(|p| p.up) else { return Ok(()) };
-        if !peer.greeted
-            && !matches!(frame, PeerFrame::Hello(_))
-            && frame.lane() == outpost_membership::Lane::Control
-        {
+        if !peer.greeted && !matches!(frame, PeerFrame::Hello(_)) && frame.lane() == Lane::Control {
             return Err("a control frame before its hello".to_owned());
+        }
+        if !peer.greeted && frame.lane() == Lane::Sync {
+            if peer.early.len() >= PEER_EARLY_MAX {
+                return Err(format!("more than {PEER_EARLY_MAX} frames before its hello"));
+            }
+            peer.early.push(frame);
+            return Ok(());
         }
         match frame {
             // It would be told everything again.
             PeerFrame::Hello(_) if peer.greeted => return Err("a second hello".to_owned()),
-            PeerFrame::Hello(hello) => self.peer_hello(id, &hello),
+            PeerFrame::Hello(hello) => {
+                self.peer_hello(id, &hello);
+                let early = self.peers.get_mut(&id).map(|peer| std::mem::take(&mut peer.early));
+                for frame in early.into_iter().flatten() {
+                    self.peer_frame(id, frame, now)?;
+                }
+            }
             frame @ (PeerFrame::InterestAll(_)
             | PeerFrame::InterestAdd(_)
             | PeerFrame::InterestRemove(_)) => {
