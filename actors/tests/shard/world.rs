@@ -16,6 +16,8 @@ use outpost_store::{MemoryStore, Store};
 
 pub use crate::packets::{fleeting, id, publish, text, v4, v5, will};
 
+mod moves;
+
 /// Rounds after which something goes in a circle.
 const ROUNDS_MAX: usize = 10_000;
 
@@ -363,48 +365,6 @@ impl World {
             }
         }
         panic!("there is no end to what is written");
-    }
-
-    /// What a node has submitted becomes durable there, and what follows from that is done.
-    pub fn sync_one(&mut self, node: usize) {
-        let lsn = self.nodes[node].store.sync_all();
-        self.nodes[node].shard.synced(lsn, self.now);
-        self.pump();
-    }
-
-    /// A client has taken a QoS 2 message, whatever became of the answer.
-    pub fn note_taken(&mut self, name: &str, id: PacketId) {
-        self.taken.entry(name.to_owned()).or_default().insert(id);
-    }
-
-    /// Its session is another one: what it knew of the former is no more.
-    pub fn forget_taken(&mut self, name: &str) {
-        self.taken.remove(name);
-    }
-
-    /// The packet ids of its publishes that were accepted.
-    pub fn accepted(&mut self, client: Client) -> Vec<u16> {
-        let ack = |packet: Packet| match packet {
-            Packet::Puback(ack) | Packet::Pubrec(ack) if !ack.reason.is_error() => {
-                Some(ack.packet_id.get())
-            }
-            _ => None,
-        };
-        self.take(client).into_iter().filter_map(ack).collect()
-    }
-
-    /// The answer to a CONNECT, if it has come.
-    pub fn connack(&mut self, client: Client) -> Option<Connack> {
-        match self.wires[client.0].packets.pop_front()? {
-            Packet::Connack(connack) => Some(*connack),
-            other => panic!("CONNACK comes first, got {other:?}"),
-        }
-    }
-
-    /// From now on nothing arrives over links; they seem to be up.
-    pub fn lose_frames(&mut self) {
-        self.link_up = false;
-        self.in_flight.clear();
     }
 
     /// Time passes in steps of a second or less.
