@@ -48,15 +48,20 @@ pub struct ResidenceRecord {
     /// Its client wants nothing of what it had elsewhere.
     #[n(1)]
     pub discards: bool,
-    /// Nodes that know what it wants.
-    #[n(2)]
-    pub known_by: Vec<u64>,
     /// It was another node's.
-    #[n(3)]
+    #[n(2)]
     pub moved: bool,
+}
+
+/// How far a session has come; see [`outpost_membership::Arrival`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct ArrivalRecord {
     /// Nodes that have told all they had of it.
-    #[n(4)]
+    #[n(0)]
     pub came_from: Vec<u64>,
+    /// Nodes that know what it wants.
+    #[n(1)]
+    pub known_by: Vec<u64>,
 }
 
 /// A piece of small state (`Space::Meta`, key: `state/` and its own key).

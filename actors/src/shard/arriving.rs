@@ -1,5 +1,6 @@
 //! Sessions that come from other nodes, or come back. See [`super::moving`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use outpost_model::{Message, MessageId, NodeId, QoS, TopicFilter};
@@ -60,11 +61,11 @@ impl Shard {
     }
 
     fn begin_arrival(&mut self, part: SessionPart) {
-        let SessionPart { client_id, user, node, kind } = part;
+        let SessionPart { client_id, user, kind, .. } = part;
         let PartKind::Begin { expiry_s, next_place, received } = kind else { return };
         let who = Identity { client_id: client_id.into(), user: user.as_deref().map(Into::into) };
         let session = self.new_session(&who);
-        self.moves.all.insert(session, Move::Arriving(NodeId(node)));
+        self.moves.all.insert(session, Move::Arriving(BTreeSet::new()));
         self.set_expiry(session, expiry_s.max(1));
         let expires_ms = self.now.mono_ms + u64::from(expiry_s) * 1000;
         let slot = &mut self.sessions[session as usize];
@@ -76,10 +77,10 @@ impl Shard {
 
     fn take_for(&mut self, session: u32, from: NodeId, kind: PartKind, message: &Arc<Message>) {
         match kind {
-            PartKind::Begin { received, .. } => self.take_back_received(session, from, &received),
+            PartKind::Begin { received, .. } => self.take_back_received(session, &received),
             PartKind::Absent => {}
             PartKind::Delivery { place, record } => {
-                if self.keeps_place(session, from, place) {
+                if self.keeps_place(session, place) {
                     self.take_in_place(session, place, &record, message);
                 } else {
                     self.take_behind(session, &record, message);
@@ -96,11 +97,11 @@ impl Shard {
     }
 
     /// It comes back: what its client has half settled meanwhile is known here too, before the client may come in.
-    fn take_back_received(&mut self, session: u32, from: NodeId, received: &[u16]) {
+    fn take_back_received(&mut self, session: u32, received: &[u16]) {
         let is_here = self.sessions[session as usize].conn.is_some();
         let step = self.moves.next_step();
         let Some(arrived) = self.moves.arrived_mut(session) else { return };
-        if is_here || arrived.back.is_none_or(|(node, _)| node != from) {
+        if is_here || arrived.back.is_none() {
             return; // its client has begun anew since
         }
         arrived.step = Some(step);
@@ -114,22 +115,23 @@ impl Shard {
         }
     }
 
-    /// Whether a delivery can have the place it had where it comes from: nothing stands there, and it was not looked at.
-    fn keeps_place(&self, session: u32, from: NodeId, place: u64) -> bool {
+    /// Whether a delivery gets the place it had where it comes from: nothing stands there, and it was not looked at.
+    fn keeps_place(&mut self, session: u32, place: u64) -> bool {
         let slot = &self.sessions[session as usize];
-        let is_free = match self.moves.all.get(&session) {
-            Some(Move::Arriving(node)) => *node == from,
-            Some(Move::Arrived(arrived)) => {
-                let is_cold = |body: &Session| body.outbound.cold().start <= place;
-                let not_read = match self.cells.body(slot.cell) {
-                    Some(Cell::Session(body)) => arrived.step.is_some() || is_cold(body),
+        if place == 0 || slot.conn.is_some() {
+            return false;
+        }
+        match self.moves.all.get_mut(&session) {
+            Some(Move::Arriving(taken)) => taken.insert(place),
+            Some(Move::Arrived(Arrived { step, back: Some((below, taken)), .. })) => {
+                let is_cold = match self.cells.body(slot.cell) {
+                    Some(Cell::Session(body)) => body.outbound.cold().start <= place,
                     _ => false,
                 };
-                arrived.back.is_some_and(|(node, below)| node == from && place < below) && not_read
+                place < *below && (step.is_some() || is_cold) && taken.insert(place)
             }
             _ => false,
-        };
-        is_free && place > 0 && slot.conn.is_none()
+        }
     }
 
     /// It keeps its place, and so its packet id.
@@ -154,6 +156,12 @@ impl Shard {
         self.mark_queue(session);
         self.write_delivery(session, &delivery, record.released);
         self.journal.need_body(message);
+        // Rows behind it may be on disk before it is: its client may come in when all can be read.
+        let step = self.moves.next_step();
+        if let Some(arrived) = self.moves.arrived_mut(session) {
+            arrived.step = Some(step);
+            self.journal.hold_for_reading(Hold::Arrive { session, step });
+        }
     }
 
     /// A delivery for a session that has some of its own, or that came after the session.
@@ -176,6 +184,15 @@ impl Shard {
             let (client_id, user) = (slot.client_id(), slot.user.clone());
             let kind = PartKind::Delivery { place: 0, record: record.clone() };
             return self.send_part(to, &client_id, user.as_deref(), kind, Some(message));
+        }
+        let who = self.sessions[session as usize].identity();
+        if !self.gate.allows(&who, Action::Subscribe, &message.topic) {
+            self.ledger.owed += 1; // the rules of this node are others
+            return self.drop_for(session, Drop::Revoked, 1, &message.topic);
+        }
+        let next_place = self.sessions[session as usize].next_place;
+        if let Some(Move::Arriving(taken)) = self.moves.all.get_mut(&session) {
+            taken.insert(next_place); // others come with places of their own
         }
         let parcel = Parcel { waits: true, ..Parcel::of(&delivery) };
         self.enqueue_here(session, parcel, delivery.share.clone());
@@ -201,21 +218,18 @@ impl Shard {
             self.moves.all.insert(session, Move::Arrived(arrived));
         }
         let client_id = self.sessions[session as usize].client_id();
-        if let Some((owner, mut residence)) = self.residence(&client_id)
-            && owner == self.config.node
-        {
-            residence.moved = true;
-            residence.came_from.insert(from);
-            if is_more {
-                residence.known_by.clear();
-            }
-            residence.known_by.insert(owner);
-            self.write_residence(&client_id, &residence);
-            if let Some(arrived) = self.moves.arrived_mut(session).filter(|_| is_more) {
-                arrived.asked.clear();
-            }
-            self.moves.stir();
+        let me = self.config.node;
+        let mut arrival = self.arrival(me, &client_id).unwrap_or_default();
+        arrival.came_from.insert(from);
+        if is_more {
+            arrival.known_by.clear();
         }
+        arrival.known_by.insert(me);
+        self.write_arrival(&client_id, &arrival);
+        if let Some(arrived) = self.moves.arrived_mut(session).filter(|_| is_more) {
+            arrived.asked.clear();
+        }
+        self.moves.stir();
         self.wait_for_disk(&client_id);
         if let Some(step) = step {
             self.journal.hold_for_reading(Hold::Arrive { session, step });
@@ -256,9 +270,9 @@ impl Shard {
                 let slot = &mut self.sessions[session as usize];
                 slot.set_loading(None);
                 slot.set_recovered_below(upto);
-                let entry = self.residence(&client_id).filter(|(_, residence)| residence.moved);
+                let is_more = self.expects_more(&client_id);
                 match self.moves.arrived_mut(session) {
-                    Some(arrived) if entry.is_some() => arrived.step = None,
+                    Some(arrived) if is_more => arrived.step = None,
                     _ => self.moves.remove(session), // nothing more will come
                 }
             }
@@ -274,8 +288,7 @@ impl Shard {
         if self.peers.is_empty() {
             return;
         }
-        let entry = self.residence(&self.sessions[session as usize].client_id);
-        if entry.is_some_and(|(owner, residence)| owner == self.config.node && residence.moved) {
+        if self.expects_more(&self.sessions[session as usize].client_id) {
             self.expect_more(session);
         }
     }
@@ -292,18 +305,18 @@ impl Shard {
     pub(super) fn tell_arrival(&mut self, session: u32, barriers: &mut Asked) {
         let Some(slot) = self.sessions.get(session as usize) else { return };
         let client_id = slot.client_id();
-        let Some((owner, mut residence)) = self.residence(&client_id) else { return };
-        if owner != self.config.node || !residence.known_by.contains(&owner) {
+        let Some(mut arrival) = self.arrival(self.config.node, &client_id) else { return };
+        if arrival.came_from.is_empty() {
             return;
         }
         let Some(arrived) = self.moves.arrived_mut(session) else { return };
         let mut asked = std::mem::take(&mut arrived.asked);
-        let nodes = self.peers.keys().copied().filter(|node| !residence.known_by.contains(node));
+        let nodes = self.peers.keys().copied().filter(|node| !arrival.known_by.contains(node));
         let mut news = false;
         for node in nodes.collect::<Vec<NodeId>>() {
             let number = *asked.entry(node).or_insert_with(|| self.ask_once(node, barriers));
             if self.peers.get(&node).is_some_and(|peer| peer.barriers.has_passed(number)) {
-                residence.known_by.insert(node);
+                arrival.known_by.insert(node);
                 news = true;
             }
         }
@@ -311,26 +324,24 @@ impl Shard {
             arrived.asked = asked;
         }
         if news {
-            self.write_residence(&client_id, &residence);
+            self.write_arrival(&client_id, &arrival);
         }
     }
 
     /// A node that had the session has forgotten it.
     fn nothing_more_comes(&mut self, session: u32, from: NodeId) {
         let client_id = self.sessions[session as usize].client_id();
-        let Some((owner, mut residence)) = self.residence(&client_id) else { return };
-        if owner != self.config.node {
+        let Some(mut arrival) = self.arrival(self.config.node, &client_id) else { return };
+        if !arrival.came_from.remove(&from) {
             return;
         }
-        residence.came_from.remove(&from);
-        if residence.came_from.is_empty() {
-            residence.known_by.clear();
-            residence.moved = false;
+        if arrival.came_from.is_empty() {
+            arrival.known_by.clear();
             if self.moves.arrived_mut(session).is_some() {
                 self.moves.remove(session);
             }
         }
-        self.write_residence(&client_id, &residence);
+        self.write_arrival(&client_id, &arrival);
     }
 
     /// Its client does not want this any more: whoever still collects for it should not either.
@@ -340,8 +351,8 @@ impl Shard {
         }
         let slot = &self.sessions[session as usize];
         let (client_id, user) = (slot.client_id(), slot.user.clone());
-        let entry = self.residence(&client_id).filter(|(owner, _)| *owner == self.config.node);
-        for node in entry.into_iter().flat_map(|(_, residence)| residence.came_from) {
+        let arrival = self.arrival(self.config.node, &client_id);
+        for node in arrival.into_iter().flat_map(|arrival| arrival.came_from) {
             let kind = PartKind::Unsubscribed { filter: filter.to_owned() };
             self.send_part(node, &client_id, user.as_deref(), kind, None);
         }

@@ -1,13 +1,12 @@
 //! The directory: which node has the session of a client id. A client may come back at any node, and is the same client
 //! there. See [`outpost_membership::takeover`].
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use outpost_membership::{Residence, Verdict, takeover};
+use outpost_membership::{Arrival, Residence, Verdict, takeover};
 use outpost_model::{Hlc, NodeId};
 use outpost_mqtt::packet::{Connect, ReasonCode};
 
@@ -15,7 +14,7 @@ use super::connection::Phase;
 use super::peers::Peer;
 use super::{ConnId, LogLevel, Shard};
 use crate::ports::{BRIDGE_CLIENTS, Identity};
-use crate::record::{self, PartKind, ResidenceRecord};
+use crate::record::{self, ArrivalRecord, PartKind, ResidenceRecord};
 
 /// A CONNECT waits so long for what the client has at another node that is linked. Shorter: its queue comes after what is
 /// published meanwhile; longer: a client waits for a node that is too busy to answer.
@@ -24,8 +23,11 @@ pub const TAKEOVER_WAIT_MS_MAX: u64 = 5_000;
 /// Sessions compared with the directory in one go. More: a turn takes longer; fewer: it takes longer after a first link.
 const REVIEWED_AT_ONCE: usize = 512;
 
-/// Before the client id in the key of an entry.
+/// Before the client id in the key of its owner's entry.
 const SESSION: &str = "session/";
+
+/// Before the owner and the client id in the key of an [`Arrival`].
+const ARRIVAL: &str = "arrival/";
 
 /// What is under way.
 #[derive(Debug, Default)]
@@ -48,11 +50,13 @@ fn session_key(client_id: &str) -> String {
     format!("{SESSION}{client_id}")
 }
 
+fn arrival_key(owner: NodeId, client_id: &str) -> String {
+    format!("{ARRIVAL}{}/{client_id}", owner.0)
+}
+
 fn encode(residence: &Residence) -> Bytes {
-    let Residence { user, discards, moved, came_from, known_by } = residence.clone();
-    let came_from = came_from.into_iter().map(|node| node.0).collect();
-    let known_by = known_by.into_iter().map(|node| node.0).collect();
-    record::encode(&ResidenceRecord { user, discards, known_by, moved, came_from })
+    let Residence { user, discards, moved } = residence.clone();
+    record::encode(&ResidenceRecord { user, discards, moved })
 }
 
 impl Shard {
@@ -63,11 +67,47 @@ impl Shard {
         }
         let entry = self.state.map.entry(&*session_key(client_id))?;
         let record: ResidenceRecord = record::decode("residence", entry.value.as_ref()?).ok()?;
-        let ResidenceRecord { user, discards, moved, came_from, known_by } = record;
-        let came_from = came_from.into_iter().map(NodeId).collect();
-        let known_by = known_by.into_iter().map(NodeId).collect();
-        let residence = Residence { user, discards, moved, came_from, known_by };
-        Some((entry.stamp.node, residence))
+        let ResidenceRecord { user, discards, moved } = record;
+        Some((entry.stamp.node, Residence { user, discards, moved }))
+    }
+
+    /// When it became its owner's.
+    pub(super) fn claimed_at(&self, client_id: &str) -> Option<Hlc> {
+        self.state.map.entry(&*session_key(client_id)).map(|entry| entry.stamp.hlc)
+    }
+
+    /// How far a session has come to its owner, as that has said.
+    pub(super) fn arrival(&self, owner: NodeId, client_id: &str) -> Option<Arrival> {
+        let row = self.state.map.get(&*arrival_key(owner, client_id))?;
+        let record: ArrivalRecord = record::decode("arrival", row).ok()?;
+        let nodes = |all: Vec<u64>| all.into_iter().map(NodeId).collect();
+        Some(Arrival { came_from: nodes(record.came_from), known_by: nodes(record.known_by) })
+    }
+
+    /// Says how far a session has come here.
+    pub(super) fn write_arrival(&mut self, client_id: &str, arrival: &Arrival) {
+        let nodes = |all: &BTreeSet<NodeId>| all.iter().map(|node| node.0).collect();
+        let (came_from, known_by) = (nodes(&arrival.came_from), nodes(&arrival.known_by));
+        let row = record::encode(&ArrivalRecord { came_from, known_by });
+        self.write_state(&arrival_key(self.config.node, client_id), Some(row));
+    }
+
+    /// Its session is not here any more.
+    pub(super) fn remove_arrival(&mut self, client_id: &str) {
+        let key = arrival_key(self.config.node, client_id);
+        if self.state.map.get(&*key).is_some() {
+            self.write_state(&key, None);
+        }
+    }
+
+    /// Whether a session is this node's and something may still come for it from where it was.
+    pub(super) fn expects_more(&self, client_id: &str) -> bool {
+        let me = self.config.node;
+        let Some((_, residence)) = self.residence(client_id).filter(|(owner, _)| *owner == me)
+        else {
+            return false;
+        };
+        self.arrival(me, client_id).map_or(residence.moved, |arrival| !arrival.came_from.is_empty())
     }
 
     /// Writes what this node has of a client id.
@@ -98,12 +138,7 @@ impl Shard {
             return None;
         }
         let user = who.user.as_deref().map(ToOwned::to_owned);
-        let residence = Residence {
-            user,
-            discards: clean,
-            moved: before.is_some() && !clean,
-            ..Residence::default()
-        };
+        let residence = Residence { user, discards: clean, moved: before.is_some() && !clean };
         self.write_residence(&who.client_id, &residence);
         let answers = |peer: &Peer| peer.up && peer.knows_state;
         before.filter(|owner| !clean && self.peers.get(owner).is_some_and(answers))
@@ -114,10 +149,14 @@ impl Shard {
         if self.residence(client_id).is_some_and(|(owner, _)| owner == self.config.node) {
             self.write_state(&session_key(client_id), None);
         }
+        self.remove_arrival(client_id);
     }
 
     /// An entry was written by a peer; `before`: who had written it last.
     pub(super) fn state_changed(&mut self, key: &str, before: Option<NodeId>) {
+        if key.starts_with(ARRIVAL) {
+            return self.moves.stir();
+        }
         let Some(client_id) = key.strip_prefix(SESSION) else { return };
         let owner = self.residence(client_id).map(|(owner, _)| owner);
         let is_elsewhere = owner.is_some_and(|owner| owner != self.config.node);
@@ -147,9 +186,7 @@ impl Shard {
         let entry = self.residence(client_id);
         let entry = entry.as_ref().map(|(owner, residence)| (*owner, residence));
         match takeover::verdict(self.config.node, user.as_deref(), entry) {
-            Verdict::Stay if entry.is_some_and(|(_, residence)| residence.moved) => {
-                self.expect_more(session);
-            }
+            Verdict::Stay if self.expects_more(client_id) => self.expect_more(session),
             Verdict::Stay => {}
             Verdict::Claim if self.is_leaving(session) => self.end_session(session),
             Verdict::Claim if is_durable => {
@@ -208,9 +245,12 @@ impl Shard {
 
     /// A node is gone for good: what it had is nobody's any more.
     pub(super) fn forget_residences(&mut self, node: NodeId) {
-        let keys = self.state.map.range::<str, _>((Bound::Included(SESSION), Bound::Unbounded));
-        let sessions = keys.take_while(|(key, _)| key.starts_with(SESSION));
-        let theirs = sessions.filter(|(_, e)| e.stamp.node == node && e.value.is_some());
+        let of_node = format!("{ARRIVAL}{}/", node.0);
+        let is_theirs = |key: &str, writer| {
+            key.starts_with(&*of_node) || (key.starts_with(SESSION) && writer == node)
+        };
+        let all = self.state.map.range::<str, _>(..).filter(|(_, entry)| entry.value.is_some());
+        let theirs = all.filter(|(key, entry)| is_theirs(key, entry.stamp.node));
         let theirs: Vec<Arc<str>> = theirs.map(|(key, _)| Arc::clone(key)).collect();
         for key in theirs {
             self.write_state(&key, None);

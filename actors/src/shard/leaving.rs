@@ -1,7 +1,9 @@
 //! Sessions that go to the node their client has connected to. See [`super::moving`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use outpost_membership::Arrival;
 use outpost_model::NodeId;
 use outpost_mqtt::session::Session;
 use outpost_store::Space;
@@ -22,24 +24,16 @@ impl Shard {
         matches!(self.moves.all.get(&session), Some(Move::Leaving(_)))
     }
 
-    /// Where a session goes, for people.
-    pub(super) fn leaves_to(&self, session: u32) -> Option<NodeId> {
-        match self.moves.all.get(&session)? {
-            Move::Leaving(leaving) => Some(leaving.to),
-            _ => None,
-        }
-    }
-
     /// A session's client is at another node: it is passed on.
     pub(super) fn leave(&mut self, session: u32, to: NodeId) {
         if !self.peers.contains_key(&to) {
             return; // not met yet: with its first link all sessions are looked at
         }
-        let was = self.leaves_to(session);
-        if was == Some(to) {
+        let client_id = self.sessions[session as usize].client_id();
+        let claimed_at = self.claimed_at(&client_id);
+        if self.moves.leaving(session).is_some_and(|l| (l.to, l.claimed_at) == (to, claimed_at)) {
             return self.moves.stir();
         }
-        let client_id = self.sessions[session as usize].client_id();
         self.log(
             LogLevel::Info,
             format!("client {client_id:?} is at node {to} now: its session follows"),
@@ -48,6 +42,7 @@ impl Shard {
         let Some(session) = self.session_of(&client_id) else {
             return self.send_part(to, &client_id, None, PartKind::Absent, None); // it ended with the connection
         };
+        self.remove_arrival(&client_id);
         self.forget_will(session);
         self.session_wheel.cancel(session);
         self.retained_due.forget_all(session);
@@ -57,8 +52,9 @@ impl Shard {
 
     fn begin_leaving(&mut self, session: u32, to: NodeId, told: bool) {
         let left = self.peers.keys().map(|node| (*node, None)).collect();
+        let claimed_at = self.claimed_at(&self.sessions[session as usize].client_id);
         let step = self.moves.next_step();
-        let leaving = Leaving { to, step, begun: false, told, left };
+        let leaving = Leaving { to, claimed_at, step, begun: false, told, left };
         self.moves.all.insert(session, Move::Leaving(leaving));
         self.write_session(session, None);
         self.journal.hold_for_reading(Hold::Leave { session, step });
@@ -197,18 +193,13 @@ impl Shard {
             return;
         };
         let to = leaving.to;
-        let known_by = match self.residence(&client_id) {
-            Some((owner, residence))
-                if owner == to && residence.came_from.contains(&self.config.node) =>
-            {
-                residence.known_by
-            }
-            _ => return, // it has not got all that was passed on
-        };
+        let me = self.config.node;
+        let has_all = |arrival: &Arrival| arrival.came_from.contains(&me);
+        let Some(arrival) = self.arrival(to, &client_id).filter(has_all) else { return };
         let Some(leaving) = self.moves.leaving(session) else { return };
         let mut left = std::mem::take(&mut leaving.left);
         for (node, asked) in &mut left {
-            if asked.is_none() && known_by.contains(node) {
+            if asked.is_none() && arrival.known_by.contains(node) {
                 *asked = Some(self.ask_once(*node, barriers));
             }
         }
@@ -271,7 +262,7 @@ impl Shard {
         if back.is_some() {
             slot.next_place += PLACES_ELSEWHERE;
         }
-        let back = back.map(|node| (node, slot.next_place));
+        let back = back.map(|_| (slot.next_place, BTreeSet::new()));
         slot.expires_ms = Moment::at(self.now.mono_ms + u64::from(slot.expiry_s) * 1000);
         let step = self.moves.next_step();
         let arrived = Arrived { stay: step, step: Some(step), back, asked: Asked::new() };

@@ -3,11 +3,11 @@
 //! They travel as events of the outbox: a delivery's row here goes in one batch with the event's, so that a crash leaves
 //! exactly one of them, and the receiver takes each once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use outpost_membership::{SeenMessages, Shares};
-use outpost_model::{Message, NodeId, QoS};
+use outpost_model::{Hlc, Message, NodeId, QoS};
 
 use super::Shard;
 use super::pass::Parcel;
@@ -41,14 +41,16 @@ pub(super) type Asked = BTreeMap<NodeId, u64>;
 #[derive(Debug)]
 pub(super) enum Move {
     Leaving(Leaving),
-    /// Its deliveries come from this node: nobody may connect yet.
-    Arriving(NodeId),
+    /// Its deliveries come, so far to these places: nobody may connect yet.
+    Arriving(BTreeSet<u64>),
     Arrived(Arrived),
 }
 
 #[derive(Debug)]
 pub(super) struct Leaving {
     pub(super) to: NodeId,
+    /// When it became that node's: it may have lost it in between.
+    pub(super) claimed_at: Option<Hlc>,
     pub(super) step: u64,
     /// The first part is in the outbox.
     pub(super) begun: bool,
@@ -68,8 +70,8 @@ pub(super) struct Arrived {
     pub(super) stay: u64,
     /// What there is of it is still to be read.
     pub(super) step: Option<u64>,
-    /// It was that node's meanwhile, which gives its deliveries back with the places they have, below this one.
-    pub(super) back: Option<(NodeId, u64)>,
+    /// It comes back: its deliveries keep the places they have, below this one, as long as nothing stands there.
+    pub(super) back: Option<(u64, BTreeSet<u64>)>,
     /// Barriers of nodes that are to know what it wants.
     pub(super) asked: Asked,
 }

@@ -77,7 +77,7 @@ impl Story {
     fn wander(&mut self) {
         let node = self.dice.below(NODES as u64) as usize;
         let client = self.world.start_connect(node, v5("c"));
-        if self.dice.below(2) == 0 {
+        if self.faults && self.dice.below(2) == 0 {
             return; // it gives up before it is answered
         }
         for _ in 0..20 {

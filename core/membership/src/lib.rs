@@ -11,4 +11,4 @@ pub use frame::{
 };
 pub use interest::{InterestError, LocalInterest, PeerInterest, ShareInterest};
 pub use swim::{Member, MemberState, Output, Swim, SwimConfig, SwimError, Target};
-pub use takeover::{Residence, SeenMessages, TAKEOVER_SEEN_MAX, Verdict};
+pub use takeover::{Arrival, Residence, SeenMessages, TAKEOVER_SEEN_MAX, Verdict};

@@ -26,9 +26,14 @@ pub struct Residence {
     pub discards: bool,
     /// It was another node's, which may still pass something on.
     pub moved: bool,
-    /// Nodes that have told all they had of it, and still pass on what is sent to them.
+}
+
+/// How far a session has come to its owner; an entry of its own, for writing this must not look like another CONNECT.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Arrival {
+    /// Nodes that have told all they had of it, and still pass on what is sent to them; none: nothing more will come.
     pub came_from: BTreeSet<NodeId>,
-    /// Nodes that know what its session wants, with all that those have told.
+    /// Nodes that know what the session wants, with all that those have told; its owner among them.
     pub known_by: BTreeSet<NodeId>,
 }
 
