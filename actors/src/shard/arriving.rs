@@ -12,10 +12,13 @@ use super::moving::{Arrived, Asked, Leaving, Move};
 use super::pass::Parcel;
 use super::slot::Moment;
 use super::subscribe::options_of;
-use super::{Cell, Hold, LogLevel, Shard};
+use super::{Cell, Hold, LogLevel, NAME_BYTES_MAX, Shard};
 use crate::ledger::Drop;
-use crate::ports::{Action, Identity};
+use crate::ports::{Action, BRIDGE_CLIENTS, Identity};
 use crate::record::{self, DeliveryRecord, PartKind, SessionPart, SubscriptionRecord};
+
+/// No session has had so many deliveries, whatever a peer says. Fewer than can be counted: its own come behind them.
+const PLACES_MAX: u64 = 1 << 62;
 
 impl Shard {
     /// A part of a session, from where it was.
@@ -27,6 +30,14 @@ impl Shard {
         let is_delivery = matches!(part.kind, PartKind::Delivery { .. });
         if is_delivery {
             self.ledger.accept(true, false, false);
+        }
+        if part.client_id.len() > NAME_BYTES_MAX || part.client_id.starts_with(BRIDGE_CLIENTS) {
+            if is_delivery {
+                self.ledger.drop_unqueued(Drop::Refused, 1);
+            }
+            let text =
+                format!("peer {from} passes on a session no client can have; it is left out");
+            return self.log(LogLevel::Warn, text);
         }
         match (self.session_of(&part.client_id), part.kind) {
             (_, PartKind::Absent) => self.nothing_comes_from(from, &part.client_id),
@@ -69,7 +80,8 @@ impl Shard {
         self.set_expiry(session, expiry_s.max(1));
         let expires_ms = self.now.mono_ms + u64::from(expiry_s) * 1000;
         let slot = &mut self.sessions[session as usize];
-        (slot.next_place, slot.expires_ms) = (next_place.max(1), Moment::at(expires_ms));
+        slot.next_place = next_place.clamp(1, PLACES_MAX);
+        slot.expires_ms = Moment::at(expires_ms);
         self.write_session(session, Some(self.now.wall_ms));
         self.arm_session(session);
         self.write_all_received(session, &received);
@@ -118,7 +130,7 @@ impl Shard {
     /// Whether a delivery gets the place it had where it comes from: nothing stands there, and it was not looked at.
     fn keeps_place(&mut self, session: u32, place: u64) -> bool {
         let slot = &self.sessions[session as usize];
-        if place == 0 || slot.conn.is_some() {
+        if place == 0 || place > PLACES_MAX || slot.conn.is_some() {
             return false;
         }
         match self.moves.all.get_mut(&session) {
@@ -242,8 +254,8 @@ impl Shard {
     fn subscribe_again(&mut self, session: u32, filter: &str, record: SubscriptionRecord) {
         let slot = &self.sessions[session as usize];
         let Ok(parsed) = TopicFilter::new(filter.to_owned()) else { return };
-        if slot.subscriptions.get(filter).is_some() {
-            return; // what was said here is newer
+        if filter.len() > NAME_BYTES_MAX || slot.subscriptions.get(filter).is_some() {
+            return; // no client can; or what was said here is newer
         }
         let allowed = self.gate.allows(&slot.identity(), Action::Subscribe, parsed.pattern());
         if !allowed || slot.subscriptions.len() >= self.config.subscriptions_max {

@@ -174,6 +174,10 @@ impl Shard {
             }
         }
         let stays = asks_s(&connect) > 0;
+        if is_new && self.has_no_place() {
+            // Before it is taken from where it is.
+            return self.refuse_client(conn, who.client_id, ReasonCode::QuotaExceeded);
+        }
         if !connect.clean_start {
             let elsewhere = self.claim(&who, false, stays);
             let moving = existing.filter(|session| self.is_moving(*session));
@@ -198,16 +202,15 @@ impl Shard {
                 return self.refuse_client(conn, who.client_id, ReasonCode::ServerBusy);
             }
             Some(session) => session,
-            // Who has a session here may return: it takes messages away.
-            None if is_new
-                && (self.budget.pressure() >= Pressure::Closed
-                    || self.sessions.len() >= self.config.sessions_max) =>
-            {
-                return self.refuse_client(conn, who.client_id, ReasonCode::QuotaExceeded);
-            }
             None => self.new_session(&who),
         };
         self.welcome(conn, session, connect, existing.is_some(), wait);
+    }
+
+    /// No session more. Who has one here may return: it takes messages away.
+    fn has_no_place(&self) -> bool {
+        self.budget.pressure() >= Pressure::Closed
+            || self.sessions.len() >= self.config.sessions_max
     }
 
     fn welcome(

@@ -139,7 +139,9 @@ impl Shard {
         }
         let user = who.user.as_deref().map(ToOwned::to_owned);
         let residence = Residence { user, discards: clean, moved: before.is_some() && !clean };
-        self.write_residence(&who.client_id, &residence);
+        if !self.write_residence(&who.client_id, &residence) {
+            return None; // no room: it is served as without a directory
+        }
         let answers = |peer: &Peer| peer.up && peer.knows_state;
         before.filter(|owner| !clean && self.peers.get(owner).is_some_and(answers))
     }

@@ -139,7 +139,10 @@ impl Shard {
 
     /// False when the message could not be read now.
     fn pass_on_row(&mut self, session: u32, to: NodeId, key: &[u8], row: &[u8]) -> bool {
-        let Some(place) = place_of(key) else { return true };
+        let Some(place) = place_of(key) else {
+            self.journal.delete(Space::Queues, key.to_vec()); // no delivery has such a key
+            return true;
+        };
         let (delivery, _) = match self.read_delivery(place, row) {
             Ok(found) => found,
             Err(Unread::Later) => return false,
@@ -149,7 +152,7 @@ impl Shard {
                 return true;
             }
         };
-        let Ok(record) = record::decode::<DeliveryRecord>("delivery", row) else { return true };
+        let record = record::decode::<DeliveryRecord>("delivery", row).expect("just read");
         let slot = &self.sessions[session as usize];
         let (client_id, user) = (slot.client_id(), slot.user.clone());
         let message = &delivery.message;

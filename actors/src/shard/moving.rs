@@ -56,7 +56,6 @@ pub(super) struct Leaving {
     pub(super) begun: bool,
     /// All there was is in the outbox.
     pub(super) told: bool,
-
     /// Nodes whose messages for it come here only, and the barriers asked of those that should know better by now. The new
     /// owner is among them: it accepted some before it had the subscriptions; and it stands for this node as well.
     pub(super) left: BTreeMap<NodeId, Option<u64>>,

@@ -1,5 +1,11 @@
 //! A client that comes back at another node is the same client there: its session follows it.
 
+use std::sync::Arc;
+
+use outpost_actors::record::{DeliveryRecord, PartKind, SessionPart, SubscriptionRecord, encode};
+use outpost_actors::shard::NAME_BYTES_MAX;
+use outpost_membership::{PeerFrame, Shares};
+use outpost_model::{Message, MessageId, NodeId, QoS};
 use outpost_mqtt::packet::{Ack, Packet, PacketId, ReasonCode};
 
 use crate::world::{Client, World, fleeting, publish, v5, will};
@@ -373,7 +379,7 @@ fn a_node_that_is_forgotten_leaves_its_clients_to_the_others() {
     world.cut_link();
     // It had begun to leave for a node that is gone for good now.
     let now = world.now();
-    world.shard_mut(0).forget_peer(outpost_model::NodeId(2), now);
+    world.shard_mut(0).forget_peer(NodeId(2), now);
     rest(&mut world);
     let (client, present) = resume(&mut world, 0, "c");
     assert!(present);
@@ -412,4 +418,67 @@ fn sessions_that_end_leave_the_directory_of_all_nodes() {
     }
     assert_eq!(world.shard(0).stats().rules_epochs, world.shard(1).stats().rules_epochs);
     assert_eq!(world.shard(0).stats().rules_epochs.len(), 2);
+}
+
+#[test]
+fn what_no_client_can_have_is_left_out_when_a_peer_passes_it_on() {
+    let mut world = cluster(2);
+    let (now, peer) = (world.now(), NodeId(2));
+    let part = |client_id: String, kind| SessionPart { client_id, user: None, node: 2, kind };
+    let begin = |next_place| PartKind::Begin { expiry_s: 60, next_place, received: vec![0, 7] };
+    let long = "c".repeat(NAME_BYTES_MAX + 1);
+    let record = DeliveryRecord {
+        node: 2,
+        seq: 9,
+        qos: 1,
+        retain: false,
+        released: false,
+        subscription_ids: Vec::new(),
+        share: None,
+        bytes: None,
+        expires_wall_ms: None,
+    };
+    let client = world.connect_to(0, v5("known"));
+    world.subscribe(client, "t", 1);
+    let end = PartKind::End {
+        subscriptions: vec![
+            ("#/a".to_owned(), SubscriptionRecord { options: 1, id: None }),
+            (long.clone(), SubscriptionRecord { options: 1, id: Some(0) }),
+        ],
+    };
+    let parts = [
+        part(long, begin(1)),
+        part("unknown".to_owned(), begin(u64::MAX)),
+        part("unknown".to_owned(), PartKind::Delivery { place: u64::MAX, record: record.clone() }),
+        part("known".to_owned(), begin(u64::MAX)),
+        part("known".to_owned(), PartKind::Delivery { place: u64::MAX, record }),
+        part("known".to_owned(), end),
+    ];
+    for (number, part) in parts.iter().enumerate() {
+        let seq = 1_000 + number as u64;
+        let frame = event(seq, encode(part), now.wall_ms);
+        world.shard_mut(0).peer_frame(peer, frame, now).expect("it is no reason to cut the link");
+    }
+    let frame = event(2_000, "no part".into(), now.wall_ms);
+    world.shard_mut(0).peer_frame(peer, frame, now).expect("nor is what cannot be read");
+    rest(&mut world);
+    assert!(!has_session(&world, 0, "unknown"));
+    assert_eq!(world.shard(0).stats().store_failed, None);
+    assert_eq!(world.drain(client), ["x"], "the one for a client that is here");
+}
+
+/// An event of the second node with a part of a session.
+fn event(seq: u64, part: bytes::Bytes, accepted_wall_ms: u64) -> PeerFrame {
+    let message = Message {
+        id: MessageId { node: NodeId(2), seq },
+        topic: "t".into(),
+        payload: "x".into(),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        properties: None,
+        accepted_wall_ms,
+        expiry_s: None,
+    };
+    let shares = Some(Arc::new(Shares { session: Some(part), ..Shares::default() }));
+    PeerFrame::Event { seq, message: Arc::new(message), shares }
 }
