@@ -148,6 +148,9 @@ impl Shard {
 
     /// A session has ended here.
     pub(super) fn leave_directory(&mut self, client_id: &str) {
+        if self.state.map.is_empty() {
+            return; // a node that is alone has none
+        }
         if self.residence(client_id).is_some_and(|(owner, _)| owner == self.config.node) {
             self.write_state(&session_key(client_id), None);
         }
