@@ -289,7 +289,9 @@ impl Shard {
                 }
             }
             Err(error) => {
-                self.log(LogLevel::Warn, format!("client {client_id:?} has to wait: {error}"));
+                // Its client is let try again when it has waited long enough.
+                let text = format!("client {client_id:?} has to wait: {error}");
+                return self.log(LogLevel::Warn, text);
             }
         }
         self.stop_waiting_for_disk(&client_id);
@@ -349,7 +351,8 @@ impl Shard {
         }
         if arrival.came_from.is_empty() {
             arrival.known_by.clear();
-            if self.moves.arrived_mut(session).is_some() {
+            // One that is not settled in goes on waiting for that.
+            if self.moves.arrived_mut(session).is_some_and(|arrived| arrived.step.is_none()) {
                 self.moves.remove(session);
             }
         }

@@ -337,10 +337,16 @@ impl Shard {
     /// Its time is up.
     pub(super) fn fetching_timeout(&mut self, conn: ConnId) {
         let waiting = self.connection(conn).and_then(|c| c.rare.connect());
-        if let Some(client_id) = waiting.map(|connect| connect.client_id.clone()) {
-            self.log(LogLevel::Warn, format!("client {client_id:?} is let in without all that it had at another node: that node has not passed it on in time; it follows"));
-            self.stop_waiting(&client_id);
+        let Some(client_id) = waiting.map(|connect| connect.client_id.clone()) else { return };
+        let waits_for = self.directory.waiting.get(&client_id).and_then(|waiting| waiting.from);
+        if let Some(node) = waits_for {
+            let text = format!(
+                "client {client_id:?} is let in without all that it had at node {node}, which has not passed it on in time; \
+                 it follows"
+            );
+            self.log(LogLevel::Warn, text);
         }
+        self.stop_waiting(&client_id);
     }
 
     /// A connection that waited is gone.

@@ -24,6 +24,14 @@ impl Shard {
         matches!(self.moves.all.get(&session), Some(Move::Leaving(_)))
     }
 
+    /// Whether what comes for a session that has left finds no room in the outbox it goes on by.
+    pub(super) fn is_way_full(&self, session: u32) -> bool {
+        match self.moves.all.get(&session) {
+            Some(Move::Leaving(Leaving { to, told: true, .. })) => self.is_peer_full(*to, true),
+            _ => false,
+        }
+    }
+
     /// A session's client is at another node: it is passed on.
     pub(super) fn leave(&mut self, session: u32, to: NodeId) {
         if !self.peers.contains_key(&to) {

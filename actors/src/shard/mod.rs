@@ -44,6 +44,7 @@ mod directory;
 mod ending;
 mod express;
 mod express_acked;
+mod feed_way;
 mod granted;
 mod hold;
 mod inspect;
@@ -65,7 +66,6 @@ mod retained_due;
 mod retained_expiry;
 mod retained_feed;
 mod retained_list;
-mod retained_way;
 mod revive;
 mod rights;
 mod route;
@@ -95,12 +95,12 @@ pub use config::ShardConfig;
 pub use connection::Received;
 pub use decisions::{DECISIONS_MAX, Decision, DecisionKind};
 pub use directory::TAKEOVER_WAIT_MS_MAX;
+pub use feed_way::{FEED_WAY_BYTES_MAX, FEED_WAY_MAX};
 pub use inspect::{ActorInfo, ShardStats};
-pub use peers::{Forgotten, GONE_PEERS_MAX, STALLED_BYTES_MAX};
+pub use peers::{Forgotten, GONE_PEERS_MAX, PEER_EARLY_MAX, STALLED_BYTES_MAX};
 pub use queue::{DRAIN_AT_ONCE_MAX, Drained, QUEUE_PAGE_MAX, QueueInfo, QueuePage, QueuedMessage};
 pub use redirect::{MOVED_AT_ONCE_MAX, REFERENCE_BYTES_MAX, Redirect, RedirectInfo};
 pub use retained_list::{RETAINED_PAGE_MAX, RetainedInfo, RetainedPage};
-pub use retained_way::{RETAINED_WAY_BYTES_MAX, RETAINED_WAY_MAX};
 pub use route::LocalPublish;
 pub use state::STATE_BYTES_MAX;
 pub use trace::{TRACE_MS_MAX, TRACES_MAX, TraceInfo, TraceRecord, TraceTarget};
@@ -292,6 +292,8 @@ pub struct Shard {
     retained_due: retained_due::RetainedDues,
     cut_off: BTreeSet<ConnId>,
     link_count: u64,
+    /// When a feed goes on though its peer has confirmed nothing.
+    feed_due_ms: Option<u64>,
     full_sessions: u32,
     full_peers: u32,
     blocked: Vec<ConnId>,
@@ -379,6 +381,7 @@ impl Shard {
             retained_due: retained_due::RetainedDues::default(),
             cut_off: BTreeSet::new(),
             link_count: 0,
+            feed_due_ms: None,
             full_sessions: 0,
             full_peers: 0,
             blocked: Vec::new(),
@@ -502,7 +505,7 @@ impl Shard {
         self.review_timeout();
         self.expire_full();
         self.sweep_bodies();
-        self.retained_timeout();
+        self.feed_timeout();
         self.expire_retained();
         self.settle();
     }
@@ -518,7 +521,7 @@ impl Shard {
             .chain(self.review_due_ms())
             .chain(self.expire_due_ms())
             .chain(self.water.sweep_due_ms())
-            .chain(self.retained.due_ms)
+            .chain(self.feed_due_ms)
             .chain(self.retained_expiry_due_ms())
             .min()
     }

@@ -10,8 +10,8 @@ use outpost_model::{Hlc, LwwLink, Message, NodeId, Now, QoS, TopicFilter, topic}
 use outpost_store::Space;
 
 use super::barriers::Barriers;
+use super::feed_way::{FEED_WAY_MAX, FeedWay};
 use super::outbox::Owed;
-use super::retained_way::RetainedWay;
 use super::{Event, Hold, LogLevel, Shard};
 use crate::record::{self, PeerRecord};
 
@@ -31,8 +31,8 @@ pub const GONE_PEERS_MAX: usize = 1_024;
 pub const STALLED_BYTES_MAX: usize = 2 * PEER_WINDOW_BYTES;
 
 /// Frames of a peer's small state and retained messages that wait for its hello, which takes another lane. Fewer: a link whose
-/// hello is slow breaks; more: a peer that never says it takes more memory.
-pub const PEER_EARLY_MAX: usize = 16_384;
+/// hello is slow breaks; more: a peer that never says it takes more memory. Of their bytes [`STALLED_BYTES_MAX`] wait.
+pub const PEER_EARLY_MAX: usize = 4 * FEED_WAY_MAX;
 
 /// What became of [`Shard::forget_peer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,10 +77,11 @@ pub(super) struct Peer {
     /// They may travel up to this place.
     pub(super) retained_durable: u64,
     /// Those that do.
-    pub(super) retained_way: RetainedWay,
+    pub(super) retained_way: FeedWay,
     /// The same of small state, once it has greeted: peers of earlier releases never do.
     pub(super) state: LwwLink,
     pub(super) state_durable: u64,
+    pub(super) state_way: FeedWay,
     pub(super) knows_state: bool,
     /// The hello of this link knew this node's store.
     pub(super) knows_us: bool,
@@ -167,6 +168,7 @@ impl Shard {
         peer.link = link;
         peer.retained.begin();
         peer.retained_way.clear();
+        peer.state_way.clear();
         peer.state.begin();
         peer.knows_state = false;
         peer.barriers.begin();
@@ -292,8 +294,10 @@ impl Shard {
             return Err("a control frame before its hello".to_owned());
         }
         if !peer.greeted && frame.lane() == Lane::Sync {
-            if peer.early.len() >= PEER_EARLY_MAX {
-                return Err(format!("more than {PEER_EARLY_MAX} frames before its hello"));
+            let waiting: usize = peer.early.iter().map(PeerFrame::cost_bytes).sum();
+            if peer.early.len() >= PEER_EARLY_MAX || waiting >= STALLED_BYTES_MAX {
+                let frames = peer.early.len();
+                return Err(format!("{frames} frames, {waiting} bytes, before its hello"));
             }
             peer.early.push(frame);
             return Ok(());
@@ -473,9 +477,11 @@ impl Shard {
         if message.qos > QoS::AtMostOnce && self.journal.stalled().is_some() {
             return false; // the peer keeps it: it is not acknowledged
         }
-        let is_part = event.shares.as_ref().is_some_and(|shares| shares.session.is_some());
-        if !self.is_anyone_full() || message.qos == QoS::AtMostOnce || is_part {
-            return true; // a part was accepted long ago: there is nobody to hold back
+        if !self.is_anyone_full() || message.qos == QoS::AtMostOnce {
+            return true;
+        }
+        if event.shares.as_ref().is_some_and(|shares| shares.session.is_some()) {
+            return !self.water.all.is_full(); // two full queues become one that is longer
         }
         let (_, recipients, away) = self.receivers_of_event(message, event.shares.as_deref());
         !recipients.iter().any(|r| self.is_full(r))

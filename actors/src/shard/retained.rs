@@ -40,8 +40,6 @@ pub(super) struct Retained {
     pub(super) forgotten: u64,
     /// Topics of those this node retained for a time, by its end.
     pub(super) expiring: BTreeSet<(u64, Arc<str>)>,
-    /// When a peer that is told many has been waited for long enough.
-    pub(super) due_ms: Option<u64>,
     /// A row could not be read at the start: peers tell everything anew.
     pub(super) lacks_rows: bool,
 }

@@ -13,11 +13,11 @@ use super::retained::{Kept, from_wire, to_wire};
 use super::{Event, Hold, LogLevel, Shard};
 use crate::record::{self, RetainedFloor};
 
-/// A retained slot from the future of more than this is refused.
-const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
+/// What was written in the future by more than this is refused.
+pub(super) const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
 
 /// Removals forgotten in one turn. More: the turn after a peer has come back takes longer; fewer: they stay for longer.
-const COLLECTED_AT_ONCE: usize = 1_024;
+pub(super) const COLLECTED_AT_ONCE: usize = 1_024;
 
 /// Key of [`RetainedFloor`] in `Space::Meta`.
 pub(super) const FLOOR_KEY: &[u8] = b"retained_floor";
@@ -104,27 +104,16 @@ impl Shard {
     fn collect_retained(&mut self) {
         let peers = self.peers.values().map(|peer| &peer.retained);
         let confirmed = peers.map(LwwLink::confirmed).min().unwrap_or(u64::MAX);
-        let mut gone: Vec<Arc<str>> = Vec::new();
-        while gone.len() < COLLECTED_AT_ONCE
-            && let Some(topic) = self.retained.map.collect(confirmed)
-        {
-            gone.push(topic);
-        }
-        let mut forgotten = 0;
-        while self.retained.map.tombstones() > self.config.retained_max
-            && let Some((place, topic)) = self.retained.map.forget_tombstone()
-        {
-            self.retained.forgotten += 1;
-            forgotten = place;
-            gone.push(topic);
-        }
-        if gone.is_empty() {
+        let gone =
+            self.retained.map.collect_some(confirmed, COLLECTED_AT_ONCE, self.config.retained_max);
+        if gone.keys.is_empty() {
             return;
         }
-        if forgotten > 0 {
-            self.note_forgotten(forgotten);
+        if gone.too_early > 0 {
+            self.retained.forgotten += gone.too_early as u64;
+            self.note_forgotten(gone.last_place, |peer| &mut peer.retained);
         }
-        for topic in gone {
+        for topic in gone.keys {
             self.journal.delete(Space::Retained, topic.as_bytes().to_vec());
         }
         self.write_retained_floor();
@@ -132,8 +121,8 @@ impl Shard {
 
     /// Removals up to this place are forgotten: peers that have not confirmed them are to tell everything with their next link,
     /// also when this node starts again before that.
-    fn note_forgotten(&mut self, place: u64) {
-        let news = |peer: &mut Peer| peer.retained.forget(place);
+    pub(super) fn note_forgotten(&mut self, place: u64, link: fn(&mut Peer) -> &mut LwwLink) {
+        let news = |peer: &mut Peer| link(peer).forget(place);
         let peers = self.peers.iter_mut().filter_map(|(id, peer)| news(peer).then_some(*id));
         for id in peers.collect::<Vec<_>>() {
             self.write_peer(id);
@@ -177,23 +166,6 @@ impl Shard {
             self.events.push_back(Event::Peer(id, PeerFrame::Retained { feed_seq, entry }));
         }
         let due_ms = peer.retained_way.due_ms();
-        self.retained.due_ms = self.retained.due_ms.into_iter().chain(due_ms).min();
-    }
-
-    /// Goes on with peers that confirm nothing.
-    pub(super) fn retained_timeout(&mut self) {
-        let now_ms = self.now.mono_ms;
-        if self.retained.due_ms.is_none_or(|due_ms| due_ms > now_ms) {
-            return;
-        }
-        self.retained.due_ms = None;
-        for id in self.peers.keys().copied().collect::<Vec<_>>() {
-            if let Some(peer) = self.peers.get_mut(&id)
-                && peer.retained_way.due_ms().is_some_and(|due_ms| due_ms <= now_ms)
-            {
-                peer.retained_way.clear();
-            }
-            self.pump_retained(id);
-        }
+        self.note_feed_due(due_ms);
     }
 }

@@ -275,7 +275,7 @@ impl Shard {
     }
 
     /// What need not be kept waits there too while there is a link, behind what is; without one it does not wait at all.
-    fn is_peer_full(&self, peer: outpost_model::NodeId, durable: bool) -> bool {
+    pub(super) fn is_peer_full(&self, peer: outpost_model::NodeId, durable: bool) -> bool {
         self.peers.get(&peer).is_some_and(|p| p.quota.is_full() && (durable || p.up))
     }
 
@@ -283,7 +283,8 @@ impl Shard {
         match recipient {
             Recipient::Session { session, qos, .. } => {
                 *qos > QoS::AtMostOnce
-                    && self.sessions.get(*session as usize).is_some_and(|s| self.lacks_room(s))
+                    && (self.sessions.get(*session as usize).is_some_and(|s| self.lacks_room(s))
+                        || self.is_way_full(*session))
             }
             Recipient::Peer { peer, durable, .. } => self.is_peer_full(*peer, *durable),
             Recipient::Group(group) => self.is_group_full(*group),

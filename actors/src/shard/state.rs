@@ -11,23 +11,13 @@ use outpost_model::lww::is_gone;
 use outpost_model::{Hlc, LwwEntry, LwwLink, LwwMap, LwwStamp, NodeId};
 use outpost_store::{ReadError, Space};
 
-use super::peers::Peer;
+use super::retained_feed::{CLOCK_AHEAD_MS_MAX, COLLECTED_AT_ONCE};
 use super::{Event, Hold, LogLevel, Shard};
 use crate::record::{self, RetainedFloor, StateRecord};
 
 /// Longest key and longest value, bytes. Shorter: client ids and user names beyond have no place in the directory; longer:
 /// a peer can make every node keep that much for each entry.
 pub const STATE_BYTES_MAX: usize = 4_096;
-
-/// State from the future of more than this is refused.
-const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
-
-/// Places told to a peer beyond what it has confirmed. Fewer: a long way makes the beginning of a link slow; more: more
-/// frames wait in the link at once.
-const WINDOW: u64 = 4_096;
-
-/// Removals forgotten in one turn.
-const COLLECTED_AT_ONCE: usize = 1_024;
 
 /// Before the key of a row in `Space::Meta`.
 const PREFIX: &[u8] = b"state/";
@@ -199,24 +189,15 @@ impl Shard {
     fn collect_state(&mut self) {
         let peers = self.peers.values().map(|peer| &peer.state);
         let confirmed = peers.map(LwwLink::confirmed).min().unwrap_or(u64::MAX);
-        let mut gone: Vec<Arc<str>> = Vec::new();
-        while gone.len() < COLLECTED_AT_ONCE
-            && let Some(key) = self.state.map.collect(confirmed)
-        {
-            gone.push(key);
-        }
-        while self.state.map.tombstones() > self.config.directory_max
-            && let Some((place, key)) = self.state.map.forget_tombstone()
-        {
-            gone.push(key);
-            let news = |peer: &mut Peer| peer.state.forget(place);
-            let peers = self.peers.iter_mut().filter_map(|(id, peer)| news(peer).then_some(*id));
-            peers.collect::<Vec<_>>().into_iter().for_each(|id| self.write_peer(id));
-        }
-        if gone.is_empty() {
+        let max = self.config.directory_max;
+        let gone = self.state.map.collect_some(confirmed, COLLECTED_AT_ONCE, max);
+        if gone.keys.is_empty() {
             return;
         }
-        for key in gone {
+        if gone.too_early > 0 {
+            self.note_forgotten(gone.last_place, |peer| &mut peer.state);
+        }
+        for key in gone.keys {
             self.journal.delete(Space::Meta, row_key(&key));
         }
         // Places and stamps of what is gone are not given again.
@@ -229,6 +210,7 @@ impl Shard {
     pub(super) fn state_confirmed(&mut self, id: NodeId, feed_seq: u64) {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.state.confirm(feed_seq);
+            peer.state_way.confirm(feed_seq, self.now.mono_ms);
             self.pump_state(id);
         }
     }
@@ -240,25 +222,23 @@ impl Shard {
         }
     }
 
-    /// Sends changes the peer has not seen, as far as they are durable and its window reaches.
-    fn pump_state(&mut self, id: NodeId) {
+    /// Sends changes the peer has not seen, as far as they are durable and there is room on the way.
+    pub(super) fn pump_state(&mut self, id: NodeId) {
         let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.up && peer.knows_state) else {
             return;
         };
-        let mut last = None;
-        loop {
-            let upto = peer.state_durable.min(peer.state.confirmed().saturating_add(WINDOW));
-            let Some((feed_seq, key, entry)) = peer.state.next(id, &self.state.map, upto) else {
-                // What the peer wrote itself is not told, and moves the window.
-                if last.replace(upto) == Some(upto) {
-                    return;
-                }
-                continue;
-            };
+        let upto = peer.state_durable;
+        while peer.state_way.has_room()
+            && let Some((feed_seq, key, entry)) = peer.state.next(id, &self.state.map, upto)
+        {
             let (stamp, node, value) = (entry.stamp.hlc, entry.stamp.node, entry.value.clone());
             let entry = StateEntry { key: key.to_string(), stamp, node, value };
-            self.events.push_back(Event::Peer(id, PeerFrame::State { feed_seq, entry }));
+            let frame = PeerFrame::State { feed_seq, entry };
+            peer.state_way.tell(feed_seq, frame.cost_bytes(), self.now.mono_ms);
+            self.events.push_back(Event::Peer(id, frame));
         }
+        let due_ms = peer.state_way.due_ms();
+        self.note_feed_due(due_ms);
     }
 
     /// Says which rules this node goes by.

@@ -1,9 +1,9 @@
 //! Two nodes and a link between them that breaks.
 
 use outpost_actors::ledger::Drop;
-use outpost_actors::shard::{Event, Forgotten, STALLED_BYTES_MAX};
+use outpost_actors::shard::{Event, Forgotten, PEER_EARLY_MAX, STALLED_BYTES_MAX};
 use outpost_membership::interest::LocalInterest;
-use outpost_membership::{Hello, Interest, PeerFrame, RetainedEntry};
+use outpost_membership::{Hello, Interest, PeerFrame, RetainedEntry, StateEntry};
 use outpost_model::{Hlc, Message, MessageId, NodeId, QoS};
 use outpost_mqtt::packet::Publish;
 use outpost_store::{Op, Space, Store};
@@ -361,5 +361,36 @@ fn a_peer_that_does_not_wait_for_acknowledgements_occupies_little_here() {
         let taken = (1..10_000)
             .take_while(|seq| world.shard_mut(0).peer_frame(peer, event(*seq), now).is_ok());
         assert_eq!(taken.count(), most);
+    }
+}
+
+#[test]
+fn what_comes_before_a_hello_waits_for_it_and_has_a_limit() {
+    let peer = NodeId(9);
+    let entry = |key: String, value: usize| {
+        let value = Some(vec![0; value].into());
+        PeerFrame::State {
+            feed_seq: 1,
+            entry: StateEntry { key, stamp: Hlc(5), node: peer, value },
+        }
+    };
+    let before = |world: &World| world.shard(0).stats().directory;
+    // By number, and by bytes.
+    for (value, most) in [(8, PEER_EARLY_MAX), (4_000, STALLED_BYTES_MAX / 4_000 + 1)] {
+        let mut world = World::new();
+        let now = world.now();
+        world.shard_mut(0).peer_up(peer, now);
+        let tell = |world: &mut World, number: usize| {
+            let frame = entry(format!("k/{number}"), value);
+            world.shard_mut(0).peer_frame(peer, frame, now)
+        };
+        let taken =
+            (0..=most + 1).find(|number| tell(&mut world, *number).is_err()).expect("an end");
+        assert!(taken <= most, "{taken} frames of {value} bytes");
+        assert_eq!(before(&world), 0, "none counts yet");
+        let hello = Hello { store_id: 7, your_store_id: 0, events_seen: 0, retained_seen: 0 };
+        world.shard_mut(0).peer_frame(peer, PeerFrame::Hello(hello), now).expect("a hello");
+        world.sync();
+        assert!(before(&world) >= taken, "{} of {taken}", before(&world));
     }
 }

@@ -1,7 +1,7 @@
 //! Removed retained messages: what several nodes remember of them, and for how long.
 
 use outpost_actors::record::decode_retained;
-use outpost_actors::shard::{Event, RETAINED_WAY_MAX};
+use outpost_actors::shard::{Event, FEED_WAY_MAX};
 use outpost_membership::{Hello, PeerFrame};
 use outpost_model::{NodeId, Now};
 use outpost_mqtt::packet::Publish;
@@ -302,7 +302,7 @@ fn a_retained_row_that_cannot_be_read_comes_again_from_the_peers() {
 fn a_new_peer_is_told_everything_in_steps_that_a_link_can_take() {
     let mut world = World::with(1, |_| {});
     let sender = world.connect_to(0, fleeting("s"));
-    let count = 3 * RETAINED_WAY_MAX;
+    let count = 3 * FEED_WAY_MAX;
     for n in 0..count {
         world.publish(sender, retained(&format!("t/{n}"), "x", 0, 0));
     }
@@ -329,7 +329,7 @@ fn a_new_peer_is_told_everything_in_steps_that_a_link_can_take() {
     let hello = Hello { store_id: 2, your_store_id: 0, events_seen, retained_seen };
     hear(&mut world, PeerFrame::Hello(hello.clone()));
     let first = told(&mut world);
-    assert_eq!(first.len(), RETAINED_WAY_MAX);
+    assert_eq!(first.len(), FEED_WAY_MAX);
     let again = world.shard_mut(0).peer_frame(peer, PeerFrame::Hello(hello), now);
     assert!(again.is_err() && told(&mut world).is_empty(), "nothing is told twice on one link");
     hear(&mut world, PeerFrame::RetainedSeen { feed_seq: first[99] });
@@ -342,7 +342,7 @@ fn a_new_peer_is_told_everything_in_steps_that_a_link_can_take() {
         let now = Now { mono_ms, ..world.now() };
         world.shard_mut(0).tick(now);
         let more = told(&mut world).len();
-        assert!(more <= RETAINED_WAY_MAX);
+        assert!(more <= FEED_WAY_MAX);
         all += more;
     }
     assert_eq!(all, count);

@@ -7,19 +7,25 @@ use outpost_actors::shard::NAME_BYTES_MAX;
 use outpost_membership::{PeerFrame, Shares};
 use outpost_model::{Message, MessageId, NodeId, QoS};
 use outpost_mqtt::packet::{Ack, Packet, PacketId, ReasonCode};
+use outpost_store::{FaultPlan, Space};
 
 use crate::world::{Client, World, fleeting, publish, v5, will};
 
 /// Nodes that all have a link to each other.
 fn cluster(nodes: usize) -> World {
     let mut world = World::with(nodes, |_| {});
-    for a in 0..nodes {
-        for b in a + 1..nodes {
-            world.link(a, b);
-        }
-    }
-    world.sync();
+    world.mesh();
     world
+}
+
+/// The same, and a client with a kept session at the first that is away; and one that publishes there.
+fn cluster_with_client_away(nodes: usize, filter: &str, qos: u8) -> (World, Client) {
+    let mut world = cluster(nodes);
+    let client = world.connect_to(0, v5("c"));
+    world.subscribe(client, filter, qos);
+    world.cut(client);
+    let sender = world.connect_to(0, v5("s"));
+    (world, sender)
 }
 
 fn numbers(from: u16, to: u16) -> Vec<String> {
@@ -70,11 +76,7 @@ fn has_session(world: &World, node: usize, name: &str) -> bool {
 
 #[test]
 fn a_client_that_moves_has_its_subscriptions_and_its_queue_at_the_other_node() {
-    let mut world = cluster(2);
-    let client = world.connect_to(0, v5("c"));
-    world.subscribe(client, "t/#", 2);
-    world.cut(client);
-    let sender = world.connect_to(0, v5("s"));
+    let (mut world, sender) = cluster_with_client_away(2, "t/#", 2);
     send(&mut world, sender, "t/1", (1, 700), 1);
     let (client, present) = resume(&mut world, 1, "c");
     assert!(present);
@@ -259,11 +261,7 @@ fn a_third_node_publishes_all_the_while_and_each_message_comes_once() {
 fn a_crash_of_either_node_at_any_moment_loses_nothing() {
     for crashed in [0, 1] {
         for moment in 0..8 {
-            let mut world = cluster(2);
-            let client = world.connect_to(0, v5("c"));
-            world.subscribe(client, "t", 2);
-            world.cut(client);
-            let sender = world.connect_to(0, v5("s"));
+            let (mut world, sender) = cluster_with_client_away(2, "t", 2);
             send(&mut world, sender, "t", (1, 240), 2);
             world.start_connect(1, v5("c"));
             for step in 0..moment {
@@ -286,11 +284,7 @@ fn a_crash_of_either_node_at_any_moment_loses_nothing() {
 
 #[test]
 fn a_client_is_not_kept_waiting_by_a_node_that_does_not_answer() {
-    let mut world = cluster(2);
-    let client = world.connect_to(0, v5("c"));
-    world.subscribe(client, "t", 1);
-    world.cut(client);
-    let sender = world.connect_to(0, v5("s"));
+    let (mut world, sender) = cluster_with_client_away(2, "t", 1);
     send(&mut world, sender, "t", (1, 5), 1);
     world.lose_frames();
     let client = world.start_connect(1, v5("c"));
@@ -367,11 +361,7 @@ fn nodes_that_meet_for_the_first_time_agree_on_who_has_a_client() {
 
 #[test]
 fn a_node_that_is_forgotten_leaves_its_clients_to_the_others() {
-    let mut world = cluster(2);
-    let client = world.connect_to(0, v5("c"));
-    world.subscribe(client, "t", 1);
-    world.cut(client);
-    let sender = world.connect_to(0, v5("s"));
+    let (mut world, sender) = cluster_with_client_away(2, "t", 1);
     send(&mut world, sender, "t", (1, 5), 1);
     world.lose_frames();
     world.start_connect(1, v5("c"));
@@ -481,4 +471,51 @@ fn event(seq: u64, part: bytes::Bytes, accepted_wall_ms: u64) -> PeerFrame {
     };
     let shares = Some(Arc::new(Shares { session: Some(part), ..Shares::default() }));
     PeerFrame::Event { seq, message: Arc::new(message), shares }
+}
+
+#[test]
+fn a_client_whose_queue_cannot_be_read_waits_and_then_has_it() {
+    let (mut world, sender) = cluster_with_client_away(2, "t", 1);
+    send(&mut world, sender, "t", (1, 5), 1);
+    let unreadable = |world: &World, spaces: &[Space]| {
+        let unreadable = spaces.iter().copied().collect();
+        world.store(1).set_faults(FaultPlan { unreadable, ..FaultPlan::default() });
+    };
+    unreadable(&world, &[Space::Queues]);
+    let client = world.start_connect(1, v5("c"));
+    rest(&mut world);
+    assert!(world.take(client).is_empty(), "it is neither let in without its queue nor sent away");
+    unreadable(&world, &[]);
+    world.pass(1_500); // it is let try again
+    world.sync();
+    assert!(world.connack(client).is_some_and(|connack| connack.session_present));
+    assert_eq!(world.drain(client), numbers(1, 5));
+}
+
+#[test]
+fn a_session_that_has_left_takes_no_more_than_its_way_holds() {
+    let mut world = World::with(3, |config| config.outbox_messages_max = 8);
+    world.mesh();
+    let client = world.connect_to(0, v5("c"));
+    world.subscribe(client, "t", 1);
+    world.cut(client);
+    let sender = world.connect_to(2, v5("s"));
+    world.unlink(1, 2); // it will not hear of the move, and goes on sending to the first
+    let (client, _) = resume(&mut world, 1, "c");
+    rest(&mut world);
+    world.unlink(0, 1);
+    for number in 1..=60 {
+        world.publish(sender, publish("t", &number.to_string(), 1, number));
+        world.sync();
+    }
+    let waiting = world.shard(0).stats().outbox;
+    assert!(waiting <= 8 + 2, "{waiting} messages wait for the second node");
+    world.link(0, 1);
+    world.link(1, 2);
+    rest(&mut world);
+    let got = world.drain(client);
+    rest(&mut world);
+    let accepted = world.accepted(sender);
+    assert!((8..60).contains(&accepted.len()), "some were refused: {accepted:?}");
+    assert_eq!(got, accepted.iter().map(ToString::to_string).collect::<Vec<_>>());
 }

@@ -88,6 +88,19 @@ pub enum Lane {
 }
 
 impl PeerFrame {
+    /// What it holds of small state or of a retained message, about; 0 for others.
+    pub fn cost_bytes(&self) -> usize {
+        match self {
+            Self::Retained { entry, .. } => {
+                entry.topic.len() + entry.message.as_ref().map_or(0, |message| message.cost_bytes())
+            }
+            Self::State { entry, .. } => {
+                entry.key.len() + entry.value.as_ref().map_or(0, Bytes::len)
+            }
+            _ => 0,
+        }
+    }
+
     /// The stream this frame belongs on.
     pub fn lane(&self) -> Lane {
         match self {

@@ -14,7 +14,7 @@ use std::collections::{BTreeSet, VecDeque};
 use outpost_model::{MessageId, NodeId};
 
 /// Messages, of all sessions that come from other nodes, that are remembered by their ids: those nodes may send them too.
-/// Fewer: what was published meanwhile comes twice to more of them; more: memory, some 60 bytes each.
+/// Fewer: what was published meanwhile comes twice to more of them; more: memory for each.
 pub const TAKEOVER_SEEN_MAX: usize = 65_536;
 
 /// What the directory says of a client id. Its owner is the node that wrote it.

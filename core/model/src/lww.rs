@@ -74,6 +74,17 @@ impl<K, V> Default for LwwMap<K, V> {
     }
 }
 
+/// Removals that were forgotten; see [`LwwMap::collect_some`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Collected<K> {
+    /// Their keys.
+    pub keys: Vec<K>,
+    /// How many of them a peer may still have needed; they are the last.
+    pub too_early: usize,
+    /// The place of the last of these; 0 when there is none.
+    pub last_place: u64,
+}
+
 /// Equal when they say the same; how they came to it does not count.
 impl<K: Ord, V: PartialEq> PartialEq for LwwMap<K, V> {
     fn eq(&self, other: &Self) -> bool {
@@ -181,6 +192,24 @@ impl<K: Ord + Clone, V: Ord + Clone> LwwMap<K, V> {
             return None;
         }
         self.forget_tombstone().map(|(_, key)| key)
+    }
+
+    /// Forgets up to `at_once` removals that all have confirmed, and the oldest of those beyond `max`, whoever may still need
+    /// them.
+    pub fn collect_some(&mut self, confirmed: u64, at_once: usize, max: usize) -> Collected<K> {
+        let mut gone = Collected { keys: Vec::new(), too_early: 0, last_place: 0 };
+        while gone.keys.len() < at_once
+            && let Some(key) = self.collect(confirmed)
+        {
+            gone.keys.push(key);
+        }
+        while self.tombstones() > max
+            && let Some((place, key)) = self.forget_tombstone()
+        {
+            gone.keys.push(key);
+            (gone.too_early, gone.last_place) = (gone.too_early + 1, place);
+        }
+        gone
     }
 
     /// Forgets the removal with the lowest place, whoever may still need it. Its place and key.

@@ -268,7 +268,8 @@ section! {
         /// Most retained messages. Full: a new topic is refused with 0x97, known ones are still replaced.
         pub retained_max: usize = 100_000, if Range(0, 10_000_000);
         /// Most client ids of all nodes whose session is known to be at one of them. Full: a client that is new to the cluster
-        /// has its session where it connects, and does not find it at another node; 0: none does. Each takes some 300 bytes.
+        /// has its session where it connects, and does not find it at another node; 0: none does. Each takes memory and
+        /// a row on the disk of every node.
         pub directory_max: usize = 100_000, if Range(0, 10_000_000);
         /// Bytes waiting to be sent to one connection before the node stops reading for it. QoS 0 beyond a share of it is
         /// handled as `[[limits.overload]]` says: a third while the client keeps up, all of it after two seconds of lag.
