@@ -173,6 +173,7 @@ impl Node {
             handle: plane.clone(),
             listeners: listeners.all().to_vec(),
             gather_us: u64::from(config.limits.gather_us_max),
+            sends_at_once_max: config.limits.sends_at_once_max,
             probe: hooks.probe.clone(),
         };
         let shadow_spec = ShadowSpec {

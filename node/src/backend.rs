@@ -279,6 +279,7 @@ impl Backend for NodeBackend {
                 },
                 "turns_total": { "by_below_ms": turns },
                 "turns_waited_total": self.plane.turns().waited(),
+                "sends_together_total": self.plane.turns().sends_together(),
                 "turn_longest_seconds": self.plane.turns().longest_us() as f64 / 1e6,
                 "actors": { "channels": shard.channels, "panics_total": ledger.panics },
                 "peers": {

@@ -300,6 +300,11 @@ impl Shard {
         Some(&mut connection.out)
     }
 
+    /// What waits for a connection, when it is in one piece.
+    pub fn out_bytes(&self, conn: ConnId) -> Option<&[u8]> {
+        self.connection(conn)?.out.as_one()
+    }
+
     /// The driver has written to a connection: it may be read from again.
     pub fn written(&mut self, conn: ConnId) {
         let now_ms = self.now.mono_ms;

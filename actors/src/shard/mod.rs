@@ -536,6 +536,17 @@ impl Shard {
         self.flushes.pop_front()
     }
 
+    /// The first of them, at most so many.
+    pub fn poll_flushes(&mut self, at_most: usize, into: &mut Vec<ConnId>) {
+        let count = at_most.min(self.flushes.len());
+        into.extend(self.flushes.drain(..count));
+    }
+
+    /// How many connections are to be written to.
+    pub fn flushes_waiting(&self) -> usize {
+        self.flushes.len()
+    }
+
     /// The shadow hub has settled a request that came as [`Event::Shadow`].
     pub fn complete(&mut self, job: u64, reason: ReasonCode, now: Now) {
         self.now = now;

@@ -131,6 +131,11 @@ impl<S> Stranger<S> {
         Self { stream, left: Some(u32::try_from(bytes_max).unwrap_or(u32::MAX)) }
     }
 
+    /// The stream itself.
+    pub fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
     /// At most so many of those that are left.
     fn at_most(&mut self, bytes_max: usize) {
         let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX);

@@ -9,6 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -189,6 +190,14 @@ impl Connection {
         if self.write(&mut Context::from_waker(&self.bell.waker()), plane).is_err() {
             self.broken.set(true);
             self.bell.ring();
+        }
+    }
+
+    /// Its socket, when what is to be written may be sent on it as it is: the stream is plain TCP and took all so far.
+    pub fn socket(&self) -> Option<RawFd> {
+        match &*self.stream.borrow() {
+            Stream::Tcp(stream) if !self.unwritten.get() => Some(stream.get_ref().as_raw_fd()),
+            _ => None,
         }
     }
 

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::handle::{COMMANDS_MAX, Command, PlaneHandle, PlanePorts};
 use super::thread::Plane;
+use super::together::Together;
 use crate::clock::now;
 use crate::listen::Listening;
 
@@ -34,6 +35,8 @@ pub struct PlaneSpec {
     pub listeners: Vec<Arc<Listening>>,
     /// Longest rest between turns when clients send fast, microseconds.
     pub gather_us: u64,
+    /// Connections written to with one system call.
+    pub sends_at_once_max: usize,
     /// For tests only.
     pub probe: Option<Probe>,
 }
@@ -128,6 +131,7 @@ fn run_thread(
     let plane = Plane::new(
         shard,
         Gather::new(spec.gather_us),
+        Together::new(spec.sends_at_once_max),
         spec.handle.clone(),
         Arc::clone(&spec.ports),
         Arc::clone(&spec.gate),

@@ -8,10 +8,13 @@
 mod actor;
 mod checks;
 mod handle;
+#[cfg_attr(not(target_os = "linux"), path = "no_send_ring.rs")]
+mod send_ring;
 mod tasks;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod together;
 mod turns;
 
 pub use actor::{PlaneActor, PlaneSpec};

@@ -14,20 +14,24 @@ use outpost_membership::PeerFrame;
 use outpost_model::NodeId;
 use outpost_store::MemoryStore;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::timeout;
 
+use super::together::Together;
 use super::{Command, Plane, PlaneHandle, PlanePorts};
 use crate::clock::now;
+use crate::listen::arrival::Stranger;
+use crate::listen::connection::Stream;
 use crate::listen::door::{Door, Refusal, StrangerLimits};
 
 /// CONNECT of MQTT 3.1.1: clean session, no keep alive, client id "c".
-const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01c";
+pub const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01c";
 const CONNACK: &[u8] = b"\x20\x02\x00\x00";
-const SUBSCRIBE_ALL: &[u8] = b"\x82\x06\x00\x01\x00\x01#\x00";
-const PINGREQ: &[u8] = b"\xc0\x00";
-const PINGRESP: &[u8] = b"\xd0\x00";
+pub const SUBSCRIBE_ALL: &[u8] = b"\x82\x06\x00\x01\x00\x01#\x00";
+pub const PINGREQ: &[u8] = b"\xc0\x00";
+pub const PINGRESP: &[u8] = b"\xd0\x00";
 
 /// Longer than anything here takes; only a test that fails waits for it.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -35,9 +39,9 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Of memory.
 const BUDGET_BYTES: u64 = 1 << 30;
 
-struct Bench {
+pub struct Bench {
     plane: Rc<Plane>,
-    handle: PlaneHandle,
+    pub handle: PlaneHandle,
     running: JoinHandle<()>,
     shadows: Arc<parking_lot::Mutex<Vec<u64>>>,
     memory: Arc<Memory>,
@@ -78,7 +82,7 @@ impl PlanePorts for Ports {
 }
 
 impl Bench {
-    fn start(handle: PlaneHandle, pending_connect_max: usize) -> Self {
+    pub fn start(handle: PlaneHandle, pending_connect_max: usize) -> Self {
         Self::within(0, handle, pending_connect_max)
     }
 
@@ -96,7 +100,15 @@ impl Bench {
         handle.connect(sender);
         let control = tokio::runtime::Handle::current();
         let gather = outpost_flow::Gather::new(50);
-        let plane = Plane::new(shard, gather, handle.clone(), Arc::new(ports), gate, control);
+        let plane = Plane::new(
+            shard,
+            gather,
+            Together::new(64),
+            handle.clone(),
+            Arc::new(ports),
+            gate,
+            control,
+        );
         let running = spawn_local({
             let plane = Rc::clone(&plane);
             async move { plane.run(commands).await }
@@ -127,6 +139,18 @@ impl Bench {
         client
     }
 
+    /// A client over TCP, whose socket `set` is shown first.
+    pub async fn connect_tcp(&self, set: impl FnOnce(&TcpStream)) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).await;
+        let (server, remote) = listener.accept().await.expect("a client");
+        set(&server);
+        let origin = Origin { listener: Arc::from("test"), remote, certificate: None };
+        let ticket = self.door.arrive().expect("room");
+        self.plane.accept(origin, Stream::Tcp(Stranger::new(server, 8_192)), ticket);
+        client.expect("it listens")
+    }
+
     async fn first_request(&self) -> u64 {
         let asked = async {
             loop {
@@ -139,7 +163,7 @@ impl Bench {
         timeout(PATIENCE, asked).await.expect("a request arrives")
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.handle.ask(Command::Stop).await.expect("it runs");
         self.running.await.expect("it ends in order");
     }
@@ -152,7 +176,7 @@ async fn expect(client: &mut DuplexStream, wanted: &[u8]) {
     assert_eq!(got, wanted);
 }
 
-fn publish(topic: &str, qos: u8, payload: &[u8]) -> Vec<u8> {
+pub fn publish(topic: &str, qos: u8, payload: &[u8]) -> Vec<u8> {
     let id: &[u8] = if qos == 0 { &[] } else { &[0, 9] };
     let length = 2 + topic.len() + id.len() + payload.len();
     let mut packet = vec![0x30 | qos << 1];

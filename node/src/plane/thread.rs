@@ -4,7 +4,6 @@ use std::any::Any;
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +15,6 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use hashbrown::HashMap;
 use outpost_actors::ledger::Drop;
-use outpost_actors::out_buffer::OutBuffer;
 use outpost_actors::ports::{Gate, Origin};
 use outpost_actors::shard::{ConnId, Event, LogLevel, Received, Shard};
 use outpost_flow::{Gather, Pressure, TurnShare};
@@ -29,6 +27,7 @@ use tracing::{info, warn};
 
 use super::handle::{Command, PlaneHandle, PlanePorts};
 use super::tasks::{Driver, Next, Ready};
+use super::together::Together;
 use crate::clock::{now, now_and_us, now_us};
 use crate::listen::arrival;
 use crate::listen::connection::{Connection, Stream};
@@ -64,9 +63,10 @@ const GROWN_PAUSE: Duration = Duration::from_secs(1);
 
 /// The data thread's state. Everything here runs on one thread; nothing is held across an await.
 pub struct Plane {
-    shard: RefCell<Shard>,
+    pub(super) shard: RefCell<Shard>,
     /// By the place the shard has given each.
-    connections: RefCell<Vec<Option<Rc<Connection>>>>,
+    pub(super) connections: RefCell<Vec<Option<Rc<Connection>>>>,
+    pub(super) together: RefCell<Option<Together>>,
     ready: Arc<Ready>,
     /// Connections lost since memory was given back.
     lost: Cell<usize>,
@@ -90,7 +90,7 @@ pub struct Plane {
     /// When the timers wake up by themselves, monotonic.
     timer_due_ms: Cell<u64>,
     /// The end of a turn is under way: it carries out what it causes itself.
-    in_turn: Cell<bool>,
+    pub(super) in_turn: Cell<bool>,
     /// What a task of this thread panicked with; the thread ends with it.
     panic: RefCell<Option<Box<dyn Any + Send>>>,
     panicked: Notify,
@@ -112,10 +112,11 @@ pub struct Plane {
 }
 
 impl Plane {
-    /// A plane around a shard; `gather` keeps turns apart.
+    /// A plane around a shard; `gather` keeps turns apart, `together` makes one call of many writes.
     pub fn new(
         shard: Shard,
         gather: Gather,
+        together: Option<Together>,
         handle: PlaneHandle,
         ports: Arc<dyn PlanePorts>,
         gate: Arc<dyn Gate>,
@@ -124,6 +125,7 @@ impl Plane {
         Rc::new(Self {
             shard: RefCell::new(shard),
             connections: RefCell::default(),
+            together: RefCell::new(together),
             ready: Arc::default(),
             lost: Cell::new(0),
             came: Cell::new(0),
@@ -283,28 +285,6 @@ impl Plane {
         self.buffer.borrow_mut()
     }
 
-    /// Lets `write` take from a connection's out buffer.
-    ///
-    /// # Errors
-    /// What `write` returns.
-    pub fn with_out_buffer(
-        &self,
-        id: ConnId,
-        write: impl FnOnce(&mut OutBuffer) -> io::Result<bool>,
-    ) -> io::Result<bool> {
-        let mut shard = self.shard.borrow_mut();
-        let Some(out) = shard.out_buffer(id) else { return Ok(true) };
-        let before = out.len();
-        let written = write(out)?;
-        let has_room = out.len() < before;
-        shard.written(id);
-        if has_room && !self.in_turn.get() {
-            // What the room sets free (reading on, retained messages) is carried out by a turn.
-            self.schedule_turn();
-        }
-        Ok(written)
-    }
-
     /// Asks for the end of the turn: after every connection that is ready now.
     pub(super) fn schedule_turn(&self) {
         self.read_at.set(None);
@@ -379,6 +359,7 @@ impl Plane {
             shard.end_turn(now);
         }
         loop {
+            self.flush_together();
             let flush = self.shard.borrow_mut().poll_flush();
             if let Some(id) = flush {
                 self.with_connection(id, |connection| connection.flush(self));

@@ -21,6 +21,7 @@ pub struct Turns {
     counts: [AtomicU64; CLASSES_US.len() + 1],
     longest_us: AtomicU64,
     waited: AtomicU64,
+    sends_together: AtomicU64,
 }
 
 impl Turns {
@@ -41,6 +42,16 @@ impl Turns {
     /// How often a client had its share of a turn and waited for the next.
     pub fn waited(&self) -> u64 {
         self.waited.load(Ordering::Relaxed)
+    }
+
+    /// So many connections are written to with one system call.
+    pub(super) fn count_sends(&self, count: usize) {
+        self.sends_together.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// How often a connection was written to with others in one system call.
+    pub fn sends_together(&self) -> u64 {
+        self.sends_together.load(Ordering::Relaxed)
     }
 
     /// So many turns took less than so many milliseconds, and not less than those named before.
