@@ -12,6 +12,7 @@ mod conformance;
 mod dev;
 mod durability;
 mod expiry;
+mod fan_out;
 mod full_disk;
 mod kills;
 mod lab;
