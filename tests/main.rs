@@ -26,6 +26,7 @@ mod retained;
 mod rights;
 mod roaming;
 mod scram;
+mod service;
 mod shadow;
 mod shadow_api;
 mod shadow_homes;

@@ -31,6 +31,7 @@ mod shadow_handle;
 mod shadow_past;
 mod shadow_rows;
 pub mod shadows;
+mod systemd;
 pub mod telemetry;
 mod traces;
 

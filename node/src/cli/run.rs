@@ -4,7 +4,11 @@ use std::net::{SocketAddr, TcpListener};
 
 use super::failure::Failure;
 use crate::config::Config;
+use crate::systemd;
 use crate::telemetry::log;
+
+/// What `systemctl status` shows.
+const SERVING: &str = "serving clients";
 
 /// How to choose another port, in the verb's own words.
 #[derive(Debug, Clone, Copy)]
@@ -33,8 +37,12 @@ pub(super) fn run(
     runtime.block_on(async {
         let node = crate::Node::start(config).await.map_err(|why| Failure::new(chain(&why)))?;
         up(node.mqtt_addr(), node.http_addr());
+        systemd::ready(SERVING);
+        let alive = tokio::spawn(systemd::alive(node.plane().clone()));
         told_to_stop(&node).await?;
         tracing::info!("stopping");
+        alive.abort();
+        systemd::stopping();
         node.shutdown().await;
         Ok(())
     })
@@ -74,9 +82,11 @@ async fn told_to_stop(node: &crate::Node) -> Result<(), Failure> {
             interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
             _ = terminate.recv() => return Ok(()),
             _ = hang_up.recv() => {
+                systemd::reloading();
                 let listeners = node.listeners().clone();
                 // What became of it is in the log.
                 let _ = tokio::task::spawn_blocking(move || listeners.reload()).await;
+                systemd::ready(SERVING);
             }
         }
     }

@@ -12,7 +12,7 @@ mod handle;
 mod send_ring;
 mod tasks;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod thread;
 mod together;
 mod turns;

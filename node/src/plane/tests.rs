@@ -27,11 +27,11 @@ use crate::listen::connection::Stream;
 use crate::listen::door::{Door, Refusal, StrangerLimits};
 
 /// CONNECT of MQTT 3.1.1: clean session, no keep alive, client id "c".
-pub const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01c";
+pub(crate) const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01c";
 const CONNACK: &[u8] = b"\x20\x02\x00\x00";
-pub const SUBSCRIBE_ALL: &[u8] = b"\x82\x06\x00\x01\x00\x01#\x00";
-pub const PINGREQ: &[u8] = b"\xc0\x00";
-pub const PINGRESP: &[u8] = b"\xd0\x00";
+pub(crate) const SUBSCRIBE_ALL: &[u8] = b"\x82\x06\x00\x01\x00\x01#\x00";
+pub(crate) const PINGREQ: &[u8] = b"\xc0\x00";
+pub(crate) const PINGRESP: &[u8] = b"\xd0\x00";
 
 /// Longer than anything here takes; only a test that fails waits for it.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -39,9 +39,9 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Of memory.
 const BUDGET_BYTES: u64 = 1 << 30;
 
-pub struct Bench {
+pub(crate) struct Bench {
     plane: Rc<Plane>,
-    pub handle: PlaneHandle,
+    pub(crate) handle: PlaneHandle,
     running: JoinHandle<()>,
     shadows: Arc<parking_lot::Mutex<Vec<u64>>>,
     memory: Arc<Memory>,
@@ -82,7 +82,7 @@ impl PlanePorts for Ports {
 }
 
 impl Bench {
-    pub fn start(handle: PlaneHandle, pending_connect_max: usize) -> Self {
+    pub(crate) fn start(handle: PlaneHandle, pending_connect_max: usize) -> Self {
         Self::within(0, handle, pending_connect_max)
     }
 
@@ -140,7 +140,7 @@ impl Bench {
     }
 
     /// A client over TCP, whose socket `set` is shown first.
-    pub async fn connect_tcp(&self, set: impl FnOnce(&TcpStream)) -> TcpStream {
+    pub(crate) async fn connect_tcp(&self, set: impl FnOnce(&TcpStream)) -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let client = TcpStream::connect(listener.local_addr().expect("bound")).await;
         let (server, remote) = listener.accept().await.expect("a client");
@@ -163,7 +163,7 @@ impl Bench {
         timeout(PATIENCE, asked).await.expect("a request arrives")
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.handle.ask(Command::Stop).await.expect("it runs");
         self.running.await.expect("it ends in order");
     }
@@ -176,7 +176,7 @@ async fn expect(client: &mut DuplexStream, wanted: &[u8]) {
     assert_eq!(got, wanted);
 }
 
-pub fn publish(topic: &str, qos: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn publish(topic: &str, qos: u8, payload: &[u8]) -> Vec<u8> {
     let id: &[u8] = if qos == 0 { &[] } else { &[0, 9] };
     let length = 2 + topic.len() + id.len() + payload.len();
     let mut packet = vec![0x30 | qos << 1];
