@@ -8,7 +8,7 @@ use outpost_mqtt::packet::PacketId;
 use outpost_mqtt::session::Session;
 use outpost_mqtt::window::{Delivery, Outbound};
 
-use super::moving::{Arrived, Asked, Leaving, Move};
+use super::moving::{Arrived, Arriving, Asked, Leaving, Move};
 use super::pass::Parcel;
 use super::slot::Moment;
 use super::subscribe::options_of;
@@ -41,7 +41,7 @@ impl Shard {
         }
         match (self.session_of(&part.client_id), part.kind) {
             (_, PartKind::Absent) => self.nothing_comes_from(from, &part.client_id),
-            (None, kind) => self.take_for_nobody(SessionPart { kind, ..part }, message),
+            (None, kind) => self.take_for_nobody(from, SessionPart { kind, ..part }, message),
             (Some(session), kind) => {
                 let client_id = &part.client_id;
                 if self.sessions[session as usize].user.as_deref() != part.user.as_deref() {
@@ -50,13 +50,27 @@ impl Shard {
                     }
                     return self.log(LogLevel::Warn, format!("peer {from} passes on a session of client {client_id:?}, which is another user's here; it is left out"));
                 }
-                self.take_for(session, NodeId(part.node), kind, message);
+                if self.is_discarded(session) {
+                    if is_delivery {
+                        self.ledger.drop_unqueued(Drop::SessionEnded, 1);
+                    }
+                    return;
+                }
+                self.take_for(session, (from, NodeId(part.node)), kind, message);
             }
         }
     }
 
+    /// Whether a session has begun anew here, so that nothing is taken of what its client had elsewhere.
+    fn is_discarded(&self, session: u32) -> bool {
+        match self.residence(&self.sessions[session as usize].client_id) {
+            Some((owner, residence)) => owner == self.config.node && residence.discards,
+            None => !self.sessions[session as usize].durable,
+        }
+    }
+
     /// There is no such session here: it begins, or it has gone on, or it has ended.
-    fn take_for_nobody(&mut self, part: SessionPart, message: &Arc<Message>) {
+    fn take_for_nobody(&mut self, via: NodeId, part: SessionPart, message: &Arc<Message>) {
         let owner = self.residence(&part.client_id).map(|(owner, _)| owner);
         match (owner, &part.kind) {
             (_, PartKind::Unsubscribed { .. }) => {}
@@ -66,17 +80,22 @@ impl Shard {
             }
             (Some(_), PartKind::Begin { .. }) => self.begin_arrival(part),
             (_, PartKind::Delivery { .. }) => self.ledger.drop_unqueued(Drop::SessionEnded, 1),
-            (_, PartKind::End { .. }) => self.stop_waiting(&part.client_id),
+            (_, PartKind::End { .. }) => {
+                self.stop_waiting_for_node(&part.client_id, [via, NodeId(part.node)]);
+                self.stop_waiting_for_disk(&part.client_id);
+            }
             _ => {}
         }
     }
 
     fn begin_arrival(&mut self, part: SessionPart) {
-        let SessionPart { client_id, user, kind, .. } = part;
+        let SessionPart { client_id, user, kind, node } = part;
         let PartKind::Begin { expiry_s, next_place, received } = kind else { return };
         let who = Identity { client_id: client_id.into(), user: user.as_deref().map(Into::into) };
         let session = self.new_session(&who);
-        self.moves.all.insert(session, Move::Arriving(BTreeSet::new()));
+        let stay = self.moves.next_step();
+        let arriving = Arriving { from: NodeId(node), taken: BTreeSet::new(), stay };
+        self.moves.all.insert(session, Move::Arriving(arriving));
         self.set_expiry(session, expiry_s.max(1));
         let expires_ms = self.now.mono_ms + u64::from(expiry_s) * 1000;
         let slot = &mut self.sessions[session as usize];
@@ -87,7 +106,13 @@ impl Shard {
         self.write_all_received(session, &received);
     }
 
-    fn take_for(&mut self, session: u32, from: NodeId, kind: PartKind, message: &Arc<Message>) {
+    fn take_for(
+        &mut self,
+        session: u32,
+        (via, from): (NodeId, NodeId),
+        kind: PartKind,
+        message: &Arc<Message>,
+    ) {
         match kind {
             PartKind::Begin { received, .. } => self.take_back_received(session, &received),
             PartKind::Absent => {}
@@ -98,7 +123,7 @@ impl Shard {
                     self.take_behind(session, &record, message);
                 }
             }
-            PartKind::End { subscriptions } => self.arrive(session, from, subscriptions),
+            PartKind::End { subscriptions } => self.arrive(session, (via, from), subscriptions),
             PartKind::Gone => self.nothing_more_comes(session, from),
             PartKind::Unsubscribed { filter } => {
                 if self.is_leaving(session) {
@@ -134,7 +159,7 @@ impl Shard {
             return false;
         }
         match self.moves.all.get_mut(&session) {
-            Some(Move::Arriving(taken)) => taken.insert(place),
+            Some(Move::Arriving(arriving)) => arriving.taken.insert(place),
             Some(Move::Arrived(Arrived { step, back: Some((below, taken)), .. })) => {
                 let is_cold = match self.cells.body(slot.cell) {
                     Some(Cell::Session(body)) => body.outbound.cold().start <= place,
@@ -157,6 +182,13 @@ impl Shard {
         let Some(delivery) = delivery_of(place, record, message) else {
             return self.ledger.drop_unqueued(Drop::Damaged, 1);
         };
+        let source = MessageId { node: NodeId(record.node), seq: record.seq };
+        if record.share.is_none()
+            && let Some(Move::Arriving(arriving)) = self.moves.all.get(&session)
+            && !self.moves.seen.insert(arriving.stay, source)
+        {
+            return self.ledger.drop_unqueued(Drop::Looped, 1);
+        }
         self.ledger.owed += 1;
         let cost_bytes = message.cost_bytes() as u64;
         let slot = &mut self.sessions[session as usize];
@@ -202,20 +234,17 @@ impl Shard {
             self.ledger.owed += 1; // the rules of this node are others
             return self.drop_for(session, Drop::Revoked, 1, &message.topic);
         }
-        let next_place = self.sessions[session as usize].next_place;
-        if let Some(Move::Arriving(taken)) = self.moves.all.get_mut(&session) {
-            taken.insert(next_place); // others come with places of their own
-        }
+        self.take_next_place(session);
         let parcel = Parcel { waits: true, ..Parcel::of(&delivery) };
         self.enqueue_here(session, parcel, delivery.share.clone());
         self.run_cells();
     }
 
-    /// All there was is here: it subscribes, and its client may come in.
+    /// All that a node had is here: it subscribes, and when that was the node it was at last, its client may come in.
     fn arrive(
         &mut self,
         session: u32,
-        from: NodeId,
+        (via, from): (NodeId, NodeId),
         subscriptions: Vec<(String, SubscriptionRecord)>,
     ) {
         let before = self.sessions[session as usize].subscriptions.len();
@@ -223,10 +252,15 @@ impl Shard {
             self.subscribe_again(session, &filter, record);
         }
         let is_more = self.sessions[session as usize].subscriptions.len() > before;
-        let was_arriving = matches!(self.moves.all.get(&session), Some(Move::Arriving(_)));
-        let step = was_arriving.then(|| self.moves.next_step());
-        if !matches!(self.moves.all.get(&session), Some(Move::Arrived(_))) {
-            let arrived = Arrived { stay: self.moves.next_step(), step, ..Arrived::default() };
+        let (is_last, was_arriving) = match self.moves.all.get(&session) {
+            Some(Move::Arriving(arriving)) => (arriving.from == from, Some(arriving.stay)),
+            Some(Move::Arrived(_)) => (false, None),
+            _ => (true, None),
+        };
+        let step = was_arriving.filter(|_| is_last).map(|_| self.moves.next_step());
+        if is_last {
+            let stay = was_arriving.unwrap_or_else(|| self.moves.next_step());
+            let arrived = Arrived { stay, step, ..Arrived::default() };
             self.moves.all.insert(session, Move::Arrived(arrived));
         }
         let client_id = self.sessions[session as usize].client_id();
@@ -242,11 +276,11 @@ impl Shard {
             arrived.asked.clear();
         }
         self.moves.stir();
-        self.wait_for_disk(&client_id);
+        self.stop_waiting_for_node(&client_id, [via, from]);
         if let Some(step) = step {
             self.journal.hold_for_reading(Hold::Arrive { session, step });
         } else if !self.is_moving(session) {
-            self.stop_waiting(&client_id);
+            self.stop_waiting_for_disk(&client_id);
         }
         self.review(&client_id);
     }

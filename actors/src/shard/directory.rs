@@ -130,7 +130,11 @@ impl Shard {
             return None;
         }
         let before = self.residence(&who.client_id).map(|(owner, _)| owner);
-        if before == Some(self.config.node) {
+        if clean && self.give_up_waiting(&who.client_id) && !stays {
+            self.leave_directory(&who.client_id);
+            return None;
+        }
+        if before == Some(self.config.node) && !clean {
             // An earlier CONNECT may be waiting for it.
             return self.directory.waiting.get(&who.client_id).and_then(|waiting| waiting.from);
         }
@@ -305,10 +309,10 @@ impl Shard {
         }
     }
 
-    /// The client has connected to yet another node meanwhile: that is where it is. Whether its session is on its way.
+    /// The client has begun anew meanwhile, or is at yet another node. Whether its session is on its way.
     fn give_up_waiting(&mut self, client_id: &str) -> bool {
         let Some(waiting) = self.directory.waiting.remove(client_id) else { return false };
-        let why = "it has connected to another node";
+        let why = "it has connected again, or to another node";
         self.close(waiting.conn, ReasonCode::SessionTakenOver, why);
         waiting.from.is_some()
     }
@@ -320,10 +324,10 @@ impl Shard {
         }
     }
 
-    /// What it waited for from another node has come; it has to be put in order.
-    pub(super) fn wait_for_disk(&mut self, client_id: &str) {
+    /// One of these nodes has passed on all it had. When it is the one that is waited for, that has to be put in order.
+    pub(super) fn stop_waiting_for_node(&mut self, client_id: &str, nodes: [NodeId; 2]) {
         if let Some(waiting) = self.directory.waiting.get_mut(client_id) {
-            waiting.from = None;
+            waiting.from = waiting.from.filter(|from| !nodes.contains(from));
         }
     }
 

@@ -121,7 +121,11 @@ impl Shard {
             self.send_part(to, &client_id, user.as_deref(), begin, None);
         }
         if rows.is_empty() {
-            return self.tell_subscriptions(session, to);
+            if self.journal.is_synced(self.sessions[session as usize].rows_mark) {
+                return self.tell_subscriptions(session, to);
+            }
+            // Some came while it waited, and cannot be read yet.
+            return self.journal.hold_for_reading(Hold::Leave { session, step });
         }
         for (key, row) in rows {
             if key.get(8) != Some(&0) {
@@ -219,12 +223,9 @@ impl Shard {
             (Some(peer), Some(number)) => !peer.barriers.has_passed(*number),
             (Some(_), None) => true,
         });
-        let (is_there, is_over) = (!left.contains_key(&to), left.is_empty());
+        let is_over = left.is_empty();
         if let Some(leaving) = self.moves.leaving(session) {
             leaving.left = left;
-        }
-        if is_there {
-            self.leave_groups(session);
         }
         if is_over {
             let user = self.sessions[session as usize].user.clone();
@@ -232,18 +233,6 @@ impl Shard {
             self.moves.left += 1;
             self.end_session(session);
         }
-    }
-
-    /// Its share groups have a member where it is now: what comes for them here goes on from group to group.
-    fn leave_groups(&mut self, session: u32) {
-        let all = self.sessions[session as usize].subscriptions.iter();
-        let shared: Vec<Arc<str>> = all
-            .filter(|(filter, _)| filter.starts_with("$share/"))
-            .map(|(filter, _)| Arc::clone(filter))
-            .collect();
-        shared.iter().for_each(|filter| {
-            self.remove_subscription(session, filter);
-        });
     }
 
     /// A node that is new here may send what only this node's interest asks for.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use outpost_membership::{SeenMessages, Shares};
-use outpost_model::{Hlc, Message, NodeId, QoS};
+use outpost_model::{Hlc, Message, MessageId, NodeId, QoS};
 
 use super::Shard;
 use super::pass::Parcel;
@@ -31,6 +31,8 @@ pub(super) struct Moves {
     pub(super) left: u64,
     /// What those that have come were sent since.
     pub(super) seen: SeenMessages,
+    /// Messages of this turn that went on to other nodes as copies: what is written for them has other ids.
+    pub(super) copied: BTreeSet<MessageId>,
     /// Something has changed for those from this place on.
     pub(super) due_from: Option<u32>,
 }
@@ -41,9 +43,19 @@ pub(super) type Asked = BTreeMap<NodeId, u64>;
 #[derive(Debug)]
 pub(super) enum Move {
     Leaving(Leaving),
-    /// Its deliveries come, so far to these places: nobody may connect yet.
-    Arriving(BTreeSet<u64>),
+    Arriving(Arriving),
     Arrived(Arrived),
+}
+
+/// Deliveries come: nobody may connect yet.
+#[derive(Debug)]
+pub(super) struct Arriving {
+    /// Where it was last, whose word that it is all here counts. Others may have been left something as well.
+    pub(super) from: NodeId,
+    /// The places that are taken so far.
+    pub(super) taken: BTreeSet<u64>,
+    /// As in [`Arrived`]: it may subscribe to what another node had of it before it is all here.
+    pub(super) stay: u64,
 }
 
 #[derive(Debug)]
@@ -142,10 +154,14 @@ impl Shard {
     ) -> bool {
         let source = parcel.message.id;
         let (to, is_told) = match self.moves.all.get_mut(&session) {
-            Some(Move::Arrived(arrived)) => {
+            Some(Move::Arrived(Arrived { stay, .. }) | Move::Arriving(Arriving { stay, .. })) => {
                 // What is retained, or comes through a share group as well, may come once more.
                 let once = parcel.qos > QoS::AtMostOnce && !parcel.retain && share.is_none();
-                return once && !self.moves.seen.insert(arrived.stay, source);
+                if once && !self.moves.seen.insert(*stay, source) {
+                    return true;
+                }
+                self.take_next_place(session);
+                return false;
             }
             Some(Move::Leaving(leaving)) => {
                 if parcel.qos == QoS::AtMostOnce {
@@ -176,8 +192,19 @@ impl Shard {
             };
             let kind = PartKind::Delivery { place: 0, record };
             self.send_part(to, &client_id, user.as_deref(), kind, Some(parcel.message));
+            if source.node == self.config.node {
+                self.moves.copied.insert(source);
+            }
         }
         is_told
+    }
+
+    /// The next delivery of a session takes a place that others may come with.
+    pub(super) fn take_next_place(&mut self, session: u32) {
+        let next_place = self.sessions[session as usize].next_place;
+        if let Some(Move::Arriving(arriving)) = self.moves.all.get_mut(&session) {
+            arriving.taken.insert(next_place);
+        }
     }
 
     /// Looks at sessions that move for which something may have changed, some at a time.

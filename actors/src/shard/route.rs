@@ -328,7 +328,10 @@ impl Shard {
             }
             _ => false,
         };
-        is_written || self.journal.is_needed(id) || self.retained.was_written(id)
+        is_written
+            || self.journal.is_needed(id)
+            || self.retained.was_written(id)
+            || self.moves.copied.contains(&id)
     }
 
     fn has_held(&self, ticket: Ticket) -> bool {

@@ -32,6 +32,7 @@ impl Shard {
                 self.settle_tickets();
             } else if !self.send_retained_due() {
                 self.crashed_messages.clear();
+                self.moves.copied.clear();
                 self.retained.end_turn();
                 return;
             }

@@ -12,14 +12,14 @@ use outpost_store::{FaultPlan, Space};
 use crate::world::{Client, World, fleeting, publish, v5, will};
 
 /// Nodes that all have a link to each other.
-fn cluster(nodes: usize) -> World {
+pub fn cluster(nodes: usize) -> World {
     let mut world = World::with(nodes, |_| {});
     world.mesh();
     world
 }
 
 /// The same, and a client with a kept session at the first that is away; and one that publishes there.
-fn cluster_with_client_away(nodes: usize, filter: &str, qos: u8) -> (World, Client) {
+pub fn cluster_with_client_away(nodes: usize, filter: &str, qos: u8) -> (World, Client) {
     let mut world = cluster(nodes);
     let client = world.connect_to(0, v5("c"));
     world.subscribe(client, filter, qos);
@@ -28,7 +28,7 @@ fn cluster_with_client_away(nodes: usize, filter: &str, qos: u8) -> (World, Clie
     (world, sender)
 }
 
-fn numbers(from: u16, to: u16) -> Vec<String> {
+pub fn numbers(from: u16, to: u16) -> Vec<String> {
     (from..=to).map(|n| n.to_string()).collect()
 }
 
@@ -37,7 +37,7 @@ fn pubrec(id: PacketId) -> Packet {
 }
 
 /// Publishes these numbers, each durable when this is over.
-fn send(world: &mut World, client: Client, topic: &str, (from, to): (u16, u16), qos: u8) {
+pub fn send(world: &mut World, client: Client, topic: &str, (from, to): (u16, u16), qos: u8) {
     for number in from..=to {
         world.publish(client, publish(topic, &number.to_string(), qos, number));
         if number % 100 == 0 {
@@ -48,7 +48,7 @@ fn send(world: &mut World, client: Client, topic: &str, (from, to): (u16, u16), 
 }
 
 /// Connects with what there may be of an earlier session; whether there was any.
-fn resume(world: &mut World, node: usize, name: &str) -> (Client, bool) {
+pub fn resume(world: &mut World, node: usize, name: &str) -> (Client, bool) {
     let (client, connack) = world.try_connect(node, v5(name));
     assert_eq!(connack.reason, ReasonCode::Success);
     (client, connack.session_present)
@@ -62,7 +62,7 @@ fn reason_of_end(world: &mut World, client: Client) -> Option<ReasonCode> {
 }
 
 /// Everything that is under way comes to its end.
-fn rest(world: &mut World) {
+pub fn rest(world: &mut World) {
     for _ in 0..4 {
         world.sync();
         world.pass(1_000);
@@ -70,7 +70,7 @@ fn rest(world: &mut World) {
     world.sync();
 }
 
-fn has_session(world: &World, node: usize, name: &str) -> bool {
+pub fn has_session(world: &World, node: usize, name: &str) -> bool {
     world.shard(node).queue(name).is_some()
 }
 
