@@ -50,7 +50,7 @@ impl Shard {
             );
         } else {
             // Copied: the id must not keep the packet it came in alive.
-            connect.client_id = ByteString::from(connect.client_id.to_string());
+            connect.client_id = ByteString::from(&*connect.client_id);
         }
         if connect.client_id.starts_with(BRIDGE_CLIENTS) && !self.is_own(conn) {
             return self.refuse_client(conn, connect.client_id, ReasonCode::NotAuthorized);

@@ -47,6 +47,7 @@ impl Shard {
                     Ok((filter, is_new)) => {
                         if filter.share_group().is_none()
                             && wants_retained(options.retain_handling, is_new)
+                            && self.may_be_retained(&filter)
                         {
                             retained.push((filter, options));
                         }
@@ -72,6 +73,12 @@ impl Shard {
         }
     }
 
+    /// Nearly always nothing is: who subscribes needs not be kept in mind for it.
+    fn may_be_retained(&self, filter: &TopicFilter) -> bool {
+        let is_found = || !filter.is_exact() || self.retained.get(filter.pattern()).is_some();
+        is_sys(filter.pattern()) || (self.retained.len() > 0 && is_found())
+    }
+
     fn add_subscription(
         &mut self,
         session: u32,
@@ -79,8 +86,7 @@ impl Shard {
         options: SubscribeOptions,
         id: Option<u32>,
     ) -> Result<(TopicFilter, bool), ReasonCode> {
-        let filter =
-            TopicFilter::new(text.to_string()).map_err(|_| ReasonCode::TopicFilterInvalid)?;
+        let filter = TopicFilter::new(&**text).map_err(|_| ReasonCode::TopicFilterInvalid)?;
         if text.len() > super::NAME_BYTES_MAX {
             return Err(ReasonCode::TopicFilterInvalid);
         }

@@ -82,7 +82,7 @@ impl TopicFilter {
     /// [`TopicError`] says which rule it breaks.
     pub fn new(text: impl Into<ByteString>) -> Result<Self, TopicError> {
         let whole = text.into();
-        check_common(&whole)?;
+        let kinds = check_common(&whole)?;
         let mut start = 0;
         if let Some(rest) = whole.strip_prefix("$share/") {
             let (group, filter) = rest.split_once('/').ok_or(TopicError::BadShare)?;
@@ -93,9 +93,10 @@ impl TopicFilter {
         } else if whole == "$share" {
             return Err(TopicError::BadShare);
         }
-        let filter = &whole[start..];
-        let mut levels = filter.split('/').peekable();
-        while let Some(level) = levels.next() {
+        let mut levels = whole[start..].split('/').peekable();
+        while kinds & WILD != 0
+            && let Some(level) = levels.next()
+        {
             let wild = level.contains(['+', '#']);
             if wild && (level.len() > 1 || (level == "#" && levels.peek().is_some())) {
                 return Err(TopicError::MisplacedWildcard);
