@@ -15,6 +15,7 @@ use tracing::info;
 
 use super::connection::{ByteStream, Stream};
 use super::door::{Door, Refusal, Ticket};
+use super::socket::Socket;
 use super::{Listening, proxy, tls, websocket};
 use crate::config::Transport;
 use crate::plane::Plane;
@@ -53,18 +54,23 @@ pub fn is_plain(listening: &Listening) -> bool {
 }
 
 /// Takes an accepted TCP connection to the shard.
+///
+/// # Errors
+/// What the system says when it cannot watch one more.
 pub fn over_tcp(
-    stream: TcpStream,
+    stream: std::net::TcpStream,
     remote: SocketAddr,
     ticket: Ticket,
     listening: &Arc<Listening>,
     plane: &Rc<Plane>,
-) {
-    let stream = Stranger::new(stream, ticket.door().limits.bytes_max);
+) -> io::Result<()> {
+    let bytes_max = ticket.door().limits.bytes_max;
     if is_plain(listening) {
-        let origin = origin(listening, remote, None);
-        return plane.accept(origin, Stream::Tcp(stream), ticket);
+        let stream = Socket::new(stream, bytes_max)?;
+        plane.accept(origin(listening, remote, None), Stream::Tcp(stream), ticket);
+        return Ok(());
     }
+    let stream = Stranger::new(TcpStream::from_std(stream)?, bytes_max);
     let (listening, plane) = (Arc::clone(listening), Rc::clone(plane));
     let (host, handle) = (Rc::clone(&plane), plane);
     host.spawn(async move {
@@ -77,6 +83,7 @@ pub fn over_tcp(
             Err(_) => refuse(&listening.door, Some(remote), Refusal::Timeout, ""),
         }
     });
+    Ok(())
 }
 
 type Greeted = (Origin, Stream);
@@ -111,6 +118,12 @@ async fn framed<S: ByteStream + 'static>(
     Ok(Box::new(stream).into())
 }
 
+/// A stranger may send no more.
+pub fn too_many_bytes() -> io::Error {
+    let text = "it sent more than limits.connect_bytes_max before its CONNECT was complete";
+    io::Error::new(io::ErrorKind::QuotaExceeded, text)
+}
+
 /// Where a connection came from.
 pub fn origin(listening: &Listening, remote: SocketAddr, certificate: Option<Arc<str>>) -> Origin {
     Origin { listener: Arc::clone(&listening.door.name), remote, certificate }
@@ -129,11 +142,6 @@ impl<S> Stranger<S> {
     /// At most `bytes_max` are read.
     pub fn new(stream: S, bytes_max: usize) -> Self {
         Self { stream, left: Some(u32::try_from(bytes_max).unwrap_or(u32::MAX)) }
-    }
-
-    /// The stream itself.
-    pub fn get_ref(&self) -> &S {
-        &self.stream
     }
 
     /// At most so many of those that are left.
@@ -163,8 +171,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stranger<S> {
             return Pin::new(&mut self.stream).poll_read(cx, buffer);
         };
         if left == 0 {
-            let text = "it sent more than limits.connect_bytes_max before its CONNECT was complete";
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::QuotaExceeded, text)));
+            return Poll::Ready(Err(too_many_bytes()));
         }
         let allowed = buffer.remaining().min(left as usize);
         let mut part = ReadBuf::new(buffer.initialize_unfilled_to(allowed));

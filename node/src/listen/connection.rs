@@ -21,8 +21,8 @@ use outpost_flow::share::{Quantum, is_heavy};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::arrival::Stranger;
 use super::door::{Refusal, Ticket};
+use super::socket::Socket;
 use crate::plane::{Bell, Plane};
 
 /// Full read buffers taken from one connection before it is the others' turn, while there are few others (see
@@ -60,7 +60,7 @@ impl ByteStream for tokio::io::DuplexStream {}
 /// A connection's stream. The commonest kind is in the connection itself: a box of its own costs each 48 bytes.
 pub enum Stream {
     /// Plain TCP.
-    Tcp(Stranger<TcpStream>),
+    Tcp(Socket),
     /// Anything else.
     Other(Box<dyn ByteStream>),
 }
@@ -196,7 +196,7 @@ impl Connection {
     /// Its socket, when what is to be written may be sent on it as it is: the stream is plain TCP and took all so far.
     pub fn socket(&self) -> Option<RawFd> {
         match &*self.stream.borrow() {
-            Stream::Tcp(stream) if !self.unwritten.get() => Some(stream.get_ref().as_raw_fd()),
+            Stream::Tcp(stream) if !self.unwritten.get() => Some(stream.as_raw_fd()),
             _ => None,
         }
     }

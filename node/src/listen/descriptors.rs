@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::task::Poll;
+use std::net::TcpStream;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::{TcpListener, TcpStream};
+
+use super::acceptor::Acceptor;
 
 /// Descriptors kept for the store's files, peers, HTTP and the log. Fewer: clients take what the store needs to write
 /// with, and it fails; more: fewer clients. With a small limit it is half of it.
@@ -44,13 +45,9 @@ impl Reserve {
     }
 
     /// Accepts one waiting client with it. The caller drops the stream before it takes a new reserve.
-    pub async fn accept(self, listener: &TcpListener) -> Option<TcpStream> {
+    pub fn accept(self, listener: &Acceptor) -> Option<TcpStream> {
         self.0?;
-        let accepted = std::future::poll_fn(|cx| match listener.poll_accept(cx) {
-            Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
-            Poll::Pending => Poll::Ready(None),
-        });
-        accepted.await?.ok().map(|(stream, _)| stream)
+        listener.accept_now()
     }
 }
 

@@ -6,6 +6,7 @@
 //! ```
 //! From the first byte to CONNECT a connection is a stranger: [`door`] counts them, bounds their number, bytes and time.
 
+pub mod acceptor;
 pub mod arrival;
 pub mod connection;
 pub mod courtesy;
@@ -13,6 +14,7 @@ pub mod descriptors;
 pub mod door;
 pub mod proxy;
 pub mod quic;
+pub mod socket;
 pub mod tcp;
 pub mod tls;
 pub mod websocket;
@@ -85,7 +87,7 @@ impl Listening {
     pub fn serve(self: Arc<Self>, plane: &Rc<Plane>) -> io::Result<tokio::task::JoinHandle<()>> {
         Ok(match &self.socket {
             Socket::Tcp(socket) => {
-                let socket = tokio::net::TcpListener::from_std(socket.try_clone()?)?;
+                let socket = acceptor::Acceptor::new(socket.try_clone()?)?;
                 plane.spawn(tcp::serve(socket, Arc::clone(&self), Rc::clone(plane)))
             }
             Socket::Udp(socket) => {

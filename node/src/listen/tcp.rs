@@ -1,20 +1,19 @@
 //! Accepting over TCP, for every transport that runs on it.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
-use super::Listening;
-use super::arrival;
+use super::acceptor::Acceptor;
 use super::courtesy::Courtesies;
 use super::descriptors::{self, Reserve};
 use super::door::Refusal;
+use super::{Listening, arrival};
 use crate::clock::now;
 use crate::plane::Plane;
 
@@ -28,7 +27,7 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// What the operating system says, for example that the port is in use.
-pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -40,7 +39,7 @@ pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
 }
 
 /// Accepts connections for ever, from when the node is open.
-pub async fn serve(socket: TcpListener, listening: Arc<Listening>, plane: Rc<Plane>) {
+pub async fn serve(mut socket: Acceptor, listening: Arc<Listening>, plane: Rc<Plane>) {
     if !listening.opened().await {
         return;
     }
@@ -58,10 +57,14 @@ pub async fn serve(socket: TcpListener, listening: Arc<Listening>, plane: Rc<Pla
             Ok((_, remote)) if !admission.admits(remote.ip(), now().mono_ms) => {
                 arrival::refuse(&listening.door, Some(remote), Refusal::Address, "");
             }
-            Ok((stream, remote)) => arrived(stream, remote, &listening, &plane, &courtesies),
+            Ok((stream, remote)) => {
+                if let Err(error) = arrived(stream, remote, &listening, &plane, &courtesies) {
+                    warn!("cannot serve {remote}: {error}");
+                }
+            }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) if descriptors::is_exhausted(&error) => {
-                let turned_away = reserve.accept(&socket).await;
+                let turned_away = reserve.accept(&socket);
                 if turned_away.is_none() {
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;
                 } else {
@@ -92,7 +95,7 @@ fn arrived(
     listening: &Arc<Listening>,
     plane: &Rc<Plane>,
     courtesies: &Courtesies,
-) {
+) -> io::Result<()> {
     let ticket = match listening.door.arrive() {
         Ok(ticket) => ticket,
         Err(why) => {
@@ -101,18 +104,19 @@ fn arrived(
             let is_plain = arrival::is_plain(listening);
             if is_full
                 && is_plain
-                && let Some(telling) = courtesies.tell(stream, listening.door.limits.bytes_max)
+                && let Some(telling) =
+                    courtesies.tell(stream.try_into()?, listening.door.limits.bytes_max)
             {
                 plane.spawn(telling);
             }
-            return;
+            return Ok(());
         }
     };
     #[cfg(not(target_os = "linux"))]
     if let Err(error) = stream.set_nodelay(true) {
         warn!("cannot set TCP_NODELAY for {remote}: {error}");
     }
-    arrival::over_tcp(stream, remote, ticket, listening, plane);
+    arrival::over_tcp(stream, remote, ticket, listening, plane)
 }
 
 /// The client was gone before we looked: nothing to wait for.

@@ -22,9 +22,9 @@ use tokio::time::timeout;
 use super::together::Together;
 use super::{Command, Plane, PlaneHandle, PlanePorts};
 use crate::clock::now;
-use crate::listen::arrival::Stranger;
 use crate::listen::connection::Stream;
 use crate::listen::door::{Door, Refusal, StrangerLimits};
+use crate::listen::socket::Socket;
 
 /// CONNECT of MQTT 3.1.1: clean session, no keep alive, client id "c".
 pub(crate) const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01c";
@@ -147,7 +147,8 @@ impl Bench {
         set(&server);
         let origin = Origin { listener: Arc::from("test"), remote, certificate: None };
         let ticket = self.door.arrive().expect("room");
-        self.plane.accept(origin, Stream::Tcp(Stranger::new(server, 8_192)), ticket);
+        let stream = Socket::new(server.into_std().expect("a socket"), 8_192).expect("a socket");
+        self.plane.accept(origin, Stream::Tcp(stream), ticket);
         client.expect("it listens")
     }
 
