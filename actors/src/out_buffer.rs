@@ -65,13 +65,13 @@ impl Front {
 impl OutBuffer {
     /// Bytes waiting.
     pub fn len(&self) -> usize {
-        let front = self.front.as_ref().map_or(0, |front| front.bytes);
-        front + self.tail.len() - self.written()
+        let tail = self.tail.len() - self.written();
+        self.front.as_ref().map_or(tail, |front| front.bytes + tail)
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.tail.len() == self.written() && self.is_front_empty()
     }
 
     /// Appends a copy.

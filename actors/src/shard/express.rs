@@ -74,10 +74,12 @@ impl Shard {
         if !self.is_granted(conn, channel) {
             return None;
         }
-        let run = run.with_followers(version, input, count_max, bytes_max);
         let mut express = Express { from, version, run };
-        if run.count > 1 && !recipients.iter().all(|to| self.takes_run(to, &express)) {
-            express.run = run.first(version)?.0;
+        if run.frames.len() < input.len() {
+            express.run = run.with_followers(version, input, count_max, bytes_max);
+        }
+        if express.run.count > 1 && !recipients.iter().all(|to| self.takes_run(to, &express)) {
+            express.run = run;
         }
         let Some(Cell::Channel(channel)) = self.cells.body_mut(channel) else { return None };
         let PlainRun { frames, count, payload_bytes, .. } = express.run;

@@ -181,8 +181,16 @@ impl<H> Journal<H> {
 
     /// Whether a commit would do something.
     pub fn has_work(&self) -> bool {
-        let idle = self.batch.is_empty() && self.held.is_empty() && self.reads.is_empty();
-        !idle && !self.busy && self.failed.is_none()
+        !self.is_empty() && !self.busy && self.failed.is_none()
+    }
+
+    /// Nothing is to be written, is refused for now, or waits for what is written.
+    pub fn is_idle(&self) -> bool {
+        self.is_empty() && !self.busy
+    }
+
+    fn is_empty(&self) -> bool {
+        self.batch.is_empty() && self.held.is_empty() && self.reads.is_empty()
     }
 
     /// Ends the turn: hands the batch to the store. What may happen at once is returned.

@@ -76,6 +76,11 @@ impl RetainedDues {
         self.of_session.is_empty()
     }
 
+    /// Somebody may have room for what is owed.
+    pub(super) fn is_anyone_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// A session may have room now. True when that is news to one that is owed something.
     pub(super) fn wake(&mut self, session: u32) -> bool {
         self.of_session.contains_key(&session) && self.ready.insert(session)
@@ -114,7 +119,7 @@ impl RetainedDues {
 impl Shard {
     /// Sends some retained messages to a session that is owed them and has room. `false`: there is none.
     pub(super) fn send_retained_due(&mut self) -> bool {
-        if self.retained_due.ready.is_empty() {
+        if !self.retained_due.is_anyone_ready() {
             return false;
         }
         let mut dues = std::mem::take(&mut self.retained_due);

@@ -90,7 +90,7 @@ impl Shard {
     /// Tells the peers that were heard in this turn what is kept of their changes, once it is; and forgets what all have
     /// confirmed.
     pub(super) fn end_retained_turn(&mut self) {
-        for id in std::mem::take(&mut self.retained.heard) {
+        while let Some(id) = self.retained.heard.pop_first() {
             let Some(peer) = self.peers.get(&id) else { continue };
             let frame = PeerFrame::RetainedSeen { feed_seq: peer.retained.seen };
             // Behind the changes that this turn tells on: those were held first.

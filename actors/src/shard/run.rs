@@ -39,6 +39,12 @@ impl Shard {
         }
     }
 
+    /// Whether [`Shard::settle`] has nothing to do.
+    pub(super) fn is_settled(&self) -> bool {
+        let is_idle = self.cells.is_idle() && self.cut_off.is_empty() && self.tickets.is_empty();
+        is_idle && !self.retained_due.is_anyone_ready()
+    }
+
     /// Runs cells until all mailboxes are empty; who waits for an answer waits on.
     pub(super) fn run_cells(&mut self) {
         while let Some((to, message)) = self.cells.next_message() {

@@ -175,7 +175,7 @@ impl Shard {
         if !self.peers.is_empty() && self.state.told_epoch != Some(self.gate.epoch()) {
             self.tell_epoch();
         }
-        for id in std::mem::take(&mut self.state.heard) {
+        while let Some(id) = self.state.heard.pop_first() {
             let Some(peer) = self.peers.get(&id) else { continue };
             let frame = PeerFrame::StateSeen { feed_seq: peer.state.seen };
             // Behind the changes that this turn tells on: those were held first.

@@ -107,31 +107,37 @@ impl Pressure {
 pub struct Budget {
     limit_bytes: u64,
     used: [u64; Class::ALL.len()],
+    /// All of them together; it saturates only when it is read.
+    total: u128,
+    /// Below this nothing is given up: what is asked with each packet is asked without a division.
+    slow_from: u64,
     pressure: Pressure,
 }
 
 impl Budget {
     /// An empty account. A limit of 0 is none: it never comes under pressure.
     pub fn new(limit_bytes: u64) -> Self {
-        Self { limit_bytes, used: [0; Class::ALL.len()], pressure: Pressure::Calm }
+        let slow_from = limit_bytes / 100 * Pressure::Slow.begins_percent();
+        let used = [0; Class::ALL.len()];
+        Self { limit_bytes, used, total: 0, slow_from, pressure: Pressure::Calm }
     }
 
     /// Replaces what a thing of this class was charged with by what it costs now.
     pub fn recharge(&mut self, class: Class, before: u64, now: u64) {
-        let used = &mut self.used[class as usize];
-        debug_assert!(*used >= before, "{class:?}: more is given back than was charged");
-        *used = used.saturating_sub(before).saturating_add(now);
+        let used = self.used(class);
+        debug_assert!(used >= before, "{class:?}: more is given back than was charged");
+        self.set(class, used.saturating_sub(before).saturating_add(now));
     }
 
     /// Sets what a class uses in all.
     pub fn set(&mut self, class: Class, bytes: u64) {
-        self.used[class as usize] = bytes;
+        let before = std::mem::replace(&mut self.used[class as usize], bytes);
+        self.total = self.total - u128::from(before) + u128::from(bytes);
     }
 
     /// Looks at the account again. `Some` when the level has changed.
     pub fn poll(&mut self) -> Option<Pressure> {
-        // What is asked with each packet, nearly always with this answer, is asked without a division.
-        let is_low = self.used_bytes() < self.limit_bytes / 100 * Pressure::Slow.begins_percent();
+        let is_low = self.total < u128::from(self.slow_from);
         if self.pressure == Pressure::Calm && (is_low || self.limit_bytes == 0) {
             return None;
         }
@@ -163,7 +169,7 @@ impl Budget {
 
     /// What all use together.
     pub fn used_bytes(&self) -> u64 {
-        self.used.iter().fold(0, |sum, used| sum.saturating_add(*used))
+        u64::try_from(self.total).unwrap_or(u64::MAX)
     }
 
     /// The same in percent of the limit; more than 100 is possible.
