@@ -6,6 +6,7 @@
 //! ```
 
 mod actor;
+mod alarm;
 mod checks;
 mod handle;
 #[cfg_attr(not(target_os = "linux"), path = "no_send_ring.rs")]

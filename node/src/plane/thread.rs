@@ -25,6 +25,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
+use super::alarm::Alarm;
 use super::handle::{Command, PlaneHandle, PlanePorts};
 use super::tasks::{Driver, Next, Ready};
 use super::together::Together;
@@ -382,6 +383,7 @@ impl Plane {
     }
 
     async fn timers(self: Rc<Self>) {
+        let alarm = Alarm::new();
         loop {
             let due_ms = self.shard.borrow().next_tick_ms();
             let now_ms = now().mono_ms;
@@ -390,7 +392,7 @@ impl Plane {
             self.timer_due_ms.set(now_ms + wait_ms);
             tokio::select! {
                 biased;
-                () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {
+                () = alarm.after(Duration::from_millis(wait_ms)) => {
                     self.tick();
                     self.schedule_turn();
                 }
