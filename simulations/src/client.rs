@@ -1,6 +1,6 @@
 //! A device: an MQTT client that speaks real bytes, keeps its session as the standard demands, and forgets nothing.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -12,7 +12,8 @@ use outpost_mqtt::packet::{
 };
 
 use crate::clock::Micros;
-use crate::history::{Delivered, History};
+use crate::history::{Delivered, History, Sending};
+use crate::roaming::Roaming;
 
 /// Largest packet a simulated client takes.
 const PACKET_BYTES_MAX: u32 = 1 << 20;
@@ -24,7 +25,7 @@ const WINDOW_311: usize = 100;
 pub struct Profile {
     /// Index and MQTT client id.
     pub index: usize,
-    /// The node it connects to.
+    /// The node it connects to, or is connected to.
     pub node: usize,
     /// 3.1.1 or 5.
     pub version: Version,
@@ -55,7 +56,7 @@ pub enum Wish {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(crate) enum Stage {
     /// Sent or to be sent.
     Publish,
     /// PUBREC came.
@@ -63,9 +64,9 @@ enum Stage {
 }
 
 #[derive(Debug, Clone)]
-struct Outgoing {
+pub(crate) struct Outgoing {
     id: PacketId,
-    wish: Wish,
+    pub(crate) wish: Wish,
     stage: Stage,
     sent: bool,
 }
@@ -93,8 +94,11 @@ pub struct Client {
     confirmed: bool,
     link: Option<Link>,
     wishes: VecDeque<Wish>,
-    outgoing: VecDeque<Outgoing>,
-    received: BTreeSet<PacketId>,
+    pub(crate) outgoing: VecDeque<Outgoing>,
+    /// Packet ids with QoS 2 that are half over, and the messages' numbers.
+    pub(crate) received: BTreeMap<PacketId, Option<usize>>,
+    /// What it has lived through at several nodes.
+    pub roaming: Roaming,
     next_id: u16,
     will: Option<usize>,
     /// Pings sent and answered on this link.
@@ -113,7 +117,8 @@ impl Client {
             link: None,
             wishes: VecDeque::new(),
             outgoing: VecDeque::new(),
-            received: BTreeSet::new(),
+            received: BTreeMap::new(),
+            roaming: Roaming::default(),
             next_id: 0,
             will: None,
             pings: (0, 0),
@@ -130,9 +135,15 @@ impl Client {
         self.link.as_ref().is_some_and(|link| link.welcomed)
     }
 
+    /// Whether its last CONNECT was answered.
+    pub fn has_answer(&self) -> bool {
+        self.roaming.has_answer()
+    }
+
     /// Whether it has nothing under way.
     pub fn is_idle(&self) -> bool {
-        self.wishes.is_empty() && self.outgoing.is_empty() && self.received.is_empty()
+        let is_half_over = !self.received.is_empty() && self.roaming.blurs.is_empty();
+        self.wishes.is_empty() && self.outgoing.is_empty() && !is_half_over
     }
 
     /// What it waits for, for people.
@@ -151,6 +162,7 @@ impl Client {
     pub fn connect(&mut self, will: Option<usize>, at: Micros, history: &mut History) -> Vec<u8> {
         self.link_number += 1;
         let clean = self.start_clean || !self.profile.durable;
+        self.roaming.connecting(self.profile.node, at);
         if clean {
             self.forget_session(at, history);
         }
@@ -214,6 +226,11 @@ impl Client {
     /// Wants something.
     pub fn wish(&mut self, wish: Wish) {
         self.wishes.push_back(wish);
+    }
+
+    /// Wants something before all else.
+    pub(crate) fn wish_first(&mut self, wish: Wish) {
+        self.wishes.push_front(wish);
     }
 
     /// Bytes from the server. What the client answers.
@@ -339,7 +356,10 @@ impl Client {
         let publish = &mut history.publishes[number];
         publish.sent.get_or_insert(at);
         history.sendings += 1;
-        publish.sendings.push((history.sendings, at));
+        let sending = Sending { place: history.sendings, at, node: self.profile.node };
+        publish.sendings.push(sending);
+        let is_twice = dup && publish.qos == QoS::ExactlyOnce;
+        publish.is_doubled |= is_twice && self.roaming.is_blurred();
         self.encode(&Packet::Publish(Box::new(Publish {
             dup,
             qos: publish.qos,
@@ -386,10 +406,7 @@ impl Client {
             history.step(at, &[1], || format!("{} refused: {:?}", self.name(), connack.reason));
             return;
         }
-        if self.confirmed && !connack.session_present {
-            let text = format!("{}: its session is lost", self.name());
-            history.violation(at, text);
-        }
+        self.welcomed((connack.session_present, self.confirmed), at, history);
         if (self.start_clean || !self.profile.durable) && connack.session_present {
             let text = format!("{}: an old session where a new one was asked for", self.name());
             history.violation(at, text);
@@ -440,6 +457,7 @@ impl Client {
             let mut next = history.subscriptions[index].clone();
             (next.asked, next.granted, next.ended, next.end_confirmed) =
                 (Micros::MAX, None, None, None);
+            (next.homes, next.heard) = Default::default();
             history.subscriptions.push(next);
             self.wishes.push_front(Wish::Subscribe(history.subscriptions.len() - 1));
         }
@@ -452,10 +470,13 @@ impl Client {
         history: &mut History,
         out: &mut Vec<u8>,
     ) {
+        let number = number_in(&publish.payload).filter(|n| *n < history.publishes.len());
         let is_copy = match (publish.qos, publish.packet_id) {
             (QoS::ExactlyOnce, Some(id)) => {
                 out.extend(self.encode(&Packet::Pubrec(Ack::new(id, ReasonCode::Success))));
-                !self.received.insert(id)
+                let is_copy = self.received.contains_key(&id);
+                self.received.entry(id).or_insert(number);
+                is_copy
             }
             (QoS::AtLeastOnce, Some(id)) => {
                 out.extend(self.encode(&Packet::Puback(Ack::new(id, ReasonCode::Success))));
@@ -466,12 +487,18 @@ impl Client {
         if publish.topic.ends_with("/update/accepted") {
             history.shadow_accepted(&publish.payload);
         }
-        let Some(number) = number_in(&publish.payload).filter(|n| *n < history.publishes.len())
-        else {
+        let Some(number) = number else {
             return; // made by the shadow service, or clears a retained message
         };
         if is_copy {
-            if !publish.dup {
+            let is_another = publish
+                .packet_id
+                .and_then(|id| self.received.get(&id))
+                .is_some_and(|before| *before != Some(number));
+            if !self.roaming.blurs.is_empty() {
+                // To and fro between two sides, a packet id may mean two messages to it, and stay half over.
+                history.mistaken.extend(is_another.then_some((self.profile.index, number)));
+            } else if !publish.dup || is_another {
                 let text =
                     format!("{}: id {:?} reused before PUBREL", self.name(), publish.packet_id);
                 history.violation(at, text);
@@ -523,6 +550,8 @@ impl Client {
         match wish {
             Some(Wish::Subscribe(index)) => {
                 history.subscriptions[index].granted.get_or_insert(at);
+                history.subscriptions[index].homes.entry(self.profile.node).or_insert(at);
+                history.note_heard();
             }
             Some(Wish::Unsubscribe(index)) => {
                 history.subscriptions[index].end_confirmed.get_or_insert(at);

@@ -59,6 +59,8 @@ pub struct Faults {
     pub crash_at_ack: BTreeSet<usize>,
     /// Nodes whose disk is slow.
     pub slow_disks: BTreeSet<usize>,
+    /// Nodes whose disk is tight.
+    pub tight_disks: BTreeSet<usize>,
 }
 
 impl Faults {
@@ -78,6 +80,7 @@ impl Faults {
             ends,
             crash_at_ack: BTreeSet::new(),
             slow_disks: BTreeSet::new(),
+            tight_disks: BTreeSet::new(),
         }
     }
 
@@ -135,10 +138,15 @@ impl World {
                 self.block(&ways, lasts + SECOND);
             }
             Kind::ClientCut => self.cut_client(client),
-            Kind::ClientLeaves => self.client_leaves(client),
+            Kind::ClientLeaves => {
+                let delay = self.faults.dice.range(10 * MS, 3 * SECOND);
+                self.client_leaves(client, delay);
+            }
             Kind::ClientStartsClean => {
                 self.history.fault(at, "clean start", || format!("client-{client}"));
                 // In 3.1.1 a clean session would also end with this connection.
+                // Apart, nobody at the other nodes can know of it.
+                self.clients[client].roaming.roams = false;
                 self.clients[client].start_clean =
                     self.clients[client].profile.version == Version::V5;
                 self.cut_client(client);
@@ -151,6 +159,7 @@ impl World {
             Kind::TightDisk => {
                 self.history.fault(at, "tight disk", || format!("{node} for {lasts} us"));
                 self.nodes[node].disk.be_tight(true);
+                self.faults.tight_disks.insert(node);
                 self.clock.after(lasts, Happening::Undo(Undo::TightDisk, node));
             }
             Kind::SlowClient => {
@@ -171,11 +180,13 @@ impl World {
     pub(crate) fn undo(&mut self, what: Undo, index: usize) {
         match what {
             Undo::SlowDisk => drop(self.faults.slow_disks.remove(&index)),
-            Undo::TightDisk => self.nodes[index].disk.be_tight(false),
+            Undo::TightDisk => {
+                self.faults.tight_disks.remove(&index);
+                self.nodes[index].disk.be_tight(false);
+            }
             Undo::SlowClient => {
-                let home = self.clients[index].profile.node;
-                self.nodes[home].set_slow(index, false);
-                self.plan_turn(home);
+                self.nodes.iter_mut().for_each(|node| node.set_slow(index, false));
+                (0..NODES).for_each(|node| self.plan_turn(node));
             }
         }
     }
@@ -186,6 +197,7 @@ impl World {
         self.history.step(at, &[30], || "---- everything is healed".to_owned());
         self.faults.crash_at_ack.clear();
         self.faults.slow_disks.clear();
+        self.faults.tight_disks.clear();
         for node in 0..NODES {
             self.nodes[node].disk.be_tight(false);
             for other in 0..NODES {
@@ -232,7 +244,8 @@ impl World {
         let bytes_are_lost = self.faults.dice.permille(500);
         for client in 0..self.clients.len() {
             let link = (client, self.clients[client].link_number);
-            if self.clients[client].profile.node == node && self.clients[client].is_connected() {
+            let is_here = self.wires.get(&link).is_some_and(|wire| wire.node == node);
+            if is_here && self.clients[client].is_connected() {
                 let after_bytes = self.wires.get(&link).map_or(at, |wire| wire.to_client);
                 let delay = self.faults.dice.range(0, 500 * MS);
                 let due = if bytes_are_lost { at } else { after_bytes } + delay;
@@ -247,7 +260,7 @@ impl World {
     }
 
     /// A client's connection breaks; the node hears of it now, later, or never.
-    fn cut_client(&mut self, client: usize) {
+    pub(crate) fn cut_client(&mut self, client: usize) {
         if !self.clients[client].is_connected() {
             return;
         }
@@ -265,7 +278,7 @@ impl World {
         self.lost_at_client(link);
     }
 
-    fn client_leaves(&mut self, client: usize) {
+    pub(crate) fn client_leaves(&mut self, client: usize, delay: Micros) {
         if !self.clients[client].is_welcomed() {
             return;
         }
@@ -276,7 +289,6 @@ impl World {
         self.send_to_node(link, bytes, will);
         let due = self.wires.get(&link).map_or(at, |wire| wire.to_node);
         self.clock.at(due, Happening::LostAtNode(link, true));
-        let delay = self.faults.dice.range(10 * MS, 3 * SECOND);
         self.plan_connect(client, delay);
     }
 }

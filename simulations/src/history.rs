@@ -1,19 +1,18 @@
 //! What happened in a run, as the checkers see it, and its hash: equal for equal seeds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use outpost_model::QoS;
 
 use crate::clock::Micros;
+use crate::world::NODES;
 
 /// A published message; its index in [`History::publishes`] is its number and stands in its payload.
 #[derive(Debug, Clone)]
 pub struct Published {
     /// Who published it.
     pub client: usize,
-    /// Where that client was connected.
-    pub node: usize,
     /// Topic.
     pub topic: String,
     /// As published.
@@ -26,14 +25,43 @@ pub struct Published {
     pub acked: Option<Micros>,
     /// Refused with a reason, or given up with its session: nobody knows whether it was accepted.
     pub uncertain: bool,
-    /// Each PUBLISH with it, the first and those again: its place among all of the run, and when.
-    pub sendings: Vec<(u64, Micros)>,
+    /// Each PUBLISH with it, the first and those again.
+    pub sendings: Vec<Sending>,
+    /// With QoS 2, and its publisher may have been at two nodes at once when it was under way: both may have taken it.
+    pub is_doubled: bool,
     /// A will: the server publishes it.
     pub is_will: bool,
     /// It clears a retained message.
     pub clears: bool,
     /// Published after everything was healed.
     pub probe: bool,
+}
+
+/// A PUBLISH that a client sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Sending {
+    /// Its place among all of the run.
+    pub place: u64,
+    /// When.
+    pub at: Micros,
+    /// To which node.
+    pub node: usize,
+}
+
+impl Published {
+    /// The node it was sent to, when it was one only.
+    pub fn only_node(&self) -> Option<usize> {
+        let first = self.sendings.first()?.node;
+        self.sendings.iter().all(|sending| sending.node == first).then_some(first)
+    }
+
+    /// Whether each node that may be the one that took it had heard of a subscription before.
+    pub fn is_after_news_of(&self, subscription: &Subscribed) -> bool {
+        let acked = self.acked.unwrap_or(Micros::MAX);
+        self.sendings.iter().filter(|sending| sending.at <= acked).all(|sending| {
+            subscription.heard.get(&sending.node).is_some_and(|since| *since < sending.at)
+        })
+    }
 }
 
 /// A message a client handed to its application.
@@ -76,6 +104,10 @@ pub struct Subscribed {
     pub ended: Option<Micros>,
     /// UNSUBACK arrived, or the new session is confirmed.
     pub end_confirmed: Option<Micros>,
+    /// Nodes that granted it, and when.
+    pub homes: BTreeMap<usize, Micros>,
+    /// Since when each node has durably known of it. It is not forgotten when the session moves.
+    pub heard: BTreeMap<usize, Micros>,
 }
 
 /// An update of a shadow that was accepted.
@@ -106,6 +138,10 @@ pub struct History {
     pub shadow_writes: BTreeMap<usize, ShadowWrite>,
     /// Since when a node durably knows that another wants a filter durably: (knower, wanter, filter).
     pub interest: BTreeMap<(usize, usize, String), Micros>,
+    /// When last something was broken or slow.
+    pub calm_since: Micros,
+    /// Messages that clients took for copies of others: (client, number). See [`crate::roaming`].
+    pub mistaken: BTreeSet<(usize, usize)>,
     /// What went wrong while it ran.
     pub violations: Vec<String>,
     /// Frames, bytes and faults so far.
@@ -152,6 +188,30 @@ impl History {
             self.mix(u64::from_le_bytes(word));
         }
         self.mix(bytes.len() as u64);
+    }
+
+    /// Notes which nodes know of the subscriptions of sessions that are kept.
+    pub fn note_heard(&mut self) {
+        let interest = &self.interest;
+        for subscription in self.subscriptions.iter_mut().filter(|s| s.durable) {
+            if subscription.granted.is_none() || subscription.ended.is_some() {
+                continue;
+            }
+            for knower in 0..NODES {
+                if subscription.heard.contains_key(&knower) {
+                    continue;
+                }
+                let mut homes = subscription.homes.iter();
+                let since = homes.find_map(|(home, granted)| {
+                    let key = (knower, *home, subscription.filter.clone());
+                    let told = || interest.get(&key).map(|since| *since.max(granted));
+                    if *home == knower { Some(*granted) } else { told() }
+                });
+                if let Some(since) = since {
+                    subscription.heard.insert(knower, since);
+                }
+            }
+        }
     }
 
     /// A client read that an update of a shadow was accepted: it is never taken back.

@@ -19,6 +19,7 @@ pub mod history;
 pub mod links;
 pub mod network;
 pub mod node;
+pub mod roaming;
 pub mod workload;
 pub mod world;
 

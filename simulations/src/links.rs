@@ -218,6 +218,7 @@ impl World {
             self.interest_pending.remove(&key);
             self.history.interest.insert(key, at);
         }
+        self.history.note_heard();
     }
 
     // ---- clients -----------------------------------------------------------------------------------------------
@@ -241,10 +242,13 @@ impl World {
         let will = self.new_will(client);
         let at = self.clock.now();
         let bytes = self.clients[client].connect(will, at, &mut self.history);
+        if self.clients[client].roaming.roams {
+            self.note_sides(client);
+        }
         let link = (client, self.clients[client].link_number);
         self.history.step(at, &[20, client as u64, link.1], || format!("client-{client} connects"));
         let due = at + self.net_dice.range(100, 3 * MS);
-        self.wires.insert(link, Wire { to_node: due, to_client: due, ..Wire::default() });
+        self.wires.insert(link, Wire { node, to_node: due, to_client: due, ..Wire::default() });
         self.clock.at(due, Happening::Accept(link));
         self.send_to_node(link, bytes, None);
         let keep_alive_s = u64::from(self.clients[client].profile.keep_alive_s);
@@ -254,10 +258,8 @@ impl World {
     }
 
     pub(crate) fn accept(&mut self, link: Link) {
-        let node = self.clients[link.0].profile.node;
-        if self.wires.get(&link).is_none_or(|wire| wire.cut_to_node) {
-            return;
-        }
+        let Some(wire) = self.wires.get(&link).filter(|wire| !wire.cut_to_node) else { return };
+        let node = wire.node;
         if !self.nodes[node].is_up() {
             return self.lost_at_client(link);
         }
@@ -278,8 +280,9 @@ impl World {
     }
 
     pub(crate) fn arrive_at_node(&mut self, link: Link, bytes: &[u8], calls_off: Option<usize>) {
-        let node = self.clients[link.0].profile.node;
-        if self.wires.get(&link).is_none_or(|wire| wire.cut_to_node) || !self.nodes[node].is_up() {
+        let Some(wire) = self.wires.get(&link).filter(|wire| !wire.cut_to_node) else { return };
+        let node = wire.node;
+        if !self.nodes[node].is_up() {
             return;
         }
         let at = self.clock.now();
@@ -316,6 +319,9 @@ impl World {
             format!("client-{client} <- {}", text_of(bytes))
         });
         self.history.bytes(bytes);
+        if self.clients[client].roaming.roams && !self.clients[client].has_answer() {
+            self.note_sides(client);
+        }
         let answer = self.clients[client].receive(bytes, at, &mut self.history);
         self.send_to_node(link, answer, None);
         self.let_send(client);
@@ -330,8 +336,7 @@ impl World {
     }
 
     pub(crate) fn lost_at_node(&mut self, link: Link, in_order: bool) {
-        let node = self.clients[link.0].profile.node;
-        self.wires.remove(&link);
+        let Some(Wire { node, .. }) = self.wires.remove(&link) else { return };
         let now = self.now_at(node);
         self.nodes[node].lost(link, in_order, now);
         self.plan_turn(node);
@@ -347,6 +352,7 @@ impl World {
             format!("client-{client} lost its connection")
         });
         self.clients[client].disconnected();
+        self.look_elsewhere(client);
         let most = if self.stage == Stage::Break { 3 * SECOND } else { 300 * MS };
         let delay = self.net_dice.range(10 * MS, most);
         self.plan_connect(client, delay);

@@ -82,6 +82,11 @@ impl Network {
         }
     }
 
+    /// Whether a direction is blocked now.
+    pub fn is_blocked(&self, at: Micros) -> bool {
+        self.directions.iter().any(|direction| direction.blocked_until > at)
+    }
+
     /// Nothing is on its way.
     pub fn is_quiet(&self) -> bool {
         self.directions.iter().all(|d| d.lanes.iter().all(|lane| lane.frames.is_empty()))

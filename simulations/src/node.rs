@@ -288,6 +288,11 @@ impl Node {
         self.process.as_ref().map(|process| process.shard.stats())
     }
 
+    /// Whether it has something of a client's session.
+    pub fn has_session(&self, client_id: &str) -> bool {
+        self.process.as_ref().is_some_and(|process| process.shard.queue(client_id).is_some())
+    }
+
     /// The hub.
     pub fn hub(&self) -> Option<&Hub> {
         self.process.as_ref().map(|process| &process.hub)

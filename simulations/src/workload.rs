@@ -1,5 +1,7 @@
 //! What devices and applications do: subscribe, publish numbered messages, set and clear retained ones, write shadows.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use outpost_model::topic::pattern_matches;
 use outpost_model::{QoS, TopicFilter};
@@ -162,7 +164,6 @@ impl World {
     fn new_message(&mut self, client: usize, topic: &str, qos: QoS, retain: bool) -> usize {
         self.history.publishes.push(Published {
             client,
-            node: self.clients[client].profile.node,
             topic: topic.to_owned(),
             qos,
             retain,
@@ -170,9 +171,10 @@ impl World {
             acked: None,
             uncertain: false,
             sendings: Vec::new(),
+            is_doubled: false,
             is_will: false,
             clears: false,
-            probe: self.stage > Stage::Break,
+            probe: self.stage >= Stage::Probe,
         });
         self.history.publishes.len() - 1
     }
@@ -186,11 +188,18 @@ impl World {
         let dice = &mut self.workload.dice;
         let count = dice.range(1, self.workload.burst_max + 1);
         let topic = TOPICS[dice.index(TOPICS.len())];
-        // One QoS for each topic of a client: the order of different ones is nobody's promise.
-        let qos = QoS::from_bits(((client + topic.len()) % 3) as u8).unwrap_or_default();
+        let qos = qos_of(client, topic);
         for _ in 0..count {
             self.wish_publish(client, topic, qos);
         }
+    }
+
+    /// While others roam.
+    pub(crate) fn wish_calm_bursts(&mut self, client: usize) {
+        for topic in TOPICS {
+            (0..3).for_each(|_| self.wish_publish(client, topic, qos_of(client, topic)));
+        }
+        self.let_send(client);
     }
 
     fn wish_retained(&mut self, client: usize) {
@@ -253,6 +262,8 @@ impl World {
             granted: None,
             ended: None,
             end_confirmed: None,
+            homes: BTreeMap::new(),
+            heard: BTreeMap::new(),
         });
         self.clients[client].wish(Wish::Subscribe(self.history.subscriptions.len() - 1));
     }
@@ -264,6 +275,11 @@ impl World {
         self.history.subscriptions[index].ended = Some(self.clock.now());
         self.clients[client].wish(Wish::Unsubscribe(index));
     }
+}
+
+/// One for each topic of a client: the order of different ones is nobody's promise.
+fn qos_of(client: usize, topic: &str) -> QoS {
+    QoS::from_bits(((client + topic.len()) % 3) as u8).unwrap_or_default()
 }
 
 /// Whether a shared filter is one of this group's.

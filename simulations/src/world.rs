@@ -12,6 +12,7 @@ use crate::faults::Faults;
 use crate::history::History;
 use crate::network::Network;
 use crate::node::{Link, Node, Wanted};
+use crate::roaming::Roams;
 use crate::workload::Workload;
 use crate::{Mutant, Options, checkers};
 
@@ -65,6 +66,8 @@ pub enum Happening {
     Work,
     /// A fault strikes.
     Fault,
+    /// A client turns up at another node.
+    Roam,
     /// A fault ends: a name for what to undo, and where.
     Undo(Undo, usize),
     /// Look whether everything is at rest.
@@ -85,6 +88,8 @@ pub enum Undo {
 /// The way between a client and its node.
 #[derive(Debug, Default)]
 pub struct Wire {
+    /// The node.
+    pub node: usize,
     /// When the last bytes arrive at the node.
     pub to_node: Micros,
     /// When the last bytes arrive at the client.
@@ -111,6 +116,8 @@ pub enum Stage {
     Break,
     /// Everything is healed, work comes to its end.
     Heal,
+    /// Clients that roam do so once more, with nothing in their way.
+    Roam,
     /// Each client publishes once more, to see that everybody is heard.
     Probe,
     /// Everything is checked.
@@ -132,6 +139,7 @@ pub struct World {
     pub(crate) history: History,
     pub(crate) workload: Workload,
     pub(crate) faults: Faults,
+    pub(crate) roams: Roams,
     pub(crate) net_dice: Dice,
     pub(crate) disk_dice: Dice,
     pub(crate) stage: Stage,
@@ -163,6 +171,7 @@ impl World {
             history,
             workload: Workload::new(seed),
             faults: Faults::new(seed),
+            roams: Roams::new(seed),
             net_dice: Dice::new(seed, 1),
             disk_dice: Dice::new(seed, 2),
             stage: Stage::Break,
@@ -180,6 +189,7 @@ impl World {
     fn prepare(&mut self) {
         self.faults.draw_clocks(&mut self.nodes);
         self.prepare_clients();
+        self.prepare_roaming();
         for node in 0..NODES {
             self.start(node);
             self.clock.after(TICK + node as u64, Happening::Tick(node));
@@ -226,6 +236,7 @@ impl World {
             Happening::Ping(link) => self.ping(link),
             Happening::Work => self.work(),
             Happening::Fault => self.fault(),
+            Happening::Roam => self.roam(),
             Happening::Undo(what, index) => self.undo(what, index),
             Happening::Look => self.look(),
         }
@@ -251,6 +262,10 @@ impl World {
         self.nodes[node].tick(now);
         self.plan_turn(node);
         self.clock.after(TICK, Happening::Tick(node));
+        if node == 0 {
+            self.note_calm();
+            self.note_moves();
+        }
     }
 
     /// What was handed in is handled to the end a little later, as the thread would.
@@ -377,7 +392,10 @@ impl World {
     }
 
     fn next_stage(&mut self) {
-        if self.stage == Stage::Heal {
+        if self.stage == Stage::Heal && self.has_roamers() {
+            self.roam_calmly();
+            self.enter(Stage::Roam);
+        } else if self.stage < Stage::Probe {
             self.probe();
             self.enter(Stage::Probe);
         } else {
@@ -401,6 +419,7 @@ impl World {
             && self.nodes.iter().all(|node| {
                 node.stats().is_some_and(|stats| stats.outbox == 0 && stats.queued == 0)
             })
+            && self.are_all_home()
     }
 
     fn unrest(&self) -> String {
@@ -412,6 +431,9 @@ impl World {
         }
         for node in &self.nodes {
             let stats = node.stats().unwrap_or_default();
+            if stats.sessions_moving > 0 {
+                why.push(format!("node {}: {} sessions move", node.index, stats.sessions_moving));
+            }
             if stats.outbox + stats.queued as usize > 0 || !node.is_quiet() {
                 why.push(format!(
                     "node {}: up {}, quiet {}, outbox {}, queued {}",

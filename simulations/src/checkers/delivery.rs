@@ -16,14 +16,17 @@ pub fn check(world: &World) -> Vec<String> {
     let mut found = Vec::new();
     for (number, publish) in history.publishes.iter().enumerate() {
         for subscription in &history.subscriptions {
-            if is_due(world, publish, subscription) && !got.contains(&(subscription.client, number))
+            let key = (subscription.client, number);
+            if is_due(publish, subscription)
+                && !got.contains(&key)
+                && !history.mistaken.contains(&key)
             {
                 found.push(format!(
                     "LOST m{number} on {} (QoS {}, sent by client-{} at node {}, acked {:?}) for client-{} at node {} with {:?}",
                     publish.topic,
                     publish.qos as u8,
                     publish.client,
-                    publish.node,
+                    publish.sendings.first().map_or(0, |sending| sending.node),
                     publish.acked,
                     subscription.client,
                     world.clients[subscription.client].profile.node,
@@ -36,7 +39,7 @@ pub fn check(world: &World) -> Vec<String> {
 }
 
 /// Whether this subscriber must have got this message.
-fn is_due(world: &World, publish: &Published, subscription: &Subscribed) -> bool {
+fn is_due(publish: &Published, subscription: &Subscribed) -> bool {
     let (Some(sent), Some(_), Some(granted)) = (publish.sent, publish.acked, subscription.granted)
     else {
         return false;
@@ -57,7 +60,5 @@ fn is_due(world: &World, publish: &Published, subscription: &Subscribed) -> bool
     if !subscription.durable || subscription.qos == QoS::AtMostOnce {
         return false;
     }
-    let home = world.clients[subscription.client].profile.node;
-    let key = (publish.node, home, subscription.filter.clone());
-    home == publish.node || world.history.interest.get(&key).is_some_and(|since| *since < sent)
+    publish.is_after_news_of(subscription)
 }

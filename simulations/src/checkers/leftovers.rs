@@ -17,15 +17,25 @@ pub fn check(world: &World) -> Vec<String> {
         }
         let rows = node.disk.rows();
         for space in [Space::Messages, Space::Queues, Space::Outbox] {
-            let count = rows.keys().filter(|(its, _)| *its == space).count();
-            if count > 0 {
+            let mut left =
+                rows.keys().filter(|(its, key)| *its == space && !is_given_up(world, space, key));
+            if let Some((_, first)) = left.next() {
+                let count = left.count() + 1;
                 found.push(format!(
-                    "LEFT on the disk of node {}: {count} rows of {}",
+                    "LEFT on the disk of node {}: {count} rows of {}, the first {}",
                     node.index,
-                    space.name()
+                    space.name(),
+                    first.escape_ascii()
                 ));
             }
         }
     }
     found
+}
+
+/// The packet id of a QoS 2 publish that its client has given up: it was told that it has no session. It ends with the
+/// session.
+fn is_given_up(world: &World, space: Space, key: &[u8]) -> bool {
+    let is_received_id = space == Space::Queues && key.get(8) == Some(&1);
+    is_received_id && world.clients.iter().any(|client| !client.roaming.blurs.is_empty())
 }

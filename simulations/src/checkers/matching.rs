@@ -16,7 +16,7 @@ pub fn check(world: &World) -> Vec<String> {
         let is_good = |s: &&Subscribed| {
             s.client == delivery.client
                 && s.asked <= delivery.at
-                && s.end_confirmed.is_none_or(|end| sent <= end)
+                && (s.end_confirmed.is_none_or(|end| sent <= end) || is_split(world, s, delivery))
                 && pattern_matches(TopicFilter::pattern_of(&s.filter), &delivery.topic)
         };
         let most = history.subscriptions.iter().filter(is_good).map(|s| s.qos).max();
@@ -27,6 +27,12 @@ pub fn check(world: &World) -> Vec<String> {
         }
     }
     found
+}
+
+/// Whether the receiver may have been at two nodes at once: what it ended at one may have gone on at the other.
+fn is_split(world: &World, subscription: &Subscribed, delivery: &Delivered) -> bool {
+    let mut blurs = world.clients[delivery.client].roaming.blurs.iter();
+    blurs.any(|blur| blur.touches(subscription.asked, delivery.at))
 }
 
 fn text(delivery: &Delivered, topic: &str) -> String {

@@ -6,6 +6,7 @@ mod ledger;
 mod leftovers;
 mod matching;
 mod order;
+mod residence;
 mod retained;
 mod shadows;
 mod shares;
@@ -17,7 +18,7 @@ const TOLD_MAX: usize = 3;
 
 /// Checks everything.
 pub fn check(world: &mut World) {
-    let checkers: [fn(&World) -> Vec<String>; 9] = [
+    let checkers: [fn(&World) -> Vec<String>; 10] = [
         delivery::check,
         exactly_once::check,
         order::check,
@@ -25,6 +26,7 @@ pub fn check(world: &mut World) {
         retained::check,
         shadows::check,
         shares::check,
+        residence::check,
         leftovers::check,
         ledger::check,
     ];

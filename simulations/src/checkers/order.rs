@@ -8,8 +8,8 @@ use outpost_model::topic::pattern_matches;
 use crate::history::Delivered;
 use crate::world::World;
 
-/// Receiver and its session, publisher, topic, QoS as published.
-type Flow<'a> = (usize, u32, usize, &'a str, QoS);
+/// Receiver and its session, publisher and its node, topic, QoS as published.
+type Flow<'a> = (usize, u32, (usize, usize), &'a str, QoS);
 
 /// D4 (MQTT 5, §4.6), for QoS 1 and 2: first copies come in the order in which their publisher sent them. A message it sent
 /// more than once may be the one of any sending: the first was refused, or lost in a crash before it was acknowledged, and
@@ -23,8 +23,12 @@ pub fn check(world: &World) -> Vec<String> {
         if publish.is_will || publish.qos == QoS::AtMostOnce || !was_there(world, delivery) {
             continue;
         }
-        let flow =
-            (delivery.client, delivery.session, publish.client, &*publish.topic, publish.qos);
+        // A publisher that went on at another node has two ways to its receivers.
+        let Some(node) = publish.only_node().filter(|_| !is_on_its_way(world, delivery)) else {
+            continue;
+        };
+        let from = (publish.client, node);
+        let flow = (delivery.client, delivery.session, from, &*publish.topic, publish.qos);
         let (seen, newest) = flows.entry(flow).or_default();
         // A copy may come late. One with QoS 0 may be missing, but it was a first one all the same; it does not queue, so
         // after a change of subscription it may pass what was granted with a higher QoS before.
@@ -32,10 +36,9 @@ pub fn check(world: &World) -> Vec<String> {
         if !is_first || delivery.qos == QoS::AtMostOnce {
             continue;
         }
-        let sending =
-            publish.sendings.iter().find(|(place, at)| place > newest && *at <= delivery.at);
+        let sending = publish.sendings.iter().find(|s| s.place > *newest && s.at <= delivery.at);
         match sending {
-            Some((place, _)) => *newest = *place,
+            Some(sending) => *newest = sending.place,
             None => found.push(format!(
                 "ORDER client-{} got m{} after a later one on {} (QoS {})",
                 delivery.client, delivery.number, publish.topic, publish.qos as u8
@@ -54,5 +57,18 @@ fn was_there(world: &World, delivery: &Delivered) -> bool {
             && subscription.granted.is_some_and(|granted| granted < sent)
             && subscription.ended.is_none_or(|ended| ended > delivery.at)
             && pattern_matches(&subscription.filter, &delivery.topic)
+    })
+}
+
+/// Whether it was published while its receiver's session was on its way: it may come before what was published earlier. What
+/// was queued then may come in another order when the client went on before it had all.
+fn is_on_its_way(world: &World, delivery: &Delivered) -> bool {
+    let publish = &world.history.publishes[delivery.number];
+    let sent = publish.sent.unwrap_or_default();
+    // Its node took it somewhere in between.
+    let taken = publish.acked.unwrap_or(delivery.at);
+    world.clients[delivery.client].roaming.moves.iter().any(|span| {
+        let until = if span.went_on { delivery.at } else { taken };
+        span.touches(sent, until)
     })
 }

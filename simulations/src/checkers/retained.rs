@@ -68,7 +68,7 @@ fn replaced(world: &World, slots: &Slots) -> Vec<String> {
         };
         // Whoever cleared it afterwards, acknowledged or not.
         let is_removal = |other: &Published| {
-            let before = other.node == publish.node && other.acked.is_some_and(|at| at < sent);
+            let before = is_of_one_node(other, publish) && other.acked.is_some_and(|at| at < sent);
             other.clears && other.topic == publish.topic && other.sent.is_some() && !before
         };
         let Some((_, _, kept)) = slots.get(&publish.topic) else {
@@ -83,7 +83,7 @@ fn replaced(world: &World, slots: &Slots) -> Vec<String> {
         };
         let winner = number_in(kept).and_then(|number| history.publishes.get(number));
         if let Some(winner) = winner
-            && winner.node == publish.node
+            && is_of_one_node(winner, publish)
             && winner.acked.is_some_and(|acked| acked < sent)
         {
             found.push(format!(
@@ -93,4 +93,9 @@ fn replaced(world: &World, slots: &Slots) -> Vec<String> {
         }
     }
     found
+}
+
+/// Whether both were taken by the same node: those of different ones are ordered by clocks.
+fn is_of_one_node(one: &Published, other: &Published) -> bool {
+    one.only_node().is_some_and(|node| other.only_node() == Some(node))
 }
