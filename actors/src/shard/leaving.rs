@@ -8,6 +8,7 @@ use outpost_model::NodeId;
 use outpost_mqtt::session::Session;
 use outpost_store::Space;
 
+use super::channel::Recipient;
 use super::moving::{Arrived, Asked, Leaving, MOVED_AT_ONCE, Move};
 use super::sessions::{Unread, place_of};
 use super::slot::Moment;
@@ -28,6 +29,15 @@ impl Shard {
     pub(super) fn is_way_full(&self, session: u32) -> bool {
         match self.moves.all.get(&session) {
             Some(Move::Leaving(Leaving { to, told: true, .. })) => self.is_peer_full(*to, true),
+            _ => false,
+        }
+    }
+
+    /// The same for what a peer sends for one of these: it goes on as [`Shard::is_passing_full`] tells.
+    pub(super) fn may_pass_on(&self, recipient: &Recipient) -> bool {
+        let Recipient::Session { session, .. } = recipient else { return false };
+        match self.moves.all.get(session) {
+            Some(Move::Leaving(Leaving { to, told: true, .. })) => self.has_passing_room(*to),
             _ => false,
         }
     }

@@ -484,7 +484,7 @@ impl Shard {
             return !self.water.all.is_full(); // two full queues become one that is longer
         }
         let (_, recipients, away) = self.receivers_of_event(message, event.shares.as_deref());
-        !recipients.iter().any(|r| self.is_full(r))
+        !recipients.iter().any(|r| self.is_full(r) && !self.may_pass_on(r))
             && !away.iter().any(|share| self.is_passing_full(share, message))
     }
 

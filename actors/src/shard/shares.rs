@@ -145,15 +145,20 @@ impl Shard {
     /// full outboxes each waits for the next one; what goes on leaves one as it enters another, so with this not all of them
     /// can be full.
     pub(super) fn is_passing_full(&self, shared: &Shared, message: &Message) -> bool {
-        let messages_max = self.config.outbox_messages_max.saturating_add(PASSING_MAX);
-        let bytes_max = self.config.outbox_bytes_max.saturating_add(PEER_WINDOW_BYTES as u64);
-        let has_room =
-            |peer: &Peer| peer.quota.messages() < messages_max && peer.quota.bytes() < bytes_max;
         self.is_shared_full(shared)
             && match self.choose(shared, message.qos, message.id.seq) {
-                Some(Place::Peer(peer)) => !self.peers.get(&peer).is_some_and(has_room),
+                Some(Place::Peer(peer)) => !self.has_passing_room(peer),
                 _ => true,
             }
+    }
+
+    /// Whether a peer may be owed one more that goes on to it.
+    pub(super) fn has_passing_room(&self, peer: NodeId) -> bool {
+        let messages_max = self.config.outbox_messages_max.saturating_add(PASSING_MAX);
+        let bytes_max = self.config.outbox_bytes_max.saturating_add(PEER_WINDOW_BYTES as u64);
+        self.peers
+            .get(&peer)
+            .is_some_and(|p| p.quota.messages() < messages_max && p.quota.bytes() < bytes_max)
     }
 
     /// The best places there are, in order of the nodes.
