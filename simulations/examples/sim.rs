@@ -16,6 +16,9 @@ struct Arguments {
     /// Run this one only.
     #[arg(long, value_name = "SEED")]
     replay: Option<u64>,
+    /// Let clients come back at other nodes.
+    #[arg(long)]
+    roam: bool,
     /// Print everything that happens.
     #[arg(long)]
     trace: bool,
@@ -38,7 +41,7 @@ fn main() -> ExitCode {
         }
         return ExitCode::from(2);
     };
-    let options = Options { trace: arguments.trace, mutant };
+    let options = Options { trace: arguments.trace, roam: arguments.roam, mutant };
     let (from, to) = match arguments.replay {
         Some(seed) => (seed, seed + 1),
         None => arguments.seeds,
@@ -116,7 +119,8 @@ fn run_one(seed: u64, options: Options, arguments: &Arguments) -> Result<u64, ()
 fn command(seed: u64, arguments: &Arguments) -> String {
     let mutant =
         arguments.mutant.as_ref().map_or_else(String::new, |name| format!(" --mutant {name}"));
-    format!("cargo sim --replay {seed} --trace{mutant}")
+    let roam = if arguments.roam { " --roam" } else { "" };
+    format!("cargo sim --replay {seed} --trace{roam}{mutant}")
 }
 
 fn mutant_of(name: Option<&str>) -> Result<Option<Mutant>, ()> {

@@ -85,6 +85,8 @@ impl Mutant {
 pub struct Options {
     /// Print each step.
     pub trace: bool,
+    /// Let clients come back at other nodes; without it a seed is the run that it was before they did.
+    pub roam: bool,
     /// Plant a bug.
     pub mutant: Option<Mutant>,
 }

@@ -153,7 +153,7 @@ impl Client {
 #[derive(Debug)]
 pub struct Roams {
     dice: Dice,
-    /// Of a thousand clients whose sessions are kept; 0 in some runs.
+    /// Of a thousand clients whose sessions are kept.
     roamers: u64,
     pause: Micros,
     /// Of a thousand moves those that do not wait until the node before has answered.
@@ -162,9 +162,9 @@ pub struct Roams {
 
 impl Roams {
     /// Draws it.
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, roam: bool) -> Self {
         let mut dice = Dice::new(seed, 5);
-        let roamers = if dice.permille(600) { dice.range(200, 1_000) } else { 0 };
+        let roamers = if roam { dice.range(200, 1_000) } else { 0 };
         let pause = dice.range(50, 2_000) * MS;
         let impatient = if dice.permille(300) { 300 } else { 0 };
         Self { dice, roamers, pause, impatient }

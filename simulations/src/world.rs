@@ -171,7 +171,7 @@ impl World {
             history,
             workload: Workload::new(seed),
             faults: Faults::new(seed),
-            roams: Roams::new(seed),
+            roams: Roams::new(seed, options.roam),
             net_dice: Dice::new(seed, 1),
             disk_dice: Dice::new(seed, 2),
             stage: Stage::Break,

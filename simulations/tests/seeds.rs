@@ -6,17 +6,20 @@ use outpost_simulations::{Mutant, Options, Outcome, run};
 
 /// Seeds run in each test; `cargo sim` runs as many as one likes.
 const FRESH: u64 = 250;
+/// Of runs in which clients roam.
+const ROAMING: u64 = 25;
 /// Seeds run twice.
 const TWICE: u64 = 50;
 /// A planted bug must show within so many seeds.
 const MUTANT_SEEDS: u64 = 1_000;
 
-fn failures(seeds: impl IntoIterator<Item = u64>) -> String {
+fn failures(seeds: impl IntoIterator<Item = u64>, options: Options) -> String {
     let mut text = String::new();
+    let roam = if options.roam { " --roam" } else { "" };
     for seed in seeds {
-        let Outcome { violations, .. } = run(seed, Options::default());
+        let Outcome { violations, .. } = run(seed, options);
         if let Some(first) = violations.first() {
-            let _ = writeln!(text, "cargo sim --replay {seed} --trace   # {first}");
+            let _ = writeln!(text, "cargo sim --replay {seed} --trace{roam}   # {first}");
         }
     }
     text
@@ -28,12 +31,18 @@ fn regressions_stay_mended() {
     let seeds = seeds
         .filter_map(|line| line.split_whitespace().next())
         .map(|seed| seed.parse().expect("a number"));
-    assert_eq!(failures(seeds), "");
+    assert_eq!(failures(seeds, Options::default()), "");
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_whatever_breaks() {
-    assert_eq!(failures(0..FRESH), "");
+    assert_eq!(failures(0..FRESH, Options::default()), "");
+}
+
+#[test]
+fn clients_find_what_they_had_wherever_they_come_back() {
+    let options = Options { roam: true, ..Options::default() };
+    assert_eq!(failures(0..ROAMING, options), "");
 }
 
 #[test]

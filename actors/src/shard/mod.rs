@@ -102,6 +102,7 @@ pub use queue::{DRAIN_AT_ONCE_MAX, Drained, QUEUE_PAGE_MAX, QueueInfo, QueuePage
 pub use redirect::{MOVED_AT_ONCE_MAX, REFERENCE_BYTES_MAX, Redirect, RedirectInfo};
 pub use retained_list::{RETAINED_PAGE_MAX, RetainedInfo, RetainedPage};
 pub use route::LocalPublish;
+pub use shares::PASSING_MAX;
 pub use state::STATE_BYTES_MAX;
 pub use trace::{TRACE_MS_MAX, TRACES_MAX, TraceInfo, TraceRecord, TraceTarget};
 pub use traffic::{ListenerStats, Messages, Totals};
