@@ -279,7 +279,7 @@ section! {
         /// with one wake-up and one write a client. A rest is taken only when it promises four packets, is no longer than eight
         /// take, and not taken when clients wait for their answers. Shorter, or 0, serves each packet sooner and spends more
         /// CPU on each; longer keeps messages waiting for as long.
-        pub gather_us_max: u32 = 300, if Range(0, 1_000);
+        pub gather_us_max: u32 = 200, if Range(0, 1_000);
         /// Plain TCP connections written to with one system call (`io_uring`, where the system allows it), four at least.
         /// Fewer: more calls; 0: each write is a call of its own; more: a hundred bytes each for the ring.
         pub sends_at_once_max: usize = 256, if Range(0, 4_096);
