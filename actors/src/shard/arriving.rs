@@ -184,8 +184,9 @@ impl Shard {
         };
         let source = MessageId { node: NodeId(record.node), seq: record.seq };
         if record.share.is_none()
-            && let Some(Move::Arriving(arriving)) = self.moves.all.get(&session)
-            && !self.moves.seen.insert(arriving.stay, source)
+            && let Some(Move::Arriving(Arriving { stay, .. }) | Move::Arrived(Arrived { stay, .. })) =
+                self.moves.all.get(&session)
+            && !self.moves.seen.insert(*stay, source)
         {
             return self.ledger.drop_unqueued(Drop::Looped, 1);
         }
@@ -316,11 +317,10 @@ impl Shard {
                 let slot = &mut self.sessions[session as usize];
                 slot.set_loading(None);
                 slot.set_recovered_below(upto);
-                let is_more = self.expects_more(&client_id);
-                match self.moves.arrived_mut(session) {
-                    Some(arrived) if is_more => arrived.step = None,
-                    _ => self.moves.remove(session), // nothing more will come
+                if let Some(arrived) = self.moves.arrived_mut(session) {
+                    arrived.step = None;
                 }
+                self.moves.stir(); // perhaps nothing more will come
             }
             Err(error) => {
                 // Its client is let try again when it has waited long enough.
@@ -353,6 +353,9 @@ impl Shard {
     pub(super) fn tell_arrival(&mut self, session: u32, barriers: &mut Asked) {
         let Some(slot) = self.sessions.get(session as usize) else { return };
         let client_id = slot.client_id();
+        if !self.expects_more(&client_id) {
+            return self.end_arrival(session, barriers);
+        }
         let Some(mut arrival) = self.arrival(self.config.node, &client_id) else { return };
         if arrival.came_from.is_empty() {
             return;
@@ -376,6 +379,26 @@ impl Shard {
         }
     }
 
+    /// Nobody passes on anything for it any more. What was passed on may still come once more from where it was published,
+    /// and is known again until each node's outbox has emptied.
+    fn end_arrival(&mut self, session: u32, barriers: &mut Asked) {
+        let Some(arrived) = self.moves.arrived_mut(session) else { return };
+        if arrived.step.is_some() {
+            return; // it is not settled in
+        }
+        let mut asked = std::mem::take(&mut arrived.asked);
+        let mut is_over = true;
+        for node in self.peers.keys().copied().collect::<Vec<NodeId>>() {
+            let number = *asked.entry(node).or_insert_with(|| self.ask_once(node, barriers));
+            is_over &= self.peers.get(&node).is_none_or(|peer| peer.barriers.has_passed(number));
+        }
+        if is_over {
+            self.moves.remove(session);
+        } else if let Some(arrived) = self.moves.arrived_mut(session) {
+            arrived.asked = asked;
+        }
+    }
+
     /// A node that had the session has forgotten it.
     fn nothing_more_comes(&mut self, session: u32, from: NodeId) {
         let client_id = self.sessions[session as usize].client_id();
@@ -385,10 +408,10 @@ impl Shard {
         }
         if arrival.came_from.is_empty() {
             arrival.known_by.clear();
-            // One that is not settled in goes on waiting for that.
-            if self.moves.arrived_mut(session).is_some_and(|arrived| arrived.step.is_none()) {
-                self.moves.remove(session);
+            if let Some(arrived) = self.moves.arrived_mut(session) {
+                arrived.asked.clear();
             }
+            self.moves.stir();
         }
         self.write_arrival(&client_id, &arrival);
     }

@@ -56,6 +56,33 @@ fn what_is_acknowledged_while_its_receiver_moves_survives_a_crash() {
 }
 
 #[test]
+fn what_was_passed_on_is_known_when_it_comes_from_its_publisher_at_last() {
+    let mut passed_on = 0;
+    for moment in 0..24 {
+        let mut world = cluster(3);
+        let client = world.connect_to(0, v5("c"));
+        world.subscribe(client, "t", 2);
+        let sender = world.connect_to(2, v5("s"));
+        world.sync();
+        let client = world.start_connect(1, v5("c"));
+        for step in 0..moment {
+            sync_one(&mut world, (step + 1) % 3);
+        }
+        world.publish(sender, publish("t", "9", 2, 9));
+        // One copy goes by the node the client was at; the other waits until the publisher's node has a link again.
+        world.unlink(1, 2);
+        rest(&mut world);
+        let before = world.drain(client);
+        passed_on += before.len();
+        world.link(1, 2);
+        rest(&mut world);
+        assert_eq!([before, world.drain(client)].concat(), ["9"], "moment {moment}");
+        assert_eq!([0, 1].map(|node| world.shard(node).stats().sessions_moving), [0, 0]);
+    }
+    assert!(passed_on > 0, "at some moments it goes the long way");
+}
+
+#[test]
 fn a_share_group_has_somebody_for_a_node_that_has_not_heard_of_the_move() {
     let mut world = cluster(3);
     let client = world.connect_to(0, v5("c"));
