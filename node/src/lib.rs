@@ -34,6 +34,7 @@ pub mod shadows;
 mod systemd;
 pub mod telemetry;
 mod traces;
+mod watch;
 
 mod assembly;
 

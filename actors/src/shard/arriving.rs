@@ -357,9 +357,6 @@ impl Shard {
             return self.end_arrival(session, barriers);
         }
         let Some(mut arrival) = self.arrival(self.config.node, &client_id) else { return };
-        if arrival.came_from.is_empty() {
-            return;
-        }
         let Some(arrived) = self.moves.arrived_mut(session) else { return };
         let mut asked = std::mem::take(&mut arrived.asked);
         let nodes = self.peers.keys().copied().filter(|node| !arrival.known_by.contains(node));

@@ -18,11 +18,17 @@ pub fn cluster(nodes: usize) -> World {
     world
 }
 
-/// The same, and a client with a kept session at the first that is away; and one that publishes there.
-pub fn cluster_with_client_away(nodes: usize, filter: &str, qos: u8) -> (World, Client) {
+/// The same, and a client with a kept session at the first.
+pub fn cluster_with_client(nodes: usize, filter: &str, qos: u8) -> (World, Client) {
     let mut world = cluster(nodes);
     let client = world.connect_to(0, v5("c"));
     world.subscribe(client, filter, qos);
+    (world, client)
+}
+
+/// The same, when it is away; and one that publishes there.
+pub fn cluster_with_client_away(nodes: usize, filter: &str, qos: u8) -> (World, Client) {
+    let (mut world, client) = cluster_with_client(nodes, filter, qos);
     world.cut(client);
     let sender = world.connect_to(0, v5("s"));
     (world, sender)

@@ -5,15 +5,24 @@ use outpost_store::{Lsn, Store as _};
 
 use crate::groups::sync_one;
 use crate::takeover::{
-    cluster, cluster_with_client_away, has_session, numbers, rest, resume, send,
+    cluster_with_client, cluster_with_client_away, has_session, numbers, rest, resume, send,
 };
-use crate::world::{fleeting, publish, v5};
+use crate::world::{Client, World, fleeting, publish, v5};
+
+/// A client has moved from the first node to the second, and the third has no link to either.
+fn moved_without_the_third(filter: &str, qos: u8) -> (World, Client) {
+    let (mut world, _) = cluster_with_client(3, filter, qos);
+    world.sync();
+    world.unlink(0, 2);
+    world.unlink(1, 2);
+    let (client, present) = resume(&mut world, 1, "c");
+    assert!(present);
+    (world, client)
+}
 
 #[test]
 fn what_comes_in_while_a_session_is_being_read_goes_with_it() {
-    let mut world = cluster(3);
-    let client = world.connect_to(0, v5("c"));
-    world.subscribe(client, "t", 2);
+    let (mut world, _) = cluster_with_client(3, "t", 2);
     let sender = world.connect_to(0, v5("s"));
     world.sync();
     world.start_connect(1, v5("c"));
@@ -35,9 +44,7 @@ fn what_comes_in_while_a_session_is_being_read_goes_with_it() {
 #[test]
 fn what_is_acknowledged_while_its_receiver_moves_survives_a_crash() {
     for moment in 0..12 {
-        let mut world = cluster(2);
-        let client = world.connect_to(0, v5("c"));
-        world.subscribe(client, "t", 1);
+        let (mut world, _) = cluster_with_client(2, "t", 1);
         let sender = world.connect_to(0, v5("s"));
         world.start_connect(1, v5("c"));
         for step in 0..moment {
@@ -59,9 +66,7 @@ fn what_is_acknowledged_while_its_receiver_moves_survives_a_crash() {
 fn what_was_passed_on_is_known_when_it_comes_from_its_publisher_at_last() {
     let mut passed_on = 0;
     for moment in 0..24 {
-        let mut world = cluster(3);
-        let client = world.connect_to(0, v5("c"));
-        world.subscribe(client, "t", 2);
+        let (mut world, _) = cluster_with_client(3, "t", 2);
         let sender = world.connect_to(2, v5("s"));
         world.sync();
         let client = world.start_connect(1, v5("c"));
@@ -84,14 +89,7 @@ fn what_was_passed_on_is_known_when_it_comes_from_its_publisher_at_last() {
 
 #[test]
 fn a_share_group_has_somebody_for_a_node_that_has_not_heard_of_the_move() {
-    let mut world = cluster(3);
-    let client = world.connect_to(0, v5("c"));
-    world.subscribe(client, "$share/g/t", 1);
-    world.sync();
-    world.unlink(0, 2);
-    world.unlink(1, 2);
-    let (client, present) = resume(&mut world, 1, "c");
-    assert!(present);
+    let (mut world, client) = moved_without_the_third("$share/g/t", 1);
     rest(&mut world);
     world.link(0, 2);
     rest(&mut world);
@@ -105,14 +103,7 @@ fn a_share_group_has_somebody_for_a_node_that_has_not_heard_of_the_move() {
 
 #[test]
 fn a_client_waits_for_the_node_it_was_at_last_not_for_one_before() {
-    let mut world = cluster(3);
-    let client = world.connect_to(0, v5("c"));
-    world.subscribe(client, "t", 2);
-    world.sync();
-    world.unlink(0, 2);
-    world.unlink(1, 2);
-    let (_, present) = resume(&mut world, 1, "c");
-    assert!(present);
+    let (mut world, _) = moved_without_the_third("t", 2);
     let sender = world.connect_to(1, v5("s"));
     send(&mut world, sender, "t", (1, 3), 2);
     world.link(0, 2);

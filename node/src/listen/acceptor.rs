@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::socket::watch;
+use crate::watch::watch;
 
 /// A listening socket on the thread that serves it.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::arrival;
 use super::connection::ByteStream;
+use crate::watch::watch;
 
 /// Of what may still be read from a client.
 const NO_LIMIT: u32 = u32::MAX;
@@ -106,18 +107,6 @@ impl Socket {
         let _ = self.io()?.poll_read_ready(cx)?;
         Ok(())
     }
-}
-
-/// Has the runtime watch a socket of the standard library.
-///
-/// # Errors
-/// What the system says when it cannot watch one more.
-#[allow(
-    deprecated,
-    reason = "what it may be misused for, a descriptor that changes or is not owned, a socket of the standard library rules out"
-)]
-pub fn watch<T: AsRawFd + Into<OwnedFd>>(socket: T, what: Interest) -> io::Result<AsyncFd<T>> {
-    AsyncFd::with_interest(socket, what)
 }
 
 fn is_blocked<T>(result: &io::Result<T>) -> bool {

@@ -39,18 +39,15 @@ mod linux {
     use tokio::io::Interest;
     use tokio::io::unix::AsyncFd;
 
+    use crate::watch::watch;
+
     pub struct Timer(AsyncFd<OwnedFd>);
 
     impl Timer {
         pub fn new() -> io::Result<Self> {
             let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
             let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-            #[allow(
-                deprecated,
-                reason = "its successor is unsafe: an `OwnedFd` stays the one it is"
-            )]
-            let timer = AsyncFd::with_interest(timer, Interest::READABLE)?;
-            Ok(Self(timer))
+            Ok(Self(watch(timer, Interest::READABLE)?))
         }
 
         /// Rings once, after this; a wait of nothing would turn it off.
@@ -75,6 +72,31 @@ mod linux {
             std::future::pending().await // the runtime ends, and whoever waits with it
         }
     }
+
+    #[cfg(test)]
+    mod tests {
+        use std::time::Instant;
+
+        use super::*;
+
+        #[tokio::test]
+        async fn it_rings_after_the_time_set_last_and_not_before() {
+            let (timer, wait) = (Timer::new().expect("a timer"), Duration::from_millis(20));
+            for given_up in [Duration::from_hours(1), Duration::from_millis(1)] {
+                timer.set(given_up).expect("a timer");
+                if given_up < wait {
+                    // It has rung, and nobody has heard it.
+                    drop(timer.0.readable().await.expect("it is watched"));
+                }
+                let start = Instant::now();
+                timer.set(wait).expect("a timer");
+                timer.rung().await;
+                assert!(start.elapsed() >= wait, "{given_up:?} was given up");
+            }
+            timer.set(Duration::ZERO).expect("a timer");
+            timer.rung().await;
+        }
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -96,29 +118,5 @@ mod other {
         pub async fn rung(&self) {
             match *self {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::pin::pin;
-    use std::time::Instant;
-
-    use futures_util::poll;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn it_rings_after_the_time_set_last_and_not_before() {
-        let (alarm, wait) = (Alarm::new(), Duration::from_millis(20));
-        for given_up in [Duration::from_hours(1), Duration::from_millis(1)] {
-            let _ = poll!(pin!(alarm.after(given_up)));
-            // The second has rung by now, and nobody has heard it.
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            let start = Instant::now();
-            alarm.after(wait).await;
-            assert!(start.elapsed() >= wait);
-        }
-        alarm.after(Duration::ZERO).await;
     }
 }
