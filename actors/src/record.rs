@@ -51,6 +51,9 @@ pub struct ResidenceRecord {
     /// It was another node's.
     #[n(2)]
     pub moved: bool,
+    /// Nodes that may have something of it.
+    #[n(3)]
+    pub from: Option<Vec<u64>>,
 }
 
 /// How far a session has come; see [`outpost_membership::Arrival`].
@@ -62,6 +65,9 @@ pub struct ArrivalRecord {
     /// Nodes that know what it wants.
     #[n(1)]
     pub known_by: Vec<u64>,
+    /// Nodes that have nothing of it.
+    #[n(2)]
+    pub gone: Option<Vec<u64>>,
 }
 
 /// A piece of small state (`Space::Meta`, key: `state/` and its own key).

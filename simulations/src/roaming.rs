@@ -326,6 +326,22 @@ impl World {
         arrival.is_none_or(|arrival| arrival.came_from.is_empty())
     }
 
+    /// Sessions that are not where their clients are, or not there alone, or not all there.
+    pub(crate) fn on_their_way(&self) -> Vec<String> {
+        let clients = self.clients.iter().filter(|client| client.profile.durable);
+        let indexes = clients.map(|client| client.profile.index);
+        let moving = indexes.filter(|index| !self.is_home(*index) || !self.is_all(*index));
+        moving
+            .map(|index| {
+                let name = format!("client-{index}");
+                let at = self.nodes.iter().filter(|node| node.has_session(&name));
+                let at: Vec<usize> = at.map(|node| node.index).collect();
+                let home = self.clients[index].profile.node;
+                format!("{name} is at node {home}, of its session nodes {at:?} have something")
+            })
+            .collect()
+    }
+
     /// Whether all sessions that are kept are where their clients are, and nowhere else.
     pub(crate) fn are_all_home(&self) -> bool {
         let clients = self.clients.iter().filter(|client| client.profile.durable);

@@ -429,6 +429,7 @@ impl World {
                 why.push(format!("client-{} {}", client.profile.index, client.waits_for()));
             }
         }
+        why.extend(self.on_their_way());
         for node in &self.nodes {
             let stats = node.stats().unwrap_or_default();
             if stats.sessions_moving > 0 {

@@ -40,7 +40,9 @@ impl Shard {
             return self.log(LogLevel::Warn, text);
         }
         match (self.session_of(&part.client_id), part.kind) {
-            (_, PartKind::Absent) => self.nothing_comes_from(from, &part.client_id),
+            (_, PartKind::Absent) => self.nothing_comes(&part.client_id, from),
+            (_, PartKind::Gone) if from != NodeId(part.node) => {} // its owner asks the node itself
+            (_, PartKind::Gone) => self.nothing_comes(&part.client_id, from),
             (None, kind) => self.take_for_nobody(from, SessionPart { kind, ..part }, message),
             (Some(session), kind) => {
                 let client_id = &part.client_id;
@@ -81,8 +83,8 @@ impl Shard {
             (Some(_), PartKind::Begin { .. }) => self.begin_arrival(part),
             (_, PartKind::Delivery { .. }) => self.ledger.drop_unqueued(Drop::SessionEnded, 1),
             (_, PartKind::End { .. }) => {
-                self.stop_waiting_for_node(&part.client_id, [via, NodeId(part.node)]);
-                self.stop_waiting_for_disk(&part.client_id);
+                self.stop_waiting_for_nodes(&part.client_id, [via, NodeId(part.node)]);
+                self.let_in(&part.client_id);
             }
             _ => {}
         }
@@ -115,7 +117,7 @@ impl Shard {
     ) {
         match kind {
             PartKind::Begin { received, .. } => self.take_back_received(session, &received),
-            PartKind::Absent => {}
+            PartKind::Absent | PartKind::Gone => {}
             PartKind::Delivery { place, record } => {
                 if self.keeps_place(session, place) {
                     self.take_in_place(session, place, &record, message);
@@ -124,7 +126,6 @@ impl Shard {
                 }
             }
             PartKind::End { subscriptions } => self.arrive(session, (via, from), subscriptions),
-            PartKind::Gone => self.nothing_more_comes(session, from),
             PartKind::Unsubscribed { filter } => {
                 if self.is_leaving(session) {
                     self.remove_subscription(session, &filter);
@@ -267,7 +268,9 @@ impl Shard {
         let client_id = self.sessions[session as usize].client_id();
         let me = self.config.node;
         let mut arrival = self.arrival(me, &client_id).unwrap_or_default();
-        arrival.came_from.insert(from);
+        if from != me {
+            arrival.came_from.insert(from);
+        }
         if is_more {
             arrival.known_by.clear();
         }
@@ -277,12 +280,11 @@ impl Shard {
             arrived.asked.clear();
         }
         self.moves.stir();
-        self.stop_waiting_for_node(&client_id, [via, from]);
+        self.stop_waiting_for_nodes(&client_id, [via, from]);
         if let Some(step) = step {
             self.journal.hold_for_reading(Hold::Arrive { session, step });
-        } else if !self.is_moving(session) {
-            self.stop_waiting_for_disk(&client_id);
         }
+        self.let_in(&client_id);
         self.review(&client_id);
     }
 
@@ -328,7 +330,7 @@ impl Shard {
                 return self.log(LogLevel::Warn, text);
             }
         }
-        self.stop_waiting_for_disk(&client_id);
+        self.let_in(&client_id);
     }
 
     /// A client is here whose session was another node's: it may pass something on.
@@ -356,7 +358,10 @@ impl Shard {
         if !self.expects_more(&client_id) {
             return self.end_arrival(session, barriers);
         }
-        let Some(mut arrival) = self.arrival(self.config.node, &client_id) else { return };
+        let arrival = self.arrival(self.config.node, &client_id);
+        let Some(mut arrival) = arrival.filter(|arrival| !arrival.came_from.is_empty()) else {
+            return;
+        };
         let Some(arrived) = self.moves.arrived_mut(session) else { return };
         let mut asked = std::mem::take(&mut arrived.asked);
         let nodes = self.peers.keys().copied().filter(|node| !arrival.known_by.contains(node));
@@ -396,21 +401,44 @@ impl Shard {
         }
     }
 
-    /// A node that had the session has forgotten it.
-    fn nothing_more_comes(&mut self, session: u32, from: NodeId) {
-        let client_id = self.sessions[session as usize].client_id();
-        let Some(mut arrival) = self.arrival(self.config.node, &client_id) else { return };
-        if !arrival.came_from.remove(&from) {
-            return;
+    /// A node has nothing of a session, or nothing any more.
+    fn nothing_comes(&mut self, client_id: &str, node: NodeId) {
+        let Some((owner, residence)) = self.residence(client_id) else { return };
+        if owner != self.config.node {
+            return; // its new owner asks by itself
         }
-        if arrival.came_from.is_empty() {
-            arrival.known_by.clear();
-            if let Some(arrived) = self.moves.arrived_mut(session) {
-                arrived.asked.clear();
+        let mut arrival = self.arrival(owner, client_id).unwrap_or_default();
+        let had_some = arrival.came_from.remove(&node);
+        if (arrival.gone.insert(node) && residence.from.contains(&node)) || had_some {
+            if arrival.came_from.is_empty() {
+                arrival.known_by.clear();
             }
-            self.moves.stir();
+            self.write_arrival(client_id, &arrival);
         }
-        self.write_arrival(&client_id, &arrival);
+        if !self.expects_more(client_id) {
+            match self.session_of(client_id) {
+                Some(session) => {
+                    if let Some(arrived) = self.moves.arrived_mut(session) {
+                        arrived.asked.clear();
+                        self.moves.stir();
+                    }
+                }
+                None if !self.is_waiting(client_id) => return self.leave_directory(client_id),
+                None => {}
+            }
+        }
+        self.stop_waiting_for_nodes(client_id, [node; 2]);
+        self.let_in(client_id);
+    }
+
+    /// A node is gone for good, and with it what it had.
+    pub(super) fn expect_nothing_of(&mut self, node: NodeId) {
+        let arriving = self.moves.all.keys().filter(|session| !self.is_leaving(**session));
+        let sessions = arriving.filter_map(|session| self.sessions.get(*session as usize));
+        let client_ids: Vec<_> = sessions.map(|slot| slot.client_id()).collect();
+        for client_id in client_ids {
+            self.nothing_comes(&client_id, node);
+        }
     }
 
     /// Its client does not want this any more: whoever still collects for it should not either.

@@ -42,11 +42,16 @@ impl Barriers {
 impl Shard {
     /// Asks a peer, now or when its link is up. The number of the barrier.
     pub(super) fn ask_barrier(&mut self, id: NodeId) -> u64 {
-        let Some(peer) = self.peers.get_mut(&id) else { return 0 };
-        peer.barriers.asked += 1;
-        let number = peer.barriers.asked;
+        let number = self.number_barrier(id);
         self.tell_peer(id, PeerFrame::Barrier { number });
         number
+    }
+
+    /// The number of one that the caller asks.
+    pub(super) fn number_barrier(&mut self, id: NodeId) -> u64 {
+        let Some(peer) = self.peers.get_mut(&id) else { return 0 };
+        peer.barriers.asked += 1;
+        peer.barriers.asked
     }
 
     /// A link is up, and all interest was told: what was asked on an earlier one is asked again.
@@ -88,5 +93,6 @@ impl Shard {
         let barriers = &mut peer.barriers;
         barriers.passed = barriers.passed.max(number.min(barriers.asked));
         self.moves.stir();
+        self.give_answers();
     }
 }

@@ -182,9 +182,9 @@ impl Shard {
             let elsewhere = self.claim(&who, false, stays);
             let moving = existing.filter(|session| self.is_moving(*session));
             if let Some(session) = moving {
-                self.stay(session, elsewhere);
+                self.stay(session, !elsewhere.is_empty());
             }
-            if elsewhere.is_some() || moving.is_some() {
+            if !elsewhere.is_empty() || moving.is_some() {
                 return self.wait_for_session(conn, connect, who.user, elsewhere);
             }
         }

@@ -1,24 +1,19 @@
 //! The directory: which node has the session of a client id. A client may come back at any node, and is the same client
 //! there. See [`outpost_membership::takeover`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use bytestring::ByteString;
 use outpost_membership::{Arrival, Residence, Verdict, takeover};
 use outpost_model::{Hlc, NodeId};
-use outpost_mqtt::packet::{Connect, ReasonCode};
+use outpost_mqtt::packet::ReasonCode;
 
-use super::connection::Phase;
 use super::peers::Peer;
-use super::{ConnId, LogLevel, Shard};
+use super::{LogLevel, Shard};
 use crate::ports::{BRIDGE_CLIENTS, Identity};
 use crate::record::{self, ArrivalRecord, PartKind, ResidenceRecord};
-
-/// A CONNECT waits so long for what the client has at another node that is linked. Shorter: its queue comes after what is
-/// published meanwhile; longer: a client waits for a node that is too busy to answer.
-pub const TAKEOVER_WAIT_MS_MAX: u64 = 5_000;
 
 /// Sessions compared with the directory in one go. More: a turn takes longer; fewer: it takes longer after a first link.
 const REVIEWED_AT_ONCE: usize = 512;
@@ -29,23 +24,6 @@ const SESSION: &str = "session/";
 /// Before the owner and the client id in the key of an [`Arrival`].
 const ARRIVAL: &str = "arrival/";
 
-/// What is under way.
-#[derive(Debug, Default)]
-pub(super) struct Directory {
-    /// CONNECTs that wait for a session, by client id.
-    waiting: BTreeMap<ByteString, Waiting>,
-    /// Sessions from this place of the table on are still to be compared.
-    review_from: Option<usize>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    conn: ConnId,
-    user: Option<Arc<str>>,
-    /// Where the session is; nothing when it is on the disk here.
-    from: Option<NodeId>,
-}
-
 fn session_key(client_id: &str) -> String {
     format!("{SESSION}{client_id}")
 }
@@ -55,8 +33,17 @@ fn arrival_key(owner: NodeId, client_id: &str) -> String {
 }
 
 fn encode(residence: &Residence) -> Bytes {
-    let Residence { user, discards, moved } = residence.clone();
-    record::encode(&ResidenceRecord { user, discards, moved })
+    let Residence { user, discards, from } = residence.clone();
+    let (moved, from) = (!from.is_empty(), Some(numbers(&from)));
+    record::encode(&ResidenceRecord { user, discards, moved, from })
+}
+
+fn numbers(nodes: &BTreeSet<NodeId>) -> Vec<u64> {
+    nodes.iter().map(|node| node.0).collect()
+}
+
+fn nodes(numbers: Vec<u64>) -> BTreeSet<NodeId> {
+    numbers.into_iter().map(NodeId).collect()
 }
 
 impl Shard {
@@ -67,8 +54,9 @@ impl Shard {
         }
         let entry = self.state.map.entry(&*session_key(client_id))?;
         let record: ResidenceRecord = record::decode("residence", entry.value.as_ref()?).ok()?;
-        let ResidenceRecord { user, discards, moved } = record;
-        Some((entry.stamp.node, Residence { user, discards, moved }))
+        let ResidenceRecord { user, discards, from, .. } = record;
+        let from = nodes(from.unwrap_or_default());
+        Some((entry.stamp.node, Residence { user, discards, from }))
     }
 
     /// When it became its owner's.
@@ -80,15 +68,17 @@ impl Shard {
     pub(super) fn arrival(&self, owner: NodeId, client_id: &str) -> Option<Arrival> {
         let row = self.state.map.get(&*arrival_key(owner, client_id))?;
         let record: ArrivalRecord = record::decode("arrival", row).ok()?;
-        let nodes = |all: Vec<u64>| all.into_iter().map(NodeId).collect();
-        Some(Arrival { came_from: nodes(record.came_from), known_by: nodes(record.known_by) })
+        let ArrivalRecord { came_from, known_by, gone } = record;
+        let gone = nodes(gone.unwrap_or_default());
+        Some(Arrival { came_from: nodes(came_from), known_by: nodes(known_by), gone })
     }
 
     /// Says how far a session has come here.
     pub(super) fn write_arrival(&mut self, client_id: &str, arrival: &Arrival) {
-        let nodes = |all: &BTreeSet<NodeId>| all.iter().map(|node| node.0).collect();
-        let (came_from, known_by) = (nodes(&arrival.came_from), nodes(&arrival.known_by));
-        let row = record::encode(&ArrivalRecord { came_from, known_by });
+        let Arrival { came_from, known_by, gone } = arrival;
+        let (came_from, known_by) = (numbers(came_from), numbers(known_by));
+        let gone = Some(numbers(gone));
+        let row = record::encode(&ArrivalRecord { came_from, known_by, gone });
         self.write_state(&arrival_key(self.config.node, client_id), Some(row));
     }
 
@@ -103,11 +93,10 @@ impl Shard {
     /// Whether a session is this node's and something may still come for it from where it was.
     pub(super) fn expects_more(&self, client_id: &str) -> bool {
         let me = self.config.node;
-        let Some((_, residence)) = self.residence(client_id).filter(|(owner, _)| *owner == me)
-        else {
-            return false;
-        };
-        self.arrival(me, client_id).map_or(residence.moved, |arrival| !arrival.came_from.is_empty())
+        self.residence(client_id).is_some_and(|(owner, residence)| {
+            let arrival = self.arrival(me, client_id);
+            owner == me && !takeover::still_expected(&residence, arrival.as_ref()).is_empty()
+        })
     }
 
     /// Writes what this node has of a client id.
@@ -123,31 +112,36 @@ impl Shard {
         })
     }
 
-    /// A client has proved who it is: its session is here from now on. The node it is to be waited for, when its session is
-    /// at one that is linked.
-    pub(super) fn claim(&mut self, who: &Identity, clean: bool, stays: bool) -> Option<NodeId> {
-        if self.peers.is_empty() || who.client_id.starts_with(BRIDGE_CLIENTS) {
-            return None;
+    /// A client has proved who it is: its session is here from now on. The nodes that are linked, and may have something of
+    /// it that is waited for.
+    pub(super) fn claim(&mut self, who: &Identity, clean: bool, stays: bool) -> BTreeSet<NodeId> {
+        let (me, client_id) = (self.config.node, &who.client_id);
+        let nobody = BTreeSet::new();
+        if self.peers.is_empty() || client_id.starts_with(BRIDGE_CLIENTS) {
+            return nobody;
         }
-        let before = self.residence(&who.client_id).map(|(owner, _)| owner);
-        if clean && self.give_up_waiting(&who.client_id) && !stays {
-            self.leave_directory(&who.client_id);
-            return None;
+        let before = self.residence(client_id);
+        if clean && !self.give_up_waiting(client_id).is_empty() && !stays {
+            self.leave_directory(client_id);
+            return nobody;
         }
-        if before == Some(self.config.node) && !clean {
-            // An earlier CONNECT may be waiting for it.
-            return self.directory.waiting.get(&who.client_id).and_then(|waiting| waiting.from);
-        }
-        if before.is_none() && !stays {
-            return None;
-        }
+        let from = match &before {
+            Some((owner, _)) if *owner == me && !clean => return self.waited_for(client_id),
+            None if !stays => return nobody,
+            Some((owner, residence)) if !clean => {
+                let arrival = self.arrival(*owner, client_id);
+                takeover::sources(me, (*owner, residence), arrival.as_ref())
+            }
+            _ => BTreeSet::new(),
+        };
         let user = who.user.as_deref().map(ToOwned::to_owned);
-        let residence = Residence { user, discards: clean, moved: before.is_some() && !clean };
-        if !self.write_residence(&who.client_id, &residence) {
-            return None; // no room: it is served as without a directory
+        let residence = Residence { user, discards: clean, from };
+        if !self.write_residence(client_id, &residence) {
+            return nobody; // no room: it is served as without a directory
         }
         let answers = |peer: &Peer| peer.up && peer.knows_state;
-        before.filter(|owner| !clean && self.peers.get(owner).is_some_and(answers))
+        let from = residence.from.into_iter();
+        from.filter(|node| self.peers.get(node).is_some_and(answers)).collect()
     }
 
     /// A session has ended here.
@@ -163,24 +157,54 @@ impl Shard {
 
     /// An entry was written by a peer; `before`: who had written it last.
     pub(super) fn state_changed(&mut self, key: &str, before: Option<NodeId>) {
-        if key.starts_with(ARRIVAL) {
-            return self.moves.stir();
+        if let Some(key) = key.strip_prefix(ARRIVAL) {
+            self.moves.stir();
+            return self.check_arrival(key);
         }
         let Some(client_id) = key.strip_prefix(SESSION) else { return };
-        let owner = self.residence(client_id).map(|(owner, _)| owner);
-        let is_elsewhere = owner.is_some_and(|owner| owner != self.config.node);
-        let comes = is_elsewhere && self.give_up_waiting(client_id);
+        let me = self.config.node;
+        let elsewhere = self.residence(client_id).filter(|(owner, _)| *owner != me);
+        let Some((owner, residence)) = elsewhere else { return self.review(client_id) };
+        let waited_for = self.give_up_waiting(client_id);
+        self.remove_arrival(client_id);
         if self.session_of(client_id).is_some() {
             return self.review(client_id);
         }
-        let owner = self.residence(client_id).filter(|(_, residence)| !residence.discards);
-        if let Some((owner, _)) = owner
-            && before == Some(self.config.node)
-            && !comes
-        {
-            // It waits for an answer.
-            let user = None;
-            self.send_part(owner, client_id, user, PartKind::Absent, None);
+        if !residence.discards && (residence.from.contains(&me) || before == Some(me)) {
+            self.answer_absent(client_id, owner, waited_for);
+        }
+    }
+
+    /// An owner has said how far a session is: one that expects something of this node which has nothing is told so.
+    fn check_arrival(&mut self, key: &str) {
+        let Some((owner, client_id)) = key.split_once('/') else { return };
+        let Ok(owner) = owner.parse().map(NodeId) else { return };
+        let arrival = self.arrival(owner, client_id).unwrap_or_default();
+        if owner == self.config.node || !arrival.came_from.contains(&self.config.node) {
+            return;
+        }
+        let session = self.session_of(client_id);
+        let leaving = session.and_then(|session| self.moves.leaving(session));
+        if leaving.is_none_or(|leaving| leaving.to != owner) {
+            self.send_part(owner, client_id, None, PartKind::Gone, None);
+        }
+    }
+
+    /// At start: what was to be answered may have been forgotten with the process.
+    pub(super) fn answer_owners(&mut self) {
+        let me = self.config.node;
+        let sessions = (Bound::Included(SESSION), Bound::Unbounded);
+        let all = self.state.map.range::<str, _>(sessions);
+        let client_ids = all.map_while(|(key, _)| key.strip_prefix(SESSION)).filter(|client_id| {
+            let Some((owner, residence)) = self.residence(client_id) else { return false };
+            let arrival = self.arrival(owner, client_id);
+            let expected = takeover::still_expected(&residence, arrival.as_ref());
+            !residence.discards && expected.contains(&me) && self.session_of(client_id).is_none()
+        });
+        for client_id in client_ids.map(ToOwned::to_owned).collect::<Vec<String>>() {
+            if let Some((owner, _)) = self.residence(&client_id) {
+                self.send_part(owner, &client_id, None, PartKind::Absent, None);
+            }
         }
     }
 
@@ -265,104 +289,8 @@ impl Shard {
             self.write_state(&key, None);
         }
         self.stay_after_all(node);
+        self.expect_nothing_of(node);
         self.moves.stir();
         self.review_all();
-    }
-
-    /// A CONNECT waits for a session that comes from another node, or from the disk.
-    pub(super) fn wait_for_session(
-        &mut self,
-        conn: ConnId,
-        connect: Box<Connect>,
-        user: Option<Arc<str>>,
-        from: Option<NodeId>,
-    ) {
-        let due_ms = self.now.mono_ms + TAKEOVER_WAIT_MS_MAX;
-        let Some(connection) = self.connection_mut(conn) else { return };
-        connection.phase = Phase::Fetching;
-        let client_id = connect.client_id.clone();
-        connection.rare.set_connect(connect);
-        self.connection_wheel.set(conn.index, due_ms);
-        let waiting = Waiting { conn, user, from };
-        if let Some(other) = self.directory.waiting.insert(client_id, waiting)
-            && other.conn != conn
-        {
-            self.close(
-                other.conn,
-                ReasonCode::SessionTakenOver,
-                "another connection uses this client id",
-            );
-        }
-    }
-
-    /// What a CONNECT waited for is here, or will not come in time.
-    pub(super) fn stop_waiting(&mut self, client_id: &str) {
-        let Some(waiting) = self.directory.waiting.remove(client_id) else { return };
-        let Some(connection) = self.connection_mut(waiting.conn) else { return };
-        if connection.phase != Phase::Fetching {
-            return;
-        }
-        if let Some(connect) = connection.rare.take_connect() {
-            self.enter(waiting.conn, connect, waiting.user);
-            self.run_cells();
-            self.resume(waiting.conn);
-        }
-    }
-
-    /// The client has begun anew meanwhile, or is at yet another node. Whether its session is on its way.
-    fn give_up_waiting(&mut self, client_id: &str) -> bool {
-        let Some(waiting) = self.directory.waiting.remove(client_id) else { return false };
-        let why = "it has connected again, or to another node";
-        self.close(waiting.conn, ReasonCode::SessionTakenOver, why);
-        waiting.from.is_some()
-    }
-
-    /// A node says that it has no session of this client.
-    pub(super) fn nothing_comes_from(&mut self, node: NodeId, client_id: &str) {
-        if self.directory.waiting.get(client_id).is_some_and(|w| w.from == Some(node)) {
-            self.stop_waiting(client_id);
-        }
-    }
-
-    /// One of these nodes has passed on all it had. When it is the one that is waited for, that has to be put in order.
-    pub(super) fn stop_waiting_for_node(&mut self, client_id: &str, nodes: [NodeId; 2]) {
-        if let Some(waiting) = self.directory.waiting.get_mut(client_id) {
-            waiting.from = waiting.from.filter(|from| !nodes.contains(from));
-        }
-    }
-
-    /// What is on the disk can be read: a CONNECT that waited for that only may come in.
-    pub(super) fn stop_waiting_for_disk(&mut self, client_id: &str) {
-        if self.directory.waiting.get(client_id).is_some_and(|waiting| waiting.from.is_none()) {
-            self.stop_waiting(client_id);
-        }
-    }
-
-    /// Its time is up.
-    pub(super) fn fetching_timeout(&mut self, conn: ConnId) {
-        let waiting = self.connection(conn).and_then(|c| c.rare.connect());
-        let Some(client_id) = waiting.map(|connect| connect.client_id.clone()) else { return };
-        let waits_for = self.directory.waiting.get(&client_id).and_then(|waiting| waiting.from);
-        if let Some(node) = waits_for {
-            let text = format!(
-                "client {client_id:?} is let in without all that it had at node {node}, which has not passed it on in time; \
-                 it follows"
-            );
-            self.log(LogLevel::Warn, text);
-        }
-        self.stop_waiting(&client_id);
-    }
-
-    /// A connection that waited is gone.
-    pub(super) fn forget_waiting(&mut self, conn: ConnId) {
-        self.directory.waiting.retain(|_, waiting| waiting.conn != conn);
-    }
-
-    /// The link to a node is down: nobody waits for it.
-    pub(super) fn stop_waiting_for(&mut self, node: NodeId) {
-        let waiting = self.directory.waiting.iter();
-        let theirs: Vec<ByteString> =
-            waiting.filter(|(_, w)| w.from == Some(node)).map(|(id, _)| id.clone()).collect();
-        theirs.iter().for_each(|client_id| self.stop_waiting(client_id));
     }
 }

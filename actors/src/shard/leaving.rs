@@ -260,19 +260,20 @@ impl Shard {
         let theirs = all.filter(|(_, m)| matches!(m, Move::Leaving(leaving) if leaving.to == node));
         let theirs: Vec<u32> = theirs.map(|(session, _)| *session).collect();
         for session in theirs {
-            self.stay(session, None);
+            self.stay(session, false);
         }
     }
 
     /// A session that was to leave, or is not all here yet, stays as it is: its deliveries are read from the disk.
-    pub(super) fn stay(&mut self, session: u32, from: Option<NodeId>) {
+    /// `comes_back`: so does what it has been sent elsewhere.
+    pub(super) fn stay(&mut self, session: u32, comes_back: bool) {
         let has_gone = self.moves.leaving(session).is_some_and(|leaving| leaving.told);
         let slot = &mut self.sessions[session as usize];
-        let back = from.filter(|_| has_gone && slot.queued == 0);
-        if back.is_some() {
+        let is_empty = comes_back && has_gone && slot.queued == 0;
+        if is_empty {
             slot.next_place += PLACES_ELSEWHERE;
         }
-        let back = back.map(|_| (slot.next_place, BTreeSet::new()));
+        let back = is_empty.then(|| (slot.next_place, BTreeSet::new()));
         slot.expires_ms = Moment::at(self.now.mono_ms + u64::from(slot.expiry_s) * 1000);
         let step = self.moves.next_step();
         let arrived = Arrived { stay: step, step: Some(step), back, asked: Asked::new() };

@@ -81,6 +81,7 @@ mod sys;
 mod trace;
 mod traffic;
 mod twins;
+mod waiting;
 mod water;
 mod why;
 mod wills;
@@ -94,7 +95,6 @@ pub use clients::{
 pub use config::ShardConfig;
 pub use connection::Received;
 pub use decisions::{DECISIONS_MAX, Decision, DecisionKind};
-pub use directory::TAKEOVER_WAIT_MS_MAX;
 pub use feed_way::{FEED_WAY_BYTES_MAX, FEED_WAY_MAX};
 pub use inspect::{ActorInfo, ShardStats};
 pub use peers::{Forgotten, GONE_PEERS_MAX, PEER_EARLY_MAX, STALLED_BYTES_MAX};
@@ -107,6 +107,7 @@ pub use state::STATE_BYTES_MAX;
 pub use trace::{TRACE_MS_MAX, TRACES_MAX, TraceInfo, TraceRecord, TraceTarget};
 pub use traffic::{ListenerStats, Messages, Totals};
 pub use twins::TWIN_LINKS_MAX;
+pub use waiting::{TAKEOVER_ANSWERS_MAX, TAKEOVER_WAIT_MS_MAX};
 pub use why::{Receiver, TopicWhy};
 
 use bridges::Bridges;
@@ -317,7 +318,7 @@ pub struct Shard {
     traces: trace::Traces,
     redirecting: Option<redirect::Redirecting>,
     state: state::State,
-    directory: directory::Directory,
+    directory: waiting::Directory,
     moves: moving::Moves,
 }
 
@@ -404,7 +405,7 @@ impl Shard {
             traces: trace::Traces::default(),
             redirecting: None,
             state: state::State::default(),
-            directory: directory::Directory::default(),
+            directory: waiting::Directory::default(),
             moves: moving::Moves::default(),
         };
         shard.recover()?;

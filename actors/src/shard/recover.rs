@@ -62,7 +62,9 @@ impl Shard {
         self.review_all();
         // Before any will finds a receiver that may not have it.
         self.check_rights()?;
-        self.recover_wills()
+        self.recover_wills()?;
+        self.answer_owners();
+        Ok(())
     }
 
     fn each_row(

@@ -27,6 +27,7 @@ mod shared;
 mod stall;
 mod sys;
 mod takeover;
+mod takeover_chains;
 mod takeover_moments;
 mod takeover_random;
 mod trace;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use outpost_actors::record::{DeliveryRecord, PartKind, SessionPart, SubscriptionRecord, encode};
-use outpost_actors::shard::{NAME_BYTES_MAX, PASSING_MAX};
+use outpost_actors::shard::{NAME_BYTES_MAX, PASSING_MAX, TAKEOVER_WAIT_MS_MAX};
 use outpost_membership::{PeerFrame, Shares};
 use outpost_model::{Message, MessageId, NodeId, QoS};
 use outpost_mqtt::packet::{Ack, Packet, PacketId, ReasonCode};
@@ -296,7 +296,7 @@ fn a_client_is_not_kept_waiting_by_a_node_that_does_not_answer() {
     let client = world.start_connect(1, v5("c"));
     world.sync();
     assert!(world.take(client).is_empty(), "it waits for what it has there");
-    world.pass(6_000);
+    world.pass(TAKEOVER_WAIT_MS_MAX);
     world.sync();
     let connack = world.take(client).into_iter().next();
     assert!(
@@ -492,7 +492,7 @@ fn a_client_whose_queue_cannot_be_read_waits_and_then_has_it() {
     rest(&mut world);
     assert!(world.take(client).is_empty(), "it is neither let in without its queue nor sent away");
     unreadable(&world, &[]);
-    world.pass(1_500); // it is let try again
+    world.pass(TAKEOVER_WAIT_MS_MAX); // it is let try again
     world.sync();
     assert!(world.connack(client).is_some_and(|connack| connack.session_present));
     assert_eq!(world.drain(client), numbers(1, 5));

@@ -24,17 +24,39 @@ pub struct Residence {
     pub user: Option<String>,
     /// The client wants nothing of what it had elsewhere (Clean Start).
     pub discards: bool,
-    /// It was another node's, which may still pass something on.
-    pub moved: bool,
+    /// Nodes that may have had something of it when it became its owner's: each passes it on, or says that it has none.
+    pub from: BTreeSet<NodeId>,
 }
 
 /// How far a session has come to its owner; an entry of its own, for writing this must not look like another CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Arrival {
-    /// Nodes that have told all they had of it, and still pass on what is sent to them; none: nothing more will come.
+    /// Nodes that have told all they had of it, and still pass on what is sent to them.
     pub came_from: BTreeSet<NodeId>,
     /// Nodes that know what the session wants, with all that those have told; its owner among them.
     pub known_by: BTreeSet<NodeId>,
+    /// Nodes that have nothing of it, or nothing any more.
+    pub gone: BTreeSet<NodeId>,
+}
+
+/// Who may have something of a session that becomes `me`'s: its owner until now, and those from which it had not all come
+/// to that one.
+pub fn sources(
+    me: NodeId,
+    (owner, residence): (NodeId, &Residence),
+    arrival: Option<&Arrival>,
+) -> BTreeSet<NodeId> {
+    let mut sources = still_expected(residence, arrival);
+    sources.insert(owner);
+    sources.remove(&me);
+    sources
+}
+
+/// Nodes that may still pass on something of a session to its owner.
+pub fn still_expected(residence: &Residence, arrival: Option<&Arrival>) -> BTreeSet<NodeId> {
+    let Some(arrival) = arrival else { return residence.from.clone() };
+    let silent = residence.from.difference(&arrival.gone);
+    silent.chain(&arrival.came_from).copied().collect()
 }
 
 /// What a node that has a session does when the directory says this of its client id.
@@ -92,6 +114,7 @@ mod tests {
 
     const ME: NodeId = NodeId(1);
     const OTHER: NodeId = NodeId(2);
+    const THIRD: NodeId = NodeId(3);
 
     fn of(user: Option<&str>, discards: bool) -> Residence {
         Residence { user: user.map(Into::into), discards, ..Residence::default() }
@@ -120,6 +143,20 @@ mod tests {
         }
         let same = of(Some("a"), false);
         assert_eq!(verdict(ME, Some("a"), Some((OTHER, &same))), Verdict::Leave(OTHER));
+    }
+
+    #[test]
+    fn it_is_expected_from_everybody_who_had_it_until_each_has_none_any_more() {
+        let theirs = Residence { from: [ME, THIRD].into(), ..Residence::default() };
+        assert_eq!(sources(ME, (OTHER, &theirs), None), [OTHER, THIRD].into());
+        let mut arrival = Arrival { gone: [THIRD].into(), ..Arrival::default() };
+        assert_eq!(sources(ME, (OTHER, &theirs), Some(&arrival)), [OTHER].into());
+        assert_eq!(still_expected(&theirs, Some(&arrival)), [ME].into());
+        // It had none, and has got something since.
+        arrival.came_from.insert(THIRD);
+        assert_eq!(still_expected(&theirs, Some(&arrival)), [ME, THIRD].into());
+        (arrival.came_from, arrival.gone) = ([].into(), [ME, THIRD].into());
+        assert!(still_expected(&theirs, Some(&arrival)).is_empty());
     }
 
     #[test]
