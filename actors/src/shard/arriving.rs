@@ -47,16 +47,11 @@ impl Shard {
             (Some(session), kind) => {
                 let client_id = &part.client_id;
                 if self.sessions[session as usize].user.as_deref() != part.user.as_deref() {
-                    if is_delivery {
-                        self.ledger.drop_unqueued(Drop::SessionEnded, 1);
-                    }
+                    self.leave_out(&kind, message);
                     return self.log(LogLevel::Warn, format!("peer {from} passes on a session of client {client_id:?}, which is another user's here; it is left out"));
                 }
                 if self.is_discarded(session) {
-                    if is_delivery {
-                        self.ledger.drop_unqueued(Drop::SessionEnded, 1);
-                    }
-                    return;
+                    return self.leave_out(&kind, message);
                 }
                 self.take_for(session, (from, NodeId(part.node)), kind, message);
             }
@@ -81,12 +76,25 @@ impl Shard {
                 self.send_whole_part(owner, &part, of);
             }
             (Some(_), PartKind::Begin { .. }) => self.begin_arrival(part),
-            (_, PartKind::Delivery { .. }) => self.ledger.drop_unqueued(Drop::SessionEnded, 1),
+            (_, PartKind::Delivery { .. }) => self.leave_out(&part.kind, message),
             (_, PartKind::End { .. }) => {
                 self.stop_waiting_for_nodes(&part.client_id, [via, NodeId(part.node)]);
                 self.let_in(&part.client_id);
             }
             _ => {}
+        }
+    }
+
+    /// A delivery that no session takes any more goes to another member of its share group, when it came through one.
+    fn leave_out(&mut self, kind: &PartKind, message: &Arc<Message>) {
+        let PartKind::Delivery { place, record } = kind else { return };
+        self.ledger.drop_unqueued(Drop::SessionEnded, 1);
+        // With a place it may have been sent: one of QoS 2 must not come to somebody else as well.
+        if (*place == 0 || record.qos < QoS::ExactlyOnce as u8)
+            && let Some(delivery) = delivery_of(0, record, message)
+        {
+            self.reroute(&delivery, true);
+            self.run_cells();
         }
     }
 

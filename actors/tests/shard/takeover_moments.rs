@@ -142,3 +142,18 @@ fn what_is_on_its_way_when_a_client_begins_anew_is_not_taken() {
         assert!(!has_session(&world, 0, "c"));
     }
 }
+
+#[test]
+fn what_a_share_group_is_owed_by_way_of_a_client_that_begins_anew_goes_to_another_member() {
+    let (mut world, sender) = cluster_with_client_away(2, "$share/g/t", 1);
+    send(&mut world, sender, "t", (1, 3), 1);
+    let other = world.connect_to(1, v5("other"));
+    world.subscribe(other, "$share/g/t", 1);
+    world.start_connect(1, v5("c"));
+    sync_one(&mut world, 1);
+    world.start_connect(1, Connect { clean_start: true, ..v5("c") });
+    // The old node passes on all it has before it hears of that.
+    (0..4).for_each(|_| sync_one(&mut world, 0));
+    rest(&mut world);
+    assert_eq!(world.drain(other), numbers(1, 3));
+}
