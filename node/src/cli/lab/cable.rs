@@ -9,8 +9,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Sub;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
@@ -63,29 +63,26 @@ impl Sub for Tally {
     }
 }
 
+/// Under one lock, so that each packet is counted on the side of a cut on which it was let through or thrown away.
 #[derive(Debug, Default)]
-struct Counter {
-    packets: AtomicU64,
-    bytes: AtomicU64,
-    dropped: AtomicU64,
+struct State {
+    is_cut: bool,
+    tally: Tally,
 }
 
-impl Counter {
-    fn read(&self) -> Flow {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Flow {
-            packets: read(&self.packets),
-            bytes: read(&self.bytes),
-            dropped: read(&self.dropped),
+impl State {
+    /// Counts a packet; whether it passes.
+    fn lets_through(&mut self, to_cloud: bool, length: usize) -> bool {
+        let tally = &mut self.tally;
+        let flow = if to_cloud { &mut tally.edge_to_cloud } else { &mut tally.cloud_to_edge };
+        if self.is_cut {
+            flow.dropped += 1;
+        } else {
+            flow.packets += 1;
+            flow.bytes += length as u64;
         }
+        !self.is_cut
     }
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    is_cut: AtomicBool,
-    to_cloud: Counter,
-    to_edge: Counter,
 }
 
 /// The two doors, before the nodes are known.
@@ -121,42 +118,43 @@ impl Doors {
 
     /// Lays the cable between two nodes. Packets of anybody else are ignored.
     pub fn connect(self, edge: SocketAddr, cloud: SocketAddr) -> Cable {
-        let shared = Arc::<Shared>::default();
+        let state = Arc::<Mutex<State>>::default();
         let (edge_door, cloud_door) = (Arc::new(self.edge), Arc::new(self.cloud));
         let up = relay(Arc::clone(&cloud_door), edge, Arc::clone(&edge_door), cloud, {
-            Way { shared: Arc::clone(&shared), to_cloud: true }
+            Way { state: Arc::clone(&state), to_cloud: true }
         });
         let down = relay(edge_door, cloud, cloud_door, edge, {
-            Way { shared: Arc::clone(&shared), to_cloud: false }
+            Way { state: Arc::clone(&state), to_cloud: false }
         });
-        Cable { shared, tasks: [tokio::spawn(up), tokio::spawn(down)] }
+        Cable { state, tasks: [tokio::spawn(up), tokio::spawn(down)] }
     }
 }
 
 /// A cable that carries. Dropping it takes it away.
 #[derive(Debug)]
 pub struct Cable {
-    shared: Arc<Shared>,
+    state: Arc<Mutex<State>>,
     tasks: [JoinHandle<()>; 2],
 }
 
 impl Cable {
-    /// From now on nothing passes, in either direction.
-    pub fn cut(&self) {
-        self.shared.is_cut.store(true, Ordering::SeqCst);
+    /// From now on nothing passes, in either direction. What has passed until then.
+    pub fn cut(&self) -> Tally {
+        let mut state = self.state.lock();
+        state.is_cut = true;
+        state.tally
     }
 
-    /// From now on everything passes again.
-    pub fn heal(&self) {
-        self.shared.is_cut.store(false, Ordering::SeqCst);
+    /// From now on everything passes again. What has passed until then.
+    pub fn heal(&self) -> Tally {
+        let mut state = self.state.lock();
+        state.is_cut = false;
+        state.tally
     }
 
     /// What has passed since the beginning.
     pub fn tally(&self) -> Tally {
-        Tally {
-            edge_to_cloud: self.shared.to_cloud.read(),
-            cloud_to_edge: self.shared.to_edge.read(),
-        }
+        self.state.lock().tally
     }
 }
 
@@ -167,7 +165,7 @@ impl Drop for Cable {
 }
 
 struct Way {
-    shared: Arc<Shared>,
+    state: Arc<Mutex<State>>,
     to_cloud: bool,
 }
 
@@ -185,12 +183,9 @@ async fn relay(
         if sender != from {
             continue;
         }
-        let counter = if way.to_cloud { &way.shared.to_cloud } else { &way.shared.to_edge };
-        if way.shared.is_cut.load(Ordering::SeqCst) {
-            counter.dropped.fetch_add(1, Ordering::Relaxed);
-        } else if outside.send_to(&packet[..length], to).await.is_ok() {
-            counter.packets.fetch_add(1, Ordering::Relaxed);
-            counter.bytes.fetch_add(length as u64, Ordering::Relaxed);
+        if way.state.lock().lets_through(way.to_cloud, length) {
+            // A cable does not know whether what it carries is taken in.
+            let _ = outside.send_to(&packet[..length], to).await;
         }
     }
 }
@@ -228,13 +223,20 @@ mod tests {
         cloud.send_to(b"welcome", edge_door).await.expect("sent");
         assert_eq!(received(&edge).await, (b"welcome".to_vec(), cloud_door));
 
-        cable.cut();
+        let until_cut = Tally {
+            edge_to_cloud: Flow { packets: 1, bytes: 5, dropped: 0 },
+            cloud_to_edge: Flow { packets: 1, bytes: 7, dropped: 0 },
+        };
+        assert_eq!(cable.cut(), until_cut);
         edge.send_to(b"lost", cloud_door).await.expect("sent");
         cloud.send_to(b"lost too", edge_door).await.expect("sent");
         while cable.tally().edge_to_cloud.dropped + cable.tally().cloud_to_edge.dropped < 2 {
             tokio::task::yield_now().await;
         }
-        cable.heal();
+        let until_healed = cable.heal();
+        let lost = Flow { packets: 0, bytes: 0, dropped: 1 };
+        let nothing = Tally { edge_to_cloud: lost, cloud_to_edge: lost };
+        assert_eq!(until_healed - until_cut, nothing, "nothing passes a cut cable");
         stranger.send_to(b"let me in", cloud_door).await.expect("sent");
         edge.send_to(b"again", cloud_door).await.expect("sent");
         assert_eq!(received(&cloud).await.0, b"again", "neither what was lost nor the stranger's");

@@ -108,11 +108,10 @@ impl Stage<'_> {
         ));
         let (edge_documents, _) = self.documents(self.story.things).await?;
         let before = self.moment("before", &cast).await?;
-        let tally_before = self.cable.tally();
         let lanes_before = self.lanes().await?;
 
         self.progress.chapter("CUT", "every packet is thrown away, in both directions");
-        self.cable.cut();
+        let tally_before = self.cable.cut();
         let cut_at = Instant::now();
         self.linked(false).await?;
         let noticed = cut_at.elapsed();
@@ -128,10 +127,9 @@ impl Stage<'_> {
         let kill = if self.story.kill { Some(self.kill_edge().await?) } else { None };
         self.wait_out(cut_at).await;
         let during = self.moment("cut", &cast).await?;
-        let tally_cut = self.cable.tally();
 
         self.progress.chapter("HEAL", "the cable carries again");
-        self.cable.heal();
+        let tally_cut = self.cable.heal();
         let healed_at = Instant::now();
         let cut_for = cut_at.elapsed();
         self.linked(true).await?;
