@@ -8,7 +8,8 @@ use crate::support::client::{Client, Options};
 use crate::support::mosquitto::{Mosquitto, OPEN, free_port};
 use crate::support::node::TestNode;
 use crate::support::tls::Pki;
-use crate::support::{http, until};
+use crate::support::wire::Wire;
+use crate::support::{http, until, within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn over_tls_both_sides_show_who_they_are() {
@@ -106,4 +107,30 @@ async fn a_link_made_by_both_sides_at_once_makes_no_circle() {
         assert!(copies <= 3 * here.len(), "and nothing in circles: {copies}");
         node.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_is_up_when_it_is_subscribed_and_not_before() {
+    let broker = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let to = Bridge {
+        protocol_version: BridgeProtocol::Mqttv311,
+        ..bridge("cloud", broker.local_addr().expect("bound"), topic("#", BridgeDirection::Both, 1))
+    };
+    let node = node(vec![to]).await;
+    let (stream, _) = within("the bridge", broker.accept()).await.expect("it connects");
+    let mut broker = Wire::over(stream);
+    assert_eq!(broker.packet().await.expect("CONNECT")[0], 0x10);
+    broker.send(&[0x20, 2, 0, 0]).await;
+    let subscribe = broker.packet().await.expect("SUBSCRIBE");
+    assert_eq!(subscribe[0], 0x82);
+    until("it has subscribed here", async || {
+        let (_, stats) = http::get(node.http(), "/api/v1/stats").await;
+        stats["mqtt"]["subscriptions"] == 1
+    })
+    .await;
+    // What is published at the broker now may pass it by.
+    assert_eq!(shown(node.http(), "cloud").await["state"], "connecting");
+    broker.send(&[0x90, 3, subscribe[2], subscribe[3], 1]).await;
+    up(node.http(), "cloud").await;
+    node.stop().await;
 }

@@ -109,8 +109,10 @@ async fn attempt(
         memory.no_private = true; // the next attempt does without
     }
     let (mut far, peer, facts, connack) = connected?;
+    let mut subacks_due = 0;
     if let Some(request) = remote::subscribe(settings, &facts, memory.first) {
         put(&mut far, &Packet::Subscribe(request))?;
+        subacks_due += 1;
     }
     if let Some(up) = remote::up(settings) {
         put(&mut far, &up)?;
@@ -124,18 +126,17 @@ async fn attempt(
     let handling = if retained { RetainHandling::Send } else { RetainHandling::Never };
     if let Some(request) = local::subscribe(settings, handling, facts.qos_max) {
         put(&mut near, &Packet::Subscribe(request))?;
+        subacks_due += 1;
     }
     (memory.is_new, memory.first, memory.retained_due) = (false, false, false);
     *was_up = true;
-    spec.status.connected();
-    notify(spec, true).await;
-    info!("bridge {} to {} is up", settings.name, settings.address());
     let pace = Pace::new(usize::from(in_flight), settings.rate_bytes_max);
     let rules = std::sync::Arc::clone(&settings.rules);
     let relay = Relay::new(rules, facts, pace, memory.receive_max, received);
-    Link { spec, near, far, relay, heard_ms: now().mono_ms, alive_ms: now().mono_ms, ping_ms: None }
-        .work()
-        .await
+    let now_ms = now().mono_ms;
+    let (heard_ms, alive_ms) = (now_ms, now_ms);
+    let subacks_due = Some(subacks_due);
+    Link { spec, near, far, relay, subacks_due, heard_ms, alive_ms, ping_ms: None }.work().await
 }
 
 async fn prepare(spec: &Spec) -> Result<Memory, LinkError> {
@@ -180,6 +181,9 @@ struct Link<'a> {
     near: Local,
     far: Far,
     relay: Relay,
+    /// Answers to our SUBSCRIBEs that have not come: until they have, what is published may pass the bridge by, and nobody is
+    /// told that it is up. Nothing once that is told.
+    subacks_due: Option<u32>,
     /// Something came from the broker.
     heard_ms: u64,
     /// It showed that it is there: something came, or it took what had to wait.
@@ -192,6 +196,7 @@ impl Link<'_> {
     async fn work(mut self) -> Result<Never, LinkError> {
         loop {
             self.carry_out()?;
+            self.tell_when_up().await;
             let (near, far) = self.turn().await?;
             let now_ms = now().mono_ms;
             if far.read {
@@ -204,6 +209,7 @@ impl Link<'_> {
             }
             if near.read {
                 while let Some(packet) = self.near.take()? {
+                    self.count_suback(&packet);
                     self.relay.handle_local(packet, now_ms);
                 }
             }
@@ -220,7 +226,25 @@ impl Link<'_> {
         {
             return self.relay.handle_pong(now_ms.saturating_sub(sent_ms), now_ms);
         }
+        self.count_suback(&packet);
         self.relay.handle_remote(packet, now_ms);
+    }
+
+    fn count_suback(&mut self, packet: &Packet) {
+        if matches!(packet, Packet::Suback(_)) {
+            self.subacks_due = self.subacks_due.map(|due| due.saturating_sub(1));
+        }
+    }
+
+    async fn tell_when_up(&mut self) {
+        if self.subacks_due != Some(0) {
+            return;
+        }
+        self.subacks_due = None;
+        self.spec.status.connected();
+        notify(self.spec, true).await;
+        let settings = &self.spec.settings;
+        info!("bridge {} to {} is up", settings.name, settings.address());
     }
 
     /// Pings a broker that says nothing, and gives up one that does not answer.
