@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::support::steady::{Mortal, Plan, Step, Taken, publisher, subscribe, subscriber};
+use crate::support::steady::{
+    AtEnd, Mortal, Plan, Process, Step, Taken, publisher, subscribe, subscriber,
+};
 
 /// Messages of one publisher that may be under way.
 const WINDOW: usize = 8;
@@ -71,6 +73,7 @@ fn random_kills_under_twenty_publishers_lose_nothing_and_double_no_qos_2() {
     let (began, copies_of_all) = (Instant::now(), Mutex::new([0, 0]));
     std::thread::scope(|scope| {
         let (node, acknowledged) = (&node, &acknowledged);
+        let _ends = (AtEnd(&node.enough), AtEnd(&done));
         for (qos, taken) in [(1, &ones), (2, &twos)] {
             let done = Arc::clone(&done);
             scope.spawn(move || subscriber(node, &format!("here-{qos}"), taken, &done, None));
@@ -90,7 +93,7 @@ fn random_kills_under_twenty_publishers_lose_nothing_and_double_no_qos_2() {
             dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             std::thread::sleep(Duration::from_millis(50 + (dice >> 33) % 400));
             node.kill_9();
-            child.wait().expect("our child");
+            child.wait();
             child = node.start(data.path(), &limits);
         }
         node.enough.store(true, Ordering::SeqCst);
@@ -118,7 +121,6 @@ fn random_kills_under_twenty_publishers_lose_nothing_and_double_no_qos_2() {
             let most = if qos == 1 { kills * (10 * WINDOW + 64) } else { 0 };
             assert!(copies <= most, "{who} QoS {qos}: {copies} copies after {kills} kills");
         }
-        done.store(true, Ordering::SeqCst);
     });
     let slowest = *node.slowest_start.lock().expect("nobody panics");
     let [ones, twos] = acknowledged.lock().expect("nobody panics").each_ref().map(BTreeSet::len);
@@ -181,27 +183,24 @@ fn one_call(call: &'static str, messages: usize) -> usize {
     std::thread::scope(|scope| {
         let (node, taken, done, ended) = (&node, &taken, &done, &ended);
         scope.spawn(move || subscriber(node, "receiver", taken, done, None));
+        let _done = AtEnd(done);
         scope.spawn(move || {
+            let _ended = AtEnd(ended);
             let acknowledged = publisher(node, "sender", "job", 2, messages, 4, None);
             assert_eq!(acknowledged.len(), messages);
             let lost = wait_for(taken, &acknowledged);
-            ended.store(true, Ordering::SeqCst);
             assert!(lost.is_empty(), "lost {lost:?}");
         });
         while !ended.load(Ordering::SeqCst) {
-            if child.try_wait().expect("our child").is_some() {
+            if child.has_ended() {
                 kills += 1;
                 *node.dies_at.lock().expect("nobody panics with it") = dies_at(kills);
                 child = node.start(data.path(), &[]);
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        done.store(true, Ordering::SeqCst);
     });
     assert_eq!(sum(&taken), (messages, 0), "each of them once");
-    // It may just have died by itself.
-    let _ = child.kill();
-    child.wait().expect("our child");
     kills
 }
 
@@ -217,32 +216,25 @@ fn one_case(messages: usize, plan: Plan, from_publisher: bool) -> usize {
         let (node, taken, done, ended) = (&node, &taken, &done, &ended);
         let (first, second) = if from_publisher { (Some(plan), None) } else { (None, Some(plan)) };
         scope.spawn(move || subscriber(node, "receiver", taken, done, second));
+        let _done = AtEnd(done);
         scope.spawn(move || {
+            let _ended = AtEnd(ended);
             let acknowledged = publisher(node, "sender", "job", 2, messages, 4, first);
             assert_eq!(acknowledged.len(), messages);
             let lost = wait_for(taken, &acknowledged);
-            ended.store(true, Ordering::SeqCst);
             assert!(lost.is_empty(), "lost {lost:?}");
-            done.store(true, Ordering::SeqCst);
         });
         kills = keep_alive(node, data.path(), &mut child, ended);
-        done.store(true, Ordering::SeqCst);
     });
     assert_eq!(sum(&taken), (messages, 0), "each of them once");
-    end(&node, child);
     kills
 }
 
 /// Starts it again whenever it dies, until all is over.
-fn keep_alive(
-    node: &Mortal,
-    data: &Path,
-    child: &mut std::process::Child,
-    ended: &AtomicBool,
-) -> usize {
+fn keep_alive(node: &Mortal, data: &Path, child: &mut Process, ended: &AtomicBool) -> usize {
     let mut kills = 0;
     while !ended.load(Ordering::SeqCst) {
-        if child.try_wait().expect("our child").is_some() {
+        if child.has_ended() {
             kills += 1;
             *child = node.start(data, &[]);
         }
@@ -270,7 +262,7 @@ fn a_node_with_long_queues_is_back_soon() {
     end(&node, child);
 }
 
-fn end(node: &Mortal, mut child: std::process::Child) {
+fn end(node: &Mortal, mut child: Process) {
     node.kill_9();
-    child.wait().expect("our child");
+    child.wait();
 }

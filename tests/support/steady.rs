@@ -15,12 +15,43 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::DEADLINE;
 use super::outpost::{address, binary};
 use super::tools::program;
 use super::wire::{framed, kept_connect};
 
 /// No answer for so long: the connection is given up and made anew.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// Set when this goes out of scope, by a panic too: threads that look at it end, and what went wrong is told.
+pub struct AtEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for AtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A node's process. Ends when dropped.
+pub struct Process(Child);
+
+impl Process {
+    pub fn has_ended(&mut self) -> bool {
+        self.0.try_wait().expect("our child").is_some()
+    }
+
+    pub fn wait(&mut self) {
+        self.0.wait().expect("our child");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// A node that dies and is started again.
 #[derive(Default)]
@@ -37,7 +68,7 @@ pub struct Mortal {
 
 impl Mortal {
     /// Starts the node on its data and waits for a first CONNACK.
-    pub fn start(&self, data: &Path, settings: &[&str]) -> Child {
+    pub fn start(&self, data: &Path, settings: &[&str]) -> Process {
         let began = Instant::now();
         let dies_at = *self.dies_at.lock().expect("nobody panics with it");
         let mut command = dies_at.map_or_else(|| Command::new(binary()), |_| program("strace"));
@@ -49,13 +80,14 @@ impl Mortal {
         }
         command.args(["dev", "--mqtt-port", "0", "--http-port", "0", "--data-dir"]).arg(data);
         command.args(settings).env("RUST_LOG", "error");
-        let mut child = command
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()
             .expect("the command runs");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut child = Process(child);
+        let mut lines = BufReader::new(child.0.stdout.take().expect("piped")).lines();
         let line =
             lines.find_map(|line| line.ok().filter(|line| line.contains("MQTT 3.1.1 and 5")));
         let Some(line) = line else {
@@ -63,12 +95,13 @@ impl Mortal {
             return child; // it was killed before
         };
         let mqtt = address(&line);
-        self.pid.store(child.id(), Ordering::SeqCst);
+        self.pid.store(child.0.id(), Ordering::SeqCst);
         self.port.store(mqtt.port(), Ordering::SeqCst);
         while connect(mqtt, "first").is_none() {
-            if child.try_wait().is_ok_and(|ended| ended.is_some()) {
+            if child.has_ended() {
                 return child; // somebody was faster and had it killed again
             }
+            assert!(began.elapsed() < 2 * DEADLINE, "the node says where it listens and does not");
         }
         let mut slowest = self.slowest_start.lock().expect("nobody panics with it");
         *slowest = slowest.max(began.elapsed());
@@ -92,12 +125,20 @@ impl Mortal {
 
     /// Until it answers.
     fn connect(&self, id: &str) -> (TcpStream, bool) {
-        loop {
+        self.connect_until(id, &AtomicBool::new(false)).expect("nothing else ends it")
+    }
+
+    /// Until it answers, or nobody is interested any more: then it may not be started again.
+    fn connect_until(&self, id: &str, done: &AtomicBool) -> Option<(TcpStream, bool)> {
+        let began = Instant::now();
+        while !done.load(Ordering::SeqCst) {
             if let Some(connected) = connect(self.address(), id) {
-                return connected;
+                return Some(connected);
             }
+            assert!(began.elapsed() < 2 * DEADLINE, "{id}: no node answers");
             std::thread::sleep(Duration::from_millis(5));
         }
+        None
     }
 }
 
@@ -268,7 +309,7 @@ pub fn subscriber(
         }
     };
     while !done.load(Ordering::SeqCst) {
-        let (mut stream, present) = node.connect(id);
+        let Some((mut stream, present)) = node.connect_until(id, done) else { return };
         assert!(present, "{id}: the session was acknowledged, so it is there");
         stream.set_read_timeout(Some(Duration::from_millis(300))).expect("a socket");
         loop {
