@@ -449,7 +449,7 @@ fn mqtt5_3_1_3_9_a_client_back_in_time_has_no_will_published() {
     reader.subscribe(&topic, 0);
     let connect = Connect::kept(5, &id);
     let delayed =
-        Will { properties: Properties::new().four(prop::WILL_DELAY, 1), ..will(&topic, 0, false) };
+        Will { properties: Properties::new().four(prop::WILL_DELAY, 5), ..will(&topic, 0, false) };
     let (peer, _) = Peer::accepted(&connect.clone().will(delayed.clone()));
     peer.drop_connection();
     let (peer, _) = Peer::accepted(&connect.clone());

@@ -2,12 +2,13 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use outpost_node::Hooks;
-use outpost_node::config::{Listener, Transport};
+use outpost_node::config::{Config, Listener, Transport};
 
 use super::packet::{
     CONNACK, Connect, DISCONNECT, PINGREQ, PINGRESP, PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL,
@@ -34,8 +35,11 @@ static NODE: LazyLock<Shared> = LazyLock::new(|| {
                 bind: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
                 ..Listener::default()
             };
-            let node =
-                TestNode::start_with(|config| config.listener.push(web), Hooks::default()).await;
+            let in_folder = |config: &mut Config| {
+                config.node.data_dir = folder();
+                config.listener.push(web);
+            };
+            let node = TestNode::start_with(in_folder, Hooks::default()).await;
             let shared = Shared { tcp: node.mqtt(), web: node.listener("web") };
             tell.send(shared).expect("somebody waits");
             std::future::pending::<()>().await;
@@ -43,6 +47,20 @@ static NODE: LazyLock<Shared> = LazyLock::new(|| {
     });
     told.recv().expect("the node starts")
 });
+
+/// Nobody stops it, so nobody removes its data: the next run does.
+fn folder() -> PathBuf {
+    let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clauses");
+    for old in std::fs::read_dir(&all).into_iter().flatten().flatten() {
+        if !Path::new("/proc").join(old.file_name()).exists() {
+            let _ = std::fs::remove_dir_all(old.path());
+        }
+    }
+    let own = all.join(std::process::id().to_string());
+    let _ = std::fs::remove_dir_all(&own); // of another process that had this number
+    std::fs::create_dir_all(&own).expect("a folder");
+    own
+}
 
 /// Where it listens.
 struct Shared {

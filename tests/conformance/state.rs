@@ -147,17 +147,17 @@ fn mqtt5_4_3_3_7_what_has_been_sent_does_not_expire() {
     writer.publish(
         &Publish::new(&topic, "sent")
             .qos(2, 1)
-            .with(|properties| properties.four(prop::MESSAGE_EXPIRY, 1)),
+            .with(|properties| properties.four(prop::MESSAGE_EXPIRY, 4)),
     );
     writer.expect(PUBREC);
     let sent = reader.expect(PUBLISH);
     reader.drop_connection();
-    // A will with a delay of two seconds says that they are over.
+    // A will with a delay of five seconds says that they are over.
     let (mut clock, tick) = (Peer::new(5), unique("tick"));
     clock.subscribe(&tick, 0);
     let will = super::packet::Will {
         topic: tick.as_str().into(),
-        properties: Properties::new().four(prop::WILL_DELAY, 2),
+        properties: Properties::new().four(prop::WILL_DELAY, 5),
         ..super::packet::Will::default()
     };
     Peer::accepted(&Connect::kept(5, &unique("c")).will(will)).0.drop_connection();
