@@ -61,7 +61,12 @@ async fn which_rule_refused_whom_and_who_would_get_it() {
         assert!(client.contains(words), "{words} in\n{client}");
     }
     reader.disconnect().await;
-    let client = ask(&node, &["why", "reader"]).await;
+    let mut client = String::new();
+    until("its good-bye has arrived", async || {
+        client = ask(&node, &["why", "reader"]).await;
+        client.starts_with("client reader: away")
+    })
+    .await;
     assert!(client.starts_with("client reader: away; last disconnected: Success at "), "{client}");
     let topic = ask(&node, &["why", "plant/secret"]).await;
     assert!(topic.contains("client reader QoS 1: away: QoS 1 and 2 are queued"), "{topic}");

@@ -13,6 +13,10 @@ use tokio::task::JoinHandle;
 
 use super::{DEADLINE, within};
 
+/// Until the library gives up a CONNECT or a write. Its own five seconds are no promise of a node, and little on a machine
+/// that builds beside the stories; less than [`DEADLINE`], so that it is the library that says what it waited for.
+const LIBRARY_WAITS: Duration = Duration::from_secs(25);
+
 /// Requests that may wait for the client's event loop.
 const REQUESTS: usize = 256;
 /// Messages that may wait for the story.
@@ -138,9 +142,11 @@ impl Client {
         let ends = Ends { messages: to_messages, ended: to_ended, greeting: to_greeting };
         let (commands, pump) = match options.version {
             Version::V4 => {
-                let (client, events) = rumqttc_v4::AsyncClient::builder(options4(server, &options))
-                    .capacity(REQUESTS)
-                    .build();
+                let (client, mut events) =
+                    rumqttc_v4::AsyncClient::builder(options4(server, &options))
+                        .capacity(REQUESTS)
+                        .build();
+                events.network_options.set_connection_timeout(LIBRARY_WAITS.as_secs());
                 (Commands::V4(client), tokio::spawn(pump4(events, ends)))
             }
             Version::V5 => {
@@ -459,6 +465,7 @@ fn options5(server: SocketAddr, given: &Options) -> rumqttc_v5::MqttOptions {
     options.set_clean_start(given.kept_s.is_none());
     options
         .set_broker_session_resume_policy(rumqttc_v5::BrokerSessionResumePolicy::AllowBrokerOnly);
+    options.set_connect_timeout(LIBRARY_WAITS);
     let mut connect = packets5::ConnectProperties::new();
     connect.session_expiry_interval = given.kept_s;
     connect.max_packet_size = Some(1 << 24);

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use outpost_node::config::User;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 
 use super::group::MemoryGroup;
 use super::{until, within};
@@ -66,7 +67,10 @@ pub fn command() -> Command {
 
 fn with_defaults(mut command: Command) -> Command {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    for name in ["RUST_LOG", "OUTPOST_URL", "OUTPOST_TOKEN_FILE"] {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    for name in
+        names.filter(|name| name == "RUST_LOG" || name.to_string_lossy().starts_with("OUTPOST_"))
+    {
         command.env_remove(name);
     }
     command.env("NO_COLOR", "1");
@@ -121,16 +125,17 @@ pub async fn user(name: &str, password: &str) -> User {
 pub struct Lines(Arc<Mutex<Vec<String>>>);
 
 impl Lines {
-    fn read(from: impl AsyncRead + Unpin + Send + 'static) -> Self {
+    /// Reads to the end, which is where the task ends.
+    fn read(from: impl AsyncRead + Unpin + Send + 'static) -> (Self, JoinHandle<()>) {
         let lines = Self::default();
         let into = lines.clone();
-        tokio::spawn(async move {
+        let reader = tokio::spawn(async move {
             let mut from = BufReader::new(from).lines();
             while let Ok(Some(line)) = from.next_line().await {
                 into.0.lock().expect("nobody panics with it").push(line);
             }
         });
-        lines
+        (lines, reader)
     }
 
     pub fn all(&self) -> Vec<String> {
@@ -148,21 +153,33 @@ pub struct Running {
     child: Child,
     pub out: Lines,
     pub err: Lines,
+    readers: [JoinHandle<()>; 2],
 }
 
 impl Running {
     pub fn start(mut command: Command) -> Self {
         let mut child =
             command.spawn().unwrap_or_else(|why| panic!("{:?}: {why}", command.as_std()));
-        let out = Lines::read(child.stdout.take().expect("piped"));
-        let err = Lines::read(child.stderr.take().expect("piped"));
-        Self { child, out, err }
+        let (out, reads_out) = Lines::read(child.stdout.take().expect("piped"));
+        let (err, reads_err) = Lines::read(child.stderr.take().expect("piped"));
+        Self { child, out, err, readers: [reads_out, reads_err] }
     }
 
     /// Waits for a line on standard output.
     pub async fn says(&mut self, words: &str) -> String {
-        until(words, async || !self.out.with(words).is_empty() || self.has_ended()).await;
-        match self.out.with(words).into_iter().next() {
+        let out = self.out.clone();
+        self.says_on(&out, words).await
+    }
+
+    /// Waits for a line on standard error, where the log is.
+    pub async fn logs(&mut self, words: &str) -> String {
+        let err = self.err.clone();
+        self.says_on(&err, words).await
+    }
+
+    async fn says_on(&mut self, lines: &Lines, words: &str) -> String {
+        until(words, async || !lines.with(words).is_empty() || self.has_said_all()).await;
+        match lines.with(words).into_iter().next() {
             Some(line) => line,
             None => panic!("it ended without saying {words:?}: {:?} {:?}", self.out, self.err),
         }
@@ -173,13 +190,19 @@ impl Running {
         self.child.id().expect("it runs")
     }
 
-    fn has_ended(&mut self) -> bool {
+    /// It has ended, and its outputs are read to theirs.
+    fn has_said_all(&mut self) -> bool {
         self.child.try_wait().expect("it is our child").is_some()
+            && self.readers.iter().all(JoinHandle::is_finished)
     }
 
-    /// Its end.
+    /// Its end, and that of its outputs.
     pub async fn wait(mut self) -> ExitStatus {
-        within("the end of a process", self.child.wait()).await.expect("it is our child")
+        let ended = within("the end of a process", self.child.wait()).await;
+        for reader in &mut self.readers {
+            within("the end of its output", reader).await.expect("it does not panic");
+        }
+        ended.expect("it is our child")
     }
 
     /// SIGKILL: nothing in the process hears of it.
