@@ -31,7 +31,7 @@ use crate::gate::ConfigGate;
 use crate::http::HttpServer;
 use crate::listeners::{Listeners, OpenError};
 use crate::memory;
-use crate::peers::{Links, NodeSink};
+use crate::peers::{Links, NodeSink, Speaker};
 use crate::plane::{Command, PlaneActor, PlaneHandle, PlanePorts, PlaneSpec};
 use crate::shadows::{ShadowActor, ShadowCommand, ShadowHandle, ShadowSpec, policy_rule};
 use crate::traces::Traces;
@@ -104,7 +104,11 @@ struct Ports {
 
 impl PlanePorts for Ports {
     fn peer(&self, peer: NodeId, frame: PeerFrame) -> bool {
-        self.links.send(peer, frame)
+        self.links.send(Speaker::Plane, peer, frame)
+    }
+
+    fn peer_up(&self, peer: NodeId, link: u64) {
+        self.links.heard(Speaker::Plane, peer, link);
     }
 
     fn shadow(&self, topic: ByteString, payload: Bytes, client: ByteString, job: u64) -> bool {

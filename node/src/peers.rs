@@ -23,23 +23,79 @@ pub struct Links(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    up: Mutex<HashMap<NodeId, Up>>,
+    up: Mutex<Table<LinkHandle>>,
     /// QoS 0 events no link took.
     dropped: AtomicU64,
 }
 
-struct Up {
-    link: LinkHandle,
-    /// Turns true when shard and hub know the link; frames wait for that.
+/// Who speaks to peers. Each hears of links in its own time, by its commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaker {
+    /// The shard.
+    Plane,
+    /// The shadow hub.
+    Hub,
+}
+
+/// The links that are up, by peer.
+///
+/// Who speaks of a link that is gone does not speak on the next: what was under way on the one is lost, and a peer that got
+/// what comes behind it would take that for all there was.
+struct Table<L> {
+    up: HashMap<NodeId, Up<L>>,
+    /// Links so far.
+    count: u64,
+}
+
+impl<L> Default for Table<L> {
+    fn default() -> Self {
+        Self { up: HashMap::new(), count: 0 }
+    }
+}
+
+struct Up<L> {
+    link: L,
+    number: u64,
+    /// Those who have heard of it.
+    speakers: Vec<Speaker>,
+    /// Turns true when shard and hub were told of the link; frames wait for that.
     known: watch::Receiver<bool>,
 }
 
+impl<L> Table<L> {
+    /// A link is up. Its number.
+    fn begin(&mut self, peer: NodeId, link: L, known: watch::Receiver<bool>) -> u64 {
+        self.count += 1;
+        let number = self.count;
+        self.up.insert(peer, Up { link, number, speakers: Vec::new(), known });
+        number
+    }
+
+    /// What this one says to a peer from now on is for this link.
+    fn heard(&mut self, speaker: Speaker, peer: NodeId, number: u64) {
+        if let Some(up) = self.up.get_mut(&peer).filter(|up| up.number == number) {
+            up.speakers.push(speaker);
+        }
+    }
+
+    /// The link to a peer, when it is the one this speaker means.
+    fn of(&self, speaker: Speaker, peer: NodeId) -> Option<&L> {
+        let up = self.up.get(&peer).filter(|up| up.speakers.contains(&speaker))?;
+        Some(&up.link)
+    }
+}
+
 impl Links {
-    /// Sends a frame. A link that cannot take what must not be lost is closed: the next one begins where the peer says.
-    /// `false`: it was fleeting (a QoS 0 event) and is dropped.
-    pub fn send(&self, peer: NodeId, frame: PeerFrame) -> bool {
+    /// A speaker takes up this link.
+    pub fn heard(&self, speaker: Speaker, peer: NodeId, number: u64) {
+        self.0.up.lock().heard(speaker, peer, number);
+    }
+
+    /// Sends a frame on the link its speaker means, if that is still the one. A link that cannot take what must not be lost is
+    /// closed: the next one begins where the peer says. `false`: it was fleeting (a QoS 0 event) and is dropped.
+    pub fn send(&self, speaker: Speaker, peer: NodeId, frame: PeerFrame) -> bool {
         let is_fleeting = matches!(frame, PeerFrame::Event { seq: 0, .. });
-        let link = self.0.up.lock().get(&peer).map(|up| up.link.clone());
+        let link = self.0.up.lock().of(speaker, peer).cloned();
         let Some(link) = link else { return !self.lost(is_fleeting) };
         match link.try_send(frame) {
             Ok(()) => {}
@@ -64,19 +120,19 @@ impl Links {
 
     /// Closes the link to a peer.
     pub fn close(&self, peer: NodeId, why: &str) {
-        if let Some(up) = self.0.up.lock().get(&peer) {
+        if let Some(up) = self.0.up.lock().up.get(&peer) {
             up.link.close(why);
         }
     }
 
     /// Closes all links; they come back by themselves.
     pub fn close_all(&self, why: &str) {
-        self.0.up.lock().values().for_each(|up| up.link.close(why));
+        self.0.up.lock().up.values().for_each(|up| up.link.close(why));
     }
 
     /// What the link to a peer is like.
     pub fn path(&self, peer: NodeId) -> Option<LinkPath> {
-        self.0.up.lock().get(&peer).map(|up| up.link.path())
+        self.0.up.lock().up.get(&peer).map(|up| up.link.path())
     }
 
     /// QoS 0 events that no link took: it was full or had just gone.
@@ -86,7 +142,7 @@ impl Links {
 }
 
 enum Change {
-    Up(NodeId, watch::Sender<bool>),
+    Up(NodeId, u64, watch::Sender<bool>),
     Down(NodeId),
 }
 
@@ -106,9 +162,11 @@ impl NodeSink {
         tokio::spawn(async move {
             while let Some(change) = waiting.recv().await {
                 let (command, shadow, known) = match change {
-                    Change::Up(peer, known) => {
-                        (Command::PeerUp(peer), ShadowCommand::PeerUp(peer), Some(known))
-                    }
+                    Change::Up(peer, link, known) => (
+                        Command::PeerUp(peer, link),
+                        ShadowCommand::PeerUp(peer, link),
+                        Some(known),
+                    ),
                     Change::Down(peer) => {
                         (Command::PeerDown(peer), ShadowCommand::PeerDown(peer), None)
                     }
@@ -129,14 +187,14 @@ impl PeerSink for NodeSink {
     fn peer_up(&self, peer: PeerInfo, link: LinkHandle) {
         info!("link to {} ({}) is up", peer.name, peer.addr);
         let (sender, known) = watch::channel(false);
-        self.links.0.up.lock().insert(peer.id, Up { link: link.clone(), known });
-        if self.changes.try_send(Change::Up(peer.id, sender)).is_err() {
+        let number = self.links.0.up.lock().begin(peer.id, link.clone(), known);
+        if self.changes.try_send(Change::Up(peer.id, number, sender)).is_err() {
             link.close("too many links changed at once");
         }
     }
 
     fn peer_down(&self, peer: NodeId) {
-        let name = self.links.0.up.lock().remove(&peer).map(|up| up.link.peer().name.clone());
+        let name = self.links.0.up.lock().up.remove(&peer).map(|up| up.link.peer().name.clone());
         info!(
             "link to {} is down; what it is owed waits on disk",
             name.unwrap_or_else(|| peer.to_string())
@@ -148,7 +206,7 @@ impl PeerSink for NodeSink {
 
     fn frame(&self, peer: NodeId, frame: PeerFrame) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let Some(mut known) = self.links.0.up.lock().get(&peer).map(|up| up.known.clone())
+            let Some(mut known) = self.links.0.up.lock().up.get(&peer).map(|up| up.known.clone())
             else {
                 return;
             };
@@ -165,5 +223,31 @@ impl PeerSink for NodeSink {
                 self.links.close(peer, "this node is restarting a part of itself");
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_was_meant_for_one_link_goes_out_on_the_next() {
+        let (peer, known) = (NodeId(7), watch::channel(false).1);
+        let mut links = Table::default();
+        let first = links.begin(peer, "first", known.clone());
+        assert_eq!(links.of(Speaker::Plane, peer), None, "the shard has not heard of it");
+        links.heard(Speaker::Plane, peer, first);
+        assert_eq!(links.of(Speaker::Plane, peer), Some(&"first"));
+        assert_eq!(links.of(Speaker::Hub, peer), None, "each in its own time");
+
+        // Replaced, while the shard still hears of the first and pumps.
+        links.up.remove(&peer);
+        assert_eq!(links.of(Speaker::Plane, peer), None);
+        let second = links.begin(peer, "second", known);
+        assert_eq!(links.of(Speaker::Plane, peer), None, "it speaks of the first");
+        links.heard(Speaker::Hub, peer, first);
+        assert_eq!(links.of(Speaker::Hub, peer), None, "late news of the first");
+        links.heard(Speaker::Plane, peer, second);
+        assert_eq!(links.of(Speaker::Plane, peer), Some(&"second"));
     }
 }

@@ -49,8 +49,8 @@ pub enum ShadowCommand {
     Stats(oneshot::Sender<HubStats>),
     /// From people: the peers that are not listened to.
     Quarantined(oneshot::Sender<Vec<Unheard>>),
-    /// From links.
-    PeerUp(NodeId),
+    /// From links; which one.
+    PeerUp(NodeId, u64),
     /// From links.
     PeerDown(NodeId),
     /// From people: it is gone for good.

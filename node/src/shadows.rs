@@ -28,7 +28,7 @@ use tracing::{debug, info, warn};
 
 use crate::clock::now;
 use crate::config::{PolicyKind, ShadowPolicy};
-use crate::peers::Links;
+use crate::peers::{Links, Speaker};
 use crate::plane::{Command, PlaneHandle};
 pub use crate::shadow_handle::{Reply, ShadowCommand, ShadowHandle, Unheard};
 use crate::shadow_rows::StoredRows;
@@ -295,7 +295,8 @@ impl Driver {
                 };
                 let _ = reply.send(self.hub.quarantined(now).map(unheard).collect());
             }
-            ShadowCommand::PeerUp(peer) => {
+            ShadowCommand::PeerUp(peer, link) => {
+                self.spec.links.heard(Speaker::Hub, peer, link);
                 self.hub.peer_up(peer, now);
                 self.measure(peer);
             }
@@ -443,7 +444,7 @@ impl Driver {
             }
             Output::ToPeer { peer, frame } => {
                 // Never dropped: a link that has no room for it is closed.
-                let _ = self.spec.links.send(peer, PeerFrame::Shadow(frame.into()));
+                let _ = self.spec.links.send(Speaker::Hub, peer, PeerFrame::Shadow(frame.into()));
             }
             Output::Reply { id, status, body } => {
                 if let Some(asker) = self.settled(id) {

@@ -13,6 +13,7 @@ use super::barriers::Barriers;
 use super::feed_way::{FEED_WAY_MAX, FeedWay};
 use super::outbox::Owed;
 use super::{Event, Hold, LogLevel, Shard};
+use crate::ledger::Drop;
 use crate::record::{self, PeerRecord};
 
 /// Events sent to a peer and not yet acknowledged. Lower: a long round trip starves the link; higher: more is sent
@@ -160,6 +161,7 @@ impl Shard {
     /// The link to a peer is up.
     pub fn peer_up(&mut self, id: NodeId, now: Now) {
         self.now = now;
+        self.unsay(id);
         self.link_count += 1;
         let link = self.link_count;
         let peer = self.peers.entry(id).or_default();
@@ -234,6 +236,7 @@ impl Shard {
     /// The link to a peer is down.
     pub fn peer_down(&mut self, id: NodeId, now: Now) {
         self.now = now;
+        self.unsay(id);
         if let Some(peer) = self.peers.get_mut(&id) {
             (peer.up, peer.greeted) = (false, false);
             peer.stalled.clear();
@@ -241,6 +244,19 @@ impl Shard {
         }
         self.stop_waiting_for(id);
         self.settle();
+    }
+
+    /// What was said on a link that is gone and nobody has fetched. On the next link it would come before the hello, and in front
+    /// of what got lost on this one: the peer would take that for seen.
+    fn unsay(&mut self, id: NodeId) {
+        let mut fleeting = 0;
+        self.events.retain(|event| {
+            let Event::Peer(peer, frame) = event else { return true };
+            let is_unsaid = *peer == id;
+            fleeting += u32::from(is_unsaid && matches!(frame, PeerFrame::Event { seq: 0, .. }));
+            !is_unsaid
+        });
+        (0..fleeting).for_each(|_| self.ledger.not_taken(Drop::Offline));
     }
 
     /// A node that is gone for good: what it is owed is dropped, and nothing waits for it any more. Should it come back,

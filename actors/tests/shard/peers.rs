@@ -253,6 +253,45 @@ fn the_window_of_a_link_moves_with_each_acknowledgement_also_for_what_was_read_f
 }
 
 #[test]
+fn what_was_said_on_a_link_does_not_come_on_the_next_in_front_of_what_was_lost() {
+    let mut world = World::with(2, |_| {});
+    let receiver = world.connect_to(1, v5("r"));
+    world.subscribe(receiver, "t", 1);
+    world.join();
+    world.cut_link();
+    let sender = world.connect_to(0, v5("s"));
+    for number in 1..=20 {
+        world.publish(sender, publish("t", "x", 1, number));
+    }
+    world.drain(sender);
+    let (peer, now) = (NodeId(2), world.now());
+    let hello = || Hello { store_id: 2, your_store_id: 0, events_seen: 0, retained_seen: 0 };
+    let shard = world.shard_mut(0);
+    let take = |shard: &mut outpost_actors::shard::Shard, count: usize| {
+        let mut taken = Vec::new();
+        while taken.len() < count
+            && let Some(event) = shard.poll_event()
+        {
+            if let Event::Peer(_, PeerFrame::Event { seq, .. }) = event {
+                taken.push(seq);
+            }
+        }
+        taken
+    };
+    shard.peer_up(peer, now);
+    shard.peer_frame(peer, PeerFrame::Hello(hello()), now).expect("a peer");
+    // The driver sends some of them, and hears that the link has been replaced.
+    let first = take(shard, 5);
+    assert_eq!(first.len(), 5);
+    shard.peer_down(peer, now);
+    shard.peer_up(peer, now);
+    assert_eq!(take(shard, 1), [], "the peer has not said how far it has read");
+    shard.peer_frame(peer, PeerFrame::Hello(hello()), now).expect("a peer");
+    let again = take(shard, 100);
+    assert_eq!((again.len(), &again[..5]), (20, &first[..]), "from where the peer is");
+}
+
+#[test]
 fn a_peer_that_is_forgotten_holds_nothing_back_and_may_come_back_as_a_new_one() {
     let mut world = World::with(2, |config| config.outbox_messages_max = 3);
     let receiver = world.connect_to(1, v5("r"));

@@ -41,8 +41,8 @@ pub enum Command {
     Complete(u64, ReasonCode),
     /// From the hub: it is a new one and knows of no request.
     HubStarted(oneshot::Sender<()>),
-    /// From a link: it is up.
-    PeerUp(NodeId),
+    /// From a link: it is up; which one.
+    PeerUp(NodeId, u64),
     /// From a link: it is down.
     PeerDown(NodeId),
     /// From a link.
@@ -79,6 +79,8 @@ impl std::fmt::Debug for ShardWork {
 pub trait PlanePorts: Send + Sync + 'static {
     /// A frame for a peer; `false` when it was a QoS 0 event and no link took it.
     fn peer(&self, peer: NodeId, frame: PeerFrame) -> bool;
+    /// The shard has heard of this link: what it says to the peer from now on is for it.
+    fn peer_up(&self, peer: NodeId, link: u64);
     /// A shadow request of a client; `false` when there is no room for it.
     fn shadow(&self, topic: ByteString, payload: Bytes, client: ByteString, job: u64) -> bool;
     /// What others use of the memory budget now.

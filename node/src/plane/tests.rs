@@ -63,6 +63,8 @@ impl PlanePorts for Ports {
         true
     }
 
+    fn peer_up(&self, _: NodeId, _: u64) {}
+
     fn shadow(&self, _: ByteString, _: Bytes, _: ByteString, job: u64) -> bool {
         self.0.lock().push(job);
         true

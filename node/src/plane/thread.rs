@@ -531,7 +531,10 @@ impl Plane {
                 self.hub_started();
                 let _ = done.send(());
             }
-            Command::PeerUp(peer) => self.shard.borrow_mut().peer_up(peer, now),
+            Command::PeerUp(peer, link) => {
+                self.ports.peer_up(peer, link);
+                self.shard.borrow_mut().peer_up(peer, now);
+            }
             Command::PeerDown(peer) => self.shard.borrow_mut().peer_down(peer, now),
             Command::PeerFrame(peer, frame) => {
                 let result = self.shard.borrow_mut().peer_frame(peer, frame, now);
