@@ -137,6 +137,9 @@ pub enum PartKind {
         /// Filters.
         #[n(0)]
         subscriptions: Vec<(String, SubscriptionRecord)>,
+        /// Nodes, the numbers of their stores, and the last of their messages that it was given there.
+        #[n(1)]
+        given: Option<Vec<(u64, u64, u64)>>,
     },
     /// There is no such session.
     #[n(3)]

@@ -56,6 +56,7 @@ impl Roaming {
         if let Some((.., answered)) = self.asked.filter(|(before, ..)| *before != node) {
             if let Some(span) = self.moves.last_mut().filter(|span| span.to.is_none()) {
                 span.went_on = true;
+                self.blur(at); // what it had before it went on is not remembered where it is now
             } else {
                 self.moves.push(Span { from: at, to: None, went_on: false });
             }
@@ -276,6 +277,12 @@ impl World {
             }
         }
         if self.nodes.iter().any(|node| !node.is_up()) {
+            // What a session was given before it came is not remembered by a process that was killed.
+            for client in &mut self.clients {
+                if is_open(&client.roaming.moves) {
+                    client.roaming.blur(at);
+                }
+            }
             return;
         }
         for client in 0..self.clients.len() {

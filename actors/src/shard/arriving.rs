@@ -8,7 +8,7 @@ use outpost_mqtt::packet::PacketId;
 use outpost_mqtt::session::Session;
 use outpost_mqtt::window::{Delivery, Outbound};
 
-use super::moving::{Arrived, Arriving, Asked, Leaving, Move};
+use super::moving::{Arrived, Arriving, Asked, Given, Leaving, Move};
 use super::pass::Parcel;
 use super::slot::Moment;
 use super::subscribe::options_of;
@@ -133,7 +133,11 @@ impl Shard {
                     self.take_behind(session, &record, message);
                 }
             }
-            PartKind::End { subscriptions } => self.arrive(session, (via, from), subscriptions),
+            PartKind::End { subscriptions, given } => {
+                let given = given.unwrap_or_default().into_iter();
+                let given = given.map(|(node, store_id, upto)| (NodeId(node), (store_id, upto)));
+                self.arrive(session, (via, from), subscriptions, given.collect());
+            }
             PartKind::Unsubscribed { filter } => {
                 if self.is_leaving(session) {
                     self.remove_subscription(session, &filter);
@@ -191,12 +195,7 @@ impl Shard {
         let Some(delivery) = delivery_of(place, record, message) else {
             return self.ledger.drop_unqueued(Drop::Damaged, 1);
         };
-        let source = MessageId { node: NodeId(record.node), seq: record.seq };
-        if record.share.is_none()
-            && let Some(Move::Arriving(Arriving { stay, .. }) | Move::Arrived(Arrived { stay, .. })) =
-                self.moves.all.get(&session)
-            && !self.moves.seen.insert(*stay, source)
-        {
+        if self.was_seen(session, record) {
             return self.ledger.drop_unqueued(Drop::Looped, 1);
         }
         self.ledger.owed += 1;
@@ -218,13 +217,20 @@ impl Shard {
         }
     }
 
+    /// Whether a delivery has come before, by another way. It is known from now on.
+    fn was_seen(&mut self, session: u32, record: &DeliveryRecord) -> bool {
+        let source = MessageId { node: NodeId(record.node), seq: record.seq };
+        match self.moves.all.get(&session) {
+            Some(Move::Arriving(Arriving { stay, .. }) | Move::Arrived(Arrived { stay, .. })) => {
+                record.share.is_none() && !self.moves.seen.insert(*stay, source)
+            }
+            _ => false,
+        }
+    }
+
     /// A delivery for a session that has some of its own, or that came after the session.
     fn take_behind(&mut self, session: u32, record: &DeliveryRecord, message: &Arc<Message>) {
-        let source = MessageId { node: NodeId(record.node), seq: record.seq };
-        if record.share.is_none()
-            && let Some(Move::Arrived(arrived)) = self.moves.all.get(&session)
-            && !self.moves.seen.insert(arrived.stay, source)
-        {
+        if self.was_seen(session, record) {
             return self.ledger.drop_unqueued(Drop::Looped, 1);
         }
         let Some(delivery) = delivery_of(0, record, message).filter(|_| !record.released) else {
@@ -256,6 +262,7 @@ impl Shard {
         session: u32,
         (via, from): (NodeId, NodeId),
         subscriptions: Vec<(String, SubscriptionRecord)>,
+        given: Given,
     ) {
         let before = self.sessions[session as usize].subscriptions.len();
         for (filter, record) in subscriptions {
@@ -267,15 +274,21 @@ impl Shard {
             Some(Move::Arrived(_)) => (false, None),
             _ => (true, None),
         };
-        let step = was_arriving.filter(|_| is_last).map(|_| self.moves.next_step());
-        if is_last {
-            let stay = was_arriving.unwrap_or_else(|| self.moves.next_step());
-            let arrived = Arrived { stay, step, ..Arrived::default() };
-            self.moves.all.insert(session, Move::Arrived(arrived));
-        }
         let client_id = self.sessions[session as usize].client_id();
         let me = self.config.node;
         let mut arrival = self.arrival(me, &client_id).unwrap_or_default();
+        let step = was_arriving.filter(|_| is_last).map(|_| self.moves.next_step());
+        if is_last {
+            let stay = was_arriving.unwrap_or_else(|| self.moves.next_step());
+            // Another part of it was given other messages.
+            let is_alone =
+                was_arriving.is_some() && arrival.came_from.is_empty() && arrival.gone.is_empty();
+            let given = if is_alone { given } else { Given::new() };
+            let arrived = Arrived { stay, step, given, ..Arrived::default() };
+            self.moves.all.insert(session, Move::Arrived(arrived));
+        } else if let Some(arrived) = self.moves.arrived_mut(session) {
+            arrived.given.clear();
+        }
         if from != me {
             arrival.came_from.insert(from);
         }

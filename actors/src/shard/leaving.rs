@@ -9,7 +9,7 @@ use outpost_mqtt::session::Session;
 use outpost_store::Space;
 
 use super::channel::Recipient;
-use super::moving::{Arrived, Asked, Leaving, MOVED_AT_ONCE, Move};
+use super::moving::{Arrived, Asked, Given, Leaving, MOVED_AT_ONCE, Move};
 use super::sessions::{Unread, place_of};
 use super::slot::Moment;
 use super::stall::REREAD_MS;
@@ -71,8 +71,8 @@ impl Shard {
     fn begin_leaving(&mut self, session: u32, to: NodeId, told: bool) {
         let left = self.peers.keys().map(|node| (*node, None)).collect();
         let claimed_at = self.claimed_at(&self.sessions[session as usize].client_id);
-        let step = self.moves.next_step();
-        let leaving = Leaving { to, claimed_at, step, begun: false, told, left };
+        let (step, given) = (self.moves.next_step(), self.moves.given(session));
+        let leaving = Leaving { to, claimed_at, step, begun: false, told, left, given };
         self.moves.all.insert(session, Move::Leaving(leaving));
         self.write_session(session, None);
         self.journal.hold_for_reading(Hold::Leave { session, step });
@@ -189,7 +189,8 @@ impl Shard {
     fn tell_subscriptions(&mut self, session: u32, to: NodeId) {
         let slot = &self.sessions[session as usize];
         let (client_id, user, cell) = (slot.client_id(), slot.user.clone(), slot.cell);
-        let end = PartKind::End { subscriptions: self.subscriptions_to_tell(session) };
+        let given = Some(self.given_to_tell(session));
+        let end = PartKind::End { subscriptions: self.subscriptions_to_tell(session), given };
         self.send_part(to, &client_id, user.as_deref(), end, None);
         if let Some(leaving) = self.moves.leaving(session) {
             leaving.told = true;
@@ -209,6 +210,17 @@ impl Shard {
             Some((filter.to_string(), SubscriptionRecord { options, id }))
         };
         all.filter_map(one).collect()
+    }
+
+    /// All that the others have sent here until now it has been given, or has to be passed on to it by somebody else.
+    fn given_to_tell(&self, session: u32) -> Vec<(u64, u64, u64)> {
+        let before = self.moves.given(session);
+        let peers = self.peers.iter().map(|(node, peer)| {
+            let (store_id, seen) = (peer.record.store_id, peer.record.events_seen);
+            let earlier = before.get(node).filter(|(theirs, _)| *theirs == store_id);
+            (node.0, store_id, earlier.map_or(seen, |(_, upto)| seen.max(*upto)))
+        });
+        peers.collect()
     }
 
     pub(super) fn go_on_leaving(&mut self, session: u32, barriers: &mut Asked) {
@@ -276,7 +288,8 @@ impl Shard {
         let back = is_empty.then(|| (slot.next_place, BTreeSet::new()));
         slot.expires_ms = Moment::at(self.now.mono_ms + u64::from(slot.expiry_s) * 1000);
         let step = self.moves.next_step();
-        let arrived = Arrived { stay: step, step: Some(step), back, asked: Asked::new() };
+        let given = if has_gone { Given::new() } else { self.moves.given(session) };
+        let arrived = Arrived { stay: step, step: Some(step), back, asked: Asked::new(), given };
         self.moves.all.insert(session, Move::Arrived(arrived));
         self.write_session(session, Some(self.now.wall_ms));
         self.arm_session(session);

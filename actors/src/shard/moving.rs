@@ -40,6 +40,10 @@ pub(super) struct Moves {
 /// The barriers asked of each node.
 pub(super) type Asked = BTreeMap<NodeId, u64>;
 
+/// Of each node the number of its store, and the last of its messages that a session was given where it was: none of those
+/// up to there is to come once more when this node is sent it as well.
+pub(super) type Given = BTreeMap<NodeId, (u64, u64)>;
+
 #[derive(Debug)]
 pub(super) enum Move {
     Leaving(Leaving),
@@ -71,6 +75,8 @@ pub(super) struct Leaving {
     /// Nodes whose messages for it come here only, and the barriers asked of those that should know better by now. The new
     /// owner is among them: it accepted some before it had the subscriptions; and it stands for this node as well.
     pub(super) left: BTreeMap<NodeId, Option<u64>>,
+    /// What it had been given before it was here.
+    pub(super) given: Given,
 }
 
 /// A session that has come here, or is here and may get more. Its messages may come twice: from where they are published,
@@ -85,6 +91,8 @@ pub(super) struct Arrived {
     pub(super) back: Option<(u64, BTreeSet<u64>)>,
     /// Barriers of nodes that are to know what it wants.
     pub(super) asked: Asked,
+    /// What it had been given before; nothing when it was at several nodes, which were given different messages.
+    pub(super) given: Given,
 }
 
 impl Moves {
@@ -112,6 +120,16 @@ impl Moves {
         self.all.remove(&session);
         if self.all.is_empty() {
             self.seen = SeenMessages::default();
+        }
+    }
+
+    /// What a session was given before it was here.
+    pub(super) fn given(&self, session: u32) -> Given {
+        match self.all.get(&session) {
+            Some(Move::Leaving(Leaving { given, .. }) | Move::Arrived(Arrived { given, .. })) => {
+                given.clone()
+            }
+            Some(Move::Arriving(_)) | None => Given::new(),
         }
     }
 
@@ -155,9 +173,12 @@ impl Shard {
         let source = parcel.message.id;
         let (to, is_told) = match self.moves.all.get_mut(&session) {
             Some(Move::Arrived(Arrived { stay, .. }) | Move::Arriving(Arriving { stay, .. })) => {
+                let stay = *stay;
                 // What is retained, or comes through a share group as well, may come once more.
                 let once = parcel.qos > QoS::AtMostOnce && !parcel.retain && share.is_none();
-                if once && !self.moves.seen.insert(*stay, source) {
+                if once
+                    && (self.was_given(session, source) || !self.moves.seen.insert(stay, source))
+                {
                     return true;
                 }
                 self.take_next_place(session);
@@ -197,6 +218,17 @@ impl Shard {
             }
         }
         is_told
+    }
+
+    /// Whether a session has been given a message at the node it was at before.
+    fn was_given(&self, session: u32, source: MessageId) -> bool {
+        let Some(Move::Arrived(Arrived { given, .. })) = self.moves.all.get(&session) else {
+            return false;
+        };
+        given.get(&source.node).is_some_and(|(store_id, upto)| {
+            let peer = self.peers.get(&source.node);
+            source.seq <= *upto && peer.is_some_and(|peer| peer.record.store_id == *store_id)
+        })
     }
 
     /// The next delivery of a session takes a place that others may come with.

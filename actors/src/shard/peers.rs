@@ -72,7 +72,7 @@ pub(super) struct Peer {
     /// All of it was told on this link.
     told_interest: bool,
     /// What is durable here of what it sent; the cursors of retained messages are in `retained`.
-    record: PeerRecord,
+    pub(super) record: PeerRecord,
     /// How far it and this node know each other's retained messages.
     pub(super) retained: LwwLink,
     /// They may travel up to this place.

@@ -441,6 +441,7 @@ fn what_no_client_can_have_is_left_out_when_a_peer_passes_it_on() {
             ("#/a".to_owned(), SubscriptionRecord { options: 1, id: None }),
             (long.clone(), SubscriptionRecord { options: 1, id: Some(0) }),
         ],
+        given: Some(vec![(2, 9, u64::MAX)]),
     };
     let parts = [
         part(long, begin(1)),

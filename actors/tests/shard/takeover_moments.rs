@@ -157,3 +157,25 @@ fn what_a_share_group_is_owed_by_way_of_a_client_that_begins_anew_goes_to_anothe
     rest(&mut world);
     assert_eq!(world.drain(other), numbers(1, 3));
 }
+
+#[test]
+fn what_a_client_was_given_where_it_was_does_not_come_again_where_it_is() {
+    let (mut world, client) = cluster_with_client(3, "t", 2);
+    let other = world.connect_to(1, v5("other"));
+    world.subscribe(other, "t", 2);
+    let sender = world.connect_to(2, v5("s"));
+    world.sync();
+    // What the third node has for the second waits until they have a link.
+    world.unlink(1, 2);
+    send(&mut world, sender, "t", (1, 3), 2);
+    assert_eq!(world.drain(client), numbers(1, 3));
+    let (client, present) = resume(&mut world, 1, "c");
+    assert!(present);
+    rest(&mut world);
+    world.link(1, 2);
+    rest(&mut world);
+    assert_eq!(world.drain(other), numbers(1, 3));
+    assert_eq!(world.drain(client), Vec::<String>::new());
+    send(&mut world, sender, "t", (4, 5), 2);
+    assert_eq!(world.drain(client), numbers(4, 5));
+}

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use outpost_model::QoS;
 use outpost_model::topic::pattern_matches;
 
+use crate::clock::{Micros, SECOND};
 use crate::history::Delivered;
 use crate::world::World;
 
@@ -60,13 +61,17 @@ fn was_there(world: &World, delivery: &Delivered) -> bool {
     })
 }
 
-/// Whether it was published while its receiver's session was on its way: it may come before what was published earlier. What
-/// was queued then may come in another order when the client went on before it had all.
+/// From one node to another where nothing is broken, with room for slow disks.
+const TRANSIT: Micros = SECOND;
+
+/// Whether it was published while its receiver's session was on its way, or was itself on its way to where that was: it may
+/// come before what was published earlier, or after what was published later. What was queued then may come in another order
+/// when the client went on before it had all.
 fn is_on_its_way(world: &World, delivery: &Delivered) -> bool {
     let publish = &world.history.publishes[delivery.number];
     let sent = publish.sent.unwrap_or_default();
     // Its node took it somewhere in between.
-    let taken = publish.acked.unwrap_or(delivery.at);
+    let taken = publish.acked.map_or(delivery.at, |acked| acked + TRANSIT);
     world.clients[delivery.client].roaming.moves.iter().any(|span| {
         let until = if span.went_on { delivery.at } else { taken };
         span.touches(sent, until)
