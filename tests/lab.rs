@@ -2,7 +2,15 @@
 
 use serde_json::Value;
 
-use crate::support::outpost::outpost;
+use crate::support::DEADLINE;
+use crate::support::outpost::{Finished, command, finish_in};
+
+/// It waits half a minute for each of its steps at most.
+async fn outpost(args: &[&str]) -> Finished {
+    let mut lab = command();
+    lab.args(args);
+    finish_in(6 * DEADLINE, lab).await
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_ends_well_and_prints_what_each_side_held() {

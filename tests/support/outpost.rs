@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use outpost_node::config::User;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
@@ -11,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
 use super::group::MemoryGroup;
-use super::{until, within};
+use super::{DEADLINE, until, within};
 
 /// Path of the command: `OUTPOST_BIN`, or what `cargo test` has built; where it was told to build less (`--test e2e`), the first call does.
 pub fn binary() -> &'static Path {
@@ -93,10 +94,18 @@ pub async fn outpost(args: &[&str]) -> Finished {
 }
 
 /// Runs a command to its end.
-pub async fn finish(mut command: Command) -> Finished {
+pub async fn finish(command: Command) -> Finished {
+    finish_in(DEADLINE, command).await
+}
+
+/// Runs a command that has limits of its own to its end: who kills it sooner does not learn why, and leaves behind what it
+/// has started.
+pub async fn finish_in(limit: Duration, mut command: Command) -> Finished {
     let what = format!("{:?}", command.as_std());
-    let output =
-        within(&what, command.output()).await.unwrap_or_else(|why| panic!("{what}: {why}"));
+    let output = tokio::time::timeout(limit, command.output()).await;
+    let output = output
+        .unwrap_or_else(|_| panic!("no answer in {limit:?}: {what}"))
+        .unwrap_or_else(|why| panic!("{what}: {why}"));
     Finished {
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
