@@ -7,15 +7,15 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use outpost_node::Hooks;
-use outpost_node::config::{Config, Listener, Transport};
+use outpost_node::Node;
+use outpost_node::config::{Listener, Transport};
 
 use super::packet::{
     CONNACK, Connect, DISCONNECT, PINGREQ, PINGRESP, PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL,
     Properties, Publish, SUBACK, ack, subscribe,
 };
 use super::reader::Packet;
-use crate::support::node::TestNode;
+use crate::support::node::config;
 
 /// Both versions the clauses are about.
 pub const BOTH: [u8; 2] = [4, 5];
@@ -35,12 +35,11 @@ static NODE: LazyLock<Shared> = LazyLock::new(|| {
                 bind: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
                 ..Listener::default()
             };
-            let in_folder = |config: &mut Config| {
-                config.node.data_dir = folder();
-                config.listener.push(web);
-            };
-            let node = TestNode::start_with(in_folder, Hooks::default()).await;
-            let shared = Shared { tcp: node.mqtt(), web: node.listener("web") };
+            let mut config = config(&folder());
+            config.listener.push(web);
+            let node = Node::start(config).await.unwrap_or_else(|why| panic!("{why}"));
+            let web = node.listeners().named("web").expect("it is configured").address;
+            let shared = Shared { tcp: node.mqtt_addr(), web };
             tell.send(shared).expect("somebody waits");
             std::future::pending::<()>().await;
         });
