@@ -34,7 +34,6 @@ pub mod shadows;
 mod systemd;
 pub mod telemetry;
 mod traces;
-mod watch;
 
 mod assembly;
 

@@ -3,28 +3,25 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
-use crate::watch::watch;
+use crate::plane::{Reactor, Watch};
 
 /// A listening socket on the thread that serves it.
 #[derive(Debug)]
 pub struct Acceptor {
-    io: AsyncFd<TcpListener>,
+    listener: TcpListener,
+    watch: Watch,
     /// One was taken since the system last told of any; whether there is another is to be seen.
     has_taken: bool,
 }
 
 impl Acceptor {
     /// For a socket that listens and does not block.
-    ///
-    /// # Errors
-    /// What the system says when it cannot watch it.
-    pub fn new(listener: TcpListener) -> io::Result<Self> {
-        Ok(Self { io: watch(listener, Interest::READABLE)?, has_taken: false })
+    pub fn new(listener: TcpListener, reactor: &Rc<Reactor>) -> Self {
+        Self { listener, watch: Watch::new(reactor), has_taken: false }
     }
 
     /// The next connection; it does not block.
@@ -32,19 +29,18 @@ impl Acceptor {
     /// # Errors
     /// What the system says of this one, or of all.
     pub async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
-        let io = &self.io;
         loop {
-            let mut ready = poll_fn(|cx| io.poll_read_ready(cx)).await?;
+            poll_fn(|cx| self.watch.poll_readable(cx)).await;
             // Asked in vain, the system makes a socket and throws it away: ten times the price of a look.
-            if self.has_taken && !is_one_waiting(io.get_ref()) {
-                ready.clear_ready();
+            if self.has_taken && !is_one_waiting(&self.listener) {
                 self.has_taken = false;
+                self.watch.is_empty(&self.listener)?;
                 continue;
             }
-            match io.get_ref().accept() {
+            match self.listener.accept() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready.clear_ready();
                     self.has_taken = false;
+                    self.watch.is_empty(&self.listener)?;
                 }
                 accepted => {
                     let (stream, remote) = accepted?;
@@ -58,7 +54,7 @@ impl Acceptor {
 
     /// One that waits now, if there is one.
     pub fn accept_now(&self) -> Option<TcpStream> {
-        self.io.get_ref().accept().ok().map(|(stream, _)| stream)
+        self.listener.accept().ok().map(|(stream, _)| stream)
     }
 }
 
@@ -71,21 +67,24 @@ fn is_one_waiting(listener: &TcpListener) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plane::reactor::tests::block_on;
 
-    #[tokio::test]
-    async fn all_who_come_together_and_all_who_come_later_are_taken() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        listener.set_nonblocking(true).expect("a socket");
-        let address = listener.local_addr().expect("bound");
-        let mut acceptor = Acceptor::new(listener).expect("it can be watched");
-        for crowd in [1, 5, 1, 3] {
-            let clients: Vec<_> =
-                (0..crowd).map(|_| TcpStream::connect(address).expect("it listens")).collect();
-            for client in &clients {
-                let (_, remote) = acceptor.accept().await.expect("a client");
-                assert_eq!(remote, client.local_addr().expect("connected"));
+    #[test]
+    fn all_who_come_together_and_all_who_come_later_are_taken() {
+        block_on(async |reactor| {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+            listener.set_nonblocking(true).expect("a socket");
+            let address = listener.local_addr().expect("bound");
+            let mut acceptor = Acceptor::new(listener, &reactor);
+            for crowd in [1, 5, 1, 3] {
+                let clients: Vec<_> =
+                    (0..crowd).map(|_| TcpStream::connect(address).expect("it listens")).collect();
+                for client in &clients {
+                    let (_, remote) = acceptor.accept().await.expect("a client");
+                    assert_eq!(remote, client.local_addr().expect("connected"));
+                }
+                assert!(acceptor.accept_now().is_none(), "all {crowd} were taken");
             }
-            assert!(acceptor.accept_now().is_none(), "all {crowd} were taken");
-        }
+        });
     }
 }

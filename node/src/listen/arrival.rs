@@ -9,7 +9,6 @@ use std::{fmt, io};
 
 use outpost_actors::ports::Origin;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 use tracing::info;
 
@@ -54,23 +53,17 @@ pub fn is_plain(listening: &Listening) -> bool {
 }
 
 /// Takes an accepted TCP connection to the shard.
-///
-/// # Errors
-/// What the system says when it cannot watch one more.
 pub fn over_tcp(
     stream: std::net::TcpStream,
     remote: SocketAddr,
     ticket: Ticket,
     listening: &Arc<Listening>,
     plane: &Rc<Plane>,
-) -> io::Result<()> {
-    let bytes_max = ticket.door().limits.bytes_max;
+) {
+    let stream = Socket::new(stream, ticket.door().limits.bytes_max, plane.reactor());
     if is_plain(listening) {
-        let stream = Socket::new(stream, bytes_max)?;
-        plane.accept(origin(listening, remote, None), Stream::Tcp(stream), ticket);
-        return Ok(());
+        return plane.accept(origin(listening, remote, None), Stream::Tcp(stream), ticket);
     }
-    let stream = Stranger::new(TcpStream::from_std(stream)?, bytes_max);
     let (listening, plane) = (Arc::clone(listening), Rc::clone(plane));
     let (host, handle) = (Rc::clone(&plane), plane);
     host.spawn(async move {
@@ -83,13 +76,12 @@ pub fn over_tcp(
             Err(_) => refuse(&listening.door, Some(remote), Refusal::Timeout, ""),
         }
     });
-    Ok(())
 }
 
 type Greeted = (Origin, Stream);
 
 async fn handshakes(
-    mut stream: Stranger<TcpStream>,
+    mut stream: Socket,
     mut remote: SocketAddr,
     listening: &Listening,
 ) -> Result<Greeted, Refused> {
@@ -144,20 +136,11 @@ impl<S> Stranger<S> {
         Self { stream, left: Some(u32::try_from(bytes_max).unwrap_or(u32::MAX)) }
     }
 
-    /// At most so many of those that are left.
-    fn at_most(&mut self, bytes_max: usize) {
-        let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX);
-        self.left = self.left.map(|left| left.min(bytes_max));
-    }
 }
 
 impl<S: ByteStream> ByteStream for Stranger<S> {
     fn opened(&mut self) {
         self.left = None;
-    }
-
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.try_write(bytes)
     }
 }
 

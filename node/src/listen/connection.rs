@@ -19,7 +19,6 @@ use outpost_actors::out_buffer::{OutBuffer, SLICES_MAX};
 use outpost_actors::shard::{ConnId, Received};
 use outpost_flow::share::{Quantum, is_heavy};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::door::{Refusal, Ticket};
 use super::socket::Socket;
@@ -38,22 +37,8 @@ const LINGER_MAX: Duration = Duration::from_secs(1);
 pub trait ByteStream: AsyncRead + AsyncWrite + Unpin {
     /// The first packet is here: what bounded a stranger holds no longer.
     fn opened(&mut self) {}
-
-    /// Writes what goes at once.
-    ///
-    /// # Errors
-    /// As the stream says; [`io::ErrorKind::WouldBlock`] when nothing goes now, or when it is to be polled to find out.
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let _ = bytes;
-        Err(io::ErrorKind::WouldBlock.into())
-    }
 }
 
-impl ByteStream for TcpStream {
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        Self::try_write(self, bytes)
-    }
-}
 /// A bridge of this node, through memory.
 impl ByteStream for tokio::io::DuplexStream {}
 
@@ -330,13 +315,7 @@ impl Connection {
         let mut stream = self.stream.borrow_mut();
         let stream = stream.pin();
         if let Some(bytes) = out.as_one() {
-            return match stream.try_write(bytes) {
-                // Polled, it wakes this connection when it can be written to.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    stream.poll_write(cx, bytes)
-                }
-                written => Poll::Ready(written),
-            };
+            return stream.poll_write(cx, bytes);
         }
         let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(SLICES_MAX);
         out.slices(&mut slices);
@@ -379,9 +358,11 @@ async fn linger(stream: &RefCell<Stream>, at_most: Duration) {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+
+    impl ByteStream for TcpStream {}
 
     /// Longer than anything here takes; only a test that fails waits for it.
     const PATIENCE: Duration = Duration::from_secs(20);

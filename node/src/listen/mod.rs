@@ -87,7 +87,7 @@ impl Listening {
     pub fn serve(self: Arc<Self>, plane: &Rc<Plane>) -> io::Result<tokio::task::JoinHandle<()>> {
         Ok(match &self.socket {
             Socket::Tcp(socket) => {
-                let socket = acceptor::Acceptor::new(socket.try_clone()?)?;
+                let socket = acceptor::Acceptor::new(socket.try_clone()?, plane.reactor());
                 plane.spawn(tcp::serve(socket, Arc::clone(&self), Rc::clone(plane)))
             }
             Socket::Udp(socket) => {

@@ -6,10 +6,13 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Connection, Endpoint, EndpointConfig, Incoming, RecvStream, SendStream, VarInt};
+use quinn::{
+    AsyncTimer, AsyncUdpSocket, Connection, Endpoint, EndpointConfig, Incoming, RecvStream, Runtime,
+    SendStream, TokioRuntime, VarInt,
+};
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout_at;
@@ -41,13 +44,34 @@ const INCOMING_BYTES_MAX: u64 = 1 << 20;
 /// No error: MQTT has said what there is to say.
 const DONE: VarInt = VarInt::from_u32(0);
 
-/// The endpoint of a socket, on the runtime this is called on.
+/// The endpoint of a socket, on the thread this is called on.
 ///
 /// # Errors
 /// What the operating system says.
 pub fn endpoint(socket: UdpSocket) -> io::Result<Endpoint> {
-    let runtime = Arc::new(quinn::TokioRuntime);
-    Endpoint::new(EndpointConfig::default(), None, socket, runtime)
+    Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(Here))
+}
+
+/// Tokio's clocks and sockets, and tasks that end with this thread: one that goes on would take packets from its successor.
+#[derive(Debug)]
+struct Here;
+
+impl Runtime for Here {
+    fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
+        TokioRuntime.new_timer(at)
+    }
+
+    fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        tokio::task::spawn_local(future);
+    }
+
+    fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        TokioRuntime.wrap_udp_socket(socket)
+    }
+
+    fn now(&self) -> Instant {
+        TokioRuntime.now()
+    }
 }
 
 /// How connections behave.

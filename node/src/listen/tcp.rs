@@ -116,7 +116,8 @@ fn arrived(
     if let Err(error) = stream.set_nodelay(true) {
         warn!("cannot set TCP_NODELAY for {remote}: {error}");
     }
-    arrival::over_tcp(stream, remote, ticket, listening, plane)
+    arrival::over_tcp(stream, remote, ticket, listening, plane);
+    Ok(())
 }
 
 /// The client was gone before we looked: nothing to wait for.

@@ -9,10 +9,11 @@ use outpost_actors::shard::{Probe, Shard, ShardConfig};
 use outpost_flow::Gather;
 use outpost_store::disk::DiskStore;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
-use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
 
 use super::handle::{COMMANDS_MAX, Command, PlaneHandle, PlanePorts};
+use super::reactor::{Reactor, Rouser};
+use super::serving::Serving;
 use super::thread::Plane;
 use super::together::Together;
 use crate::clock::now;
@@ -77,7 +78,7 @@ impl Actor for PlaneActor {
         let mut ready = Some(ready);
         std::thread::Builder::new().name("shard-0".to_owned()).spawn(move || {
             let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
-                run_thread(&spec, control, &mut ready)
+                run_thread(&spec, &control, &mut ready)
             }));
             let ended = match result {
                 Ok(Ok(())) => return,
@@ -106,7 +107,7 @@ impl Actor for PlaneActor {
 
 fn run_thread(
     spec: &PlaneSpec,
-    control: tokio::runtime::Handle,
+    control: &tokio::runtime::Handle,
     ready: &mut Option<oneshot::Sender<Result<(), String>>>,
 ) -> Result<(), String> {
     // What an earlier thread had submitted must be readable before this one reads. A store that has failed is no reason
@@ -121,37 +122,34 @@ fn run_thread(
     if let Some(probe) = &spec.probe {
         shard.set_probe(Arc::clone(probe));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build_local(LocalOptions::default())
-        .map_err(|error| error.to_string())?;
+    let reactor = Reactor::new().map_err(|error| error.to_string())?;
+    let rouser = Rouser::new(reactor.waker().map_err(|error| error.to_string())?);
     keep_rests_short();
     let (sender, commands) = mpsc::channel::<Command>(COMMANDS_MAX);
     spec.handle.connect(sender);
+    // Timers of tasks, and whatever else is not of this thread's reactor, wake it from there.
+    let _control = control.enter();
     let plane = Plane::new(
         shard,
+        (reactor, Arc::clone(&rouser)),
         Gather::new(spec.gather_us),
         Together::new(spec.sends_at_once_max),
         spec.handle.clone(),
         Arc::clone(&spec.ports),
         Arc::clone(&spec.gate),
-        control,
+        control.clone(),
     );
-    runtime.block_on(async {
-        let mut serving = Vec::with_capacity(spec.listeners.len());
-        for listening in &spec.listeners {
-            let failed = |why| format!("cannot serve listener {}: {why}", listening.door.name);
-            serving.push(Arc::clone(listening).serve(&plane).map_err(failed)?);
-        }
-        spec.ports.started();
-        // The one who waits is this actor's own start.
-        if let Some(ready) = ready.take() {
-            let _ = ready.send(Ok(()));
-        }
-        plane.run(commands).await;
-        serving.iter().for_each(tokio::task::JoinHandle::abort);
-        Ok(())
-    })
+    let serving = Serving::new(plane, commands, rouser);
+    for listening in &spec.listeners {
+        let failed = |why| format!("cannot serve listener {}: {why}", listening.door.name);
+        serving.listen(listening).map_err(failed)?;
+    }
+    spec.ports.started();
+    // The one who waits is this actor's own start.
+    if let Some(ready) = ready.take() {
+        let _ = ready.send(Ok(()));
+    }
+    serving.run().map_err(|error| format!("the data thread hears of no socket any more: {error}"))
 }
 
 /// Linux lets a thread that sleeps for 50 µs sleep for 100, to save wake-ups; this one sleeps to save them.

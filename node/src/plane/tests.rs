@@ -1,24 +1,32 @@
 //! The data thread without a network: streams in memory, a store in memory, the shard as it is.
 
+use std::future::poll_fn;
+use std::os::fd::AsRawFd;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Poll, Wake};
 use std::time::Duration;
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use futures_util::task::AtomicWaker;
 use outpost_actors::ports::{OpenGate, Origin};
 use outpost_actors::shard::{Shard, ShardConfig};
 use outpost_flow::Class;
 use outpost_membership::PeerFrame;
 use outpost_model::NodeId;
 use outpost_store::MemoryStore;
+use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
+use super::reactor::{Reactor, Rouser};
+use super::serving::{Next, Serving};
 use super::together::Together;
 use super::{Command, Plane, PlaneHandle, PlanePorts};
 use crate::clock::now;
@@ -102,8 +110,12 @@ impl Bench {
         handle.connect(sender);
         let control = tokio::runtime::Handle::current();
         let gather = outpost_flow::Gather::new(50);
+        let reactor = Reactor::new().expect("the system has one");
+        let alarm = Arc::new(Alarm::default());
+        let rouser = Rouser::new(Arc::clone(&alarm).into());
         let plane = Plane::new(
             shard,
+            (Rc::clone(&reactor), Arc::clone(&rouser)),
             gather,
             Together::new(64),
             handle.clone(),
@@ -111,10 +123,8 @@ impl Bench {
             gate,
             control,
         );
-        let running = spawn_local({
-            let plane = Rc::clone(&plane);
-            async move { plane.run(commands).await }
-        });
+        let serving = Serving::new(Rc::clone(&plane), commands, rouser);
+        let running = spawn_local(serve(serving, reactor, alarm));
         let limits = StrangerLimits {
             pending_max: pending_connect_max,
             bytes_max: 8_192,
@@ -149,7 +159,8 @@ impl Bench {
         set(&server);
         let origin = Origin { listener: Arc::from("test"), remote, certificate: None };
         let ticket = self.door.arrive().expect("room");
-        let stream = Socket::new(server.into_std().expect("a socket"), 8_192).expect("a socket");
+        let server = server.into_std().expect("a socket");
+        let stream = Socket::new(server, 8_192, self.plane.reactor());
         self.plane.accept(origin, Stream::Tcp(stream), ticket);
         client.expect("it listens")
     }
@@ -170,6 +181,45 @@ impl Bench {
         self.handle.ask(Command::Stop).await.expect("it runs");
         self.running.await.expect("it ends in order");
     }
+}
+
+/// Wakes the task below.
+#[derive(Default)]
+struct Alarm(AtomicWaker);
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.0.wake();
+    }
+}
+
+/// What the data thread does, as a task of the test's runtime: both go on by turns.
+async fn serve(mut serving: Serving, reactor: Rc<Reactor>, alarm: Arc<Alarm>) {
+    #[allow(deprecated, reason = "its successor is unsafe; the reactor outlives this")]
+    let sockets = AsyncFd::new(reactor.as_raw_fd()).expect("it can be watched");
+    let mut due = Box::pin(sleep(Duration::ZERO));
+    let rounds = poll_fn(|cx| {
+        alarm.0.register(cx.waker());
+        while let Poll::Ready(ready) = sockets.poll_read_ready(cx) {
+            ready.expect("it can be watched").clear_ready();
+        }
+        reactor.wait(Some(Duration::ZERO)).expect("it tells of sockets");
+        match serving.turn() {
+            Next::Stop => return Poll::Ready(()),
+            // After the others, and a look at sockets.
+            Next::Look => return pin!(tokio::task::yield_now()).poll(cx),
+            Next::Wait(None) => {}
+            Next::Wait(Some(at_most)) => {
+                due.as_mut().reset(Instant::now() + at_most);
+                if due.as_mut().poll(cx).is_ready() {
+                    cx.waker().wake_by_ref();
+                }
+            }
+        }
+        Poll::Pending
+    });
+    // As in a thread of its own.
+    tokio::task::unconstrained(rounds).await;
 }
 
 async fn expect(client: &mut DuplexStream, wanted: &[u8]) {

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,9 +25,9 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use super::alarm::Alarm;
 use super::handle::{Command, PlaneHandle, PlanePorts};
-use super::tasks::{Driver, Next, Ready};
+use super::reactor::{Reactor, Rouser};
+use super::tasks::Ready;
 use super::together::Together;
 use crate::clock::{now, now_and_us, now_us};
 use crate::listen::arrival;
@@ -68,14 +68,15 @@ pub struct Plane {
     /// By the place the shard has given each.
     pub(super) connections: RefCell<Vec<Option<Rc<Connection>>>>,
     pub(super) together: RefCell<Option<Together>>,
-    ready: Arc<Ready>,
+    pub(super) ready: Arc<Ready>,
+    reactor: Rc<Reactor>,
+    rouser: Arc<Rouser>,
     /// Connections lost since memory was given back.
     lost: Cell<usize>,
     /// Connections that came since then.
     came: Cell<usize>,
     tidy: Notify,
     buffer: RefCell<Box<[u8]>>,
-    timer: Notify,
     turn_due: Cell<bool>,
     /// When the first of this turn's bytes were read.
     began_us: Cell<u64>,
@@ -88,13 +89,12 @@ pub struct Plane {
     /// Connections that send much and have had their share of a turn; each is in it once at most.
     pub(super) waiting: RefCell<VecDeque<ConnId>>,
     gather: RefCell<Gather>,
-    /// When the timers wake up by themselves, monotonic.
-    timer_due_ms: Cell<u64>,
+    /// When the shard did last what was due.
+    ticked_ms: Cell<u64>,
     /// The end of a turn is under way: it carries out what it causes itself.
     pub(super) in_turn: Cell<bool>,
     /// What a task of this thread panicked with; the thread ends with it.
-    panic: RefCell<Option<Box<dyn Any + Send>>>,
-    panicked: Notify,
+    pub(super) panic: RefCell<Option<Box<dyn Any + Send>>>,
     pub(super) checks: Arc<Semaphore>,
     /// When the shard was last told what others use of the memory budget.
     charged_ms: Cell<u64>,
@@ -116,6 +116,7 @@ impl Plane {
     /// A plane around a shard; `gather` keeps turns apart, `together` makes one call of many writes.
     pub fn new(
         shard: Shard,
+        (reactor, rouser): (Rc<Reactor>, Arc<Rouser>),
         gather: Gather,
         together: Option<Together>,
         handle: PlaneHandle,
@@ -127,12 +128,13 @@ impl Plane {
             shard: RefCell::new(shard),
             connections: RefCell::default(),
             together: RefCell::new(together),
-            ready: Arc::default(),
+            ready: Ready::new(Arc::clone(&rouser)),
+            reactor,
+            rouser,
             lost: Cell::new(0),
             came: Cell::new(0),
             tidy: Notify::new(),
             buffer: RefCell::new(vec![0; READ_BUFFER_BYTES].into()),
-            timer: Notify::new(),
             turn_due: Cell::new(false),
             began_us: Cell::new(0),
             read_at: Cell::new(None),
@@ -140,10 +142,9 @@ impl Plane {
             share: Cell::default(),
             waiting: RefCell::default(),
             gather: RefCell::new(gather),
-            timer_due_ms: Cell::new(0),
+            ticked_ms: Cell::new(0),
             in_turn: Cell::new(false),
             panic: RefCell::default(),
-            panicked: Notify::new(),
             checks: Arc::new(Semaphore::new(PASSWORD_CHECKS_MAX)),
             charged_ms: Cell::new(0),
             synced: Cell::new(Lsn(0)),
@@ -159,39 +160,6 @@ impl Plane {
         })
     }
 
-    /// Serves until told to stop. Ends the turns, carries out commands, keeps time.
-    pub async fn run(self: &Rc<Self>, mut commands: mpsc::Receiver<Command>) {
-        let timers = self.spawn(Rc::clone(self).timers());
-        let tidier = self.spawn(Rc::clone(self).tidies());
-        let driver = self.drive_connections();
-        self.schedule_turn();
-        loop {
-            let command = tokio::select! {
-                biased;
-                () = self.panicked.notified() => None,
-                command = commands.recv() => command,
-            };
-            if let Some(panic) = self.panic.take() {
-                resume_unwind(panic);
-            }
-            let Some(command) = command else { break };
-            if let Command::Stop(done) = command {
-                self.end_turn();
-                // Nobody waits for the answer when the node is already gone.
-                let _ = done.send(());
-                break;
-            }
-            if let Command::Attach(origin, stream, ticket) = command {
-                self.accept(origin, Box::new(stream).into(), ticket);
-                continue;
-            }
-            self.command(command);
-        }
-        timers.abort();
-        tidier.abort();
-        driver.abort();
-    }
-
     /// Runs a task on this thread. Its panic ends the thread: the shard may be half changed, and a new one knows from
     /// disk what was acknowledged.
     pub fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
@@ -204,12 +172,12 @@ impl Plane {
     }
 
     /// Runs a step of a task of this thread. `None`: it panicked, and the thread ends with it.
-    pub fn guarded<T>(&self, step: impl FnOnce() -> T) -> Option<T> {
+    fn guarded<T>(&self, step: impl FnOnce() -> T) -> Option<T> {
         match catch_unwind(AssertUnwindSafe(step)) {
             Ok(done) => Some(done),
             Err(panic) => {
                 self.panic.replace(Some(panic));
-                self.panicked.notify_one();
+                self.rouser.rouse();
                 None
             }
         }
@@ -226,27 +194,23 @@ impl Plane {
         let bell = self.ready.bell(id.index());
         bell.ring(); // it may have sent something already
         self.keep(Rc::new(Connection::new(id, stream, ticket, bell)));
-        self.look_at_timers();
         self.came.set(self.came.get() + 1);
         if self.came.get() == GROWN_FROM {
             self.tidy.notify_one();
         }
     }
 
-    /// Polls the connections that are ready, and ends turns. Unconstrained: the runtime would let it read from or write to
-    /// 128 sockets and then make each other one wait for its next turn.
-    fn drive_connections(self: &Rc<Self>) -> JoinHandle<()> {
-        let plane = Rc::clone(self);
-        let poll = move |place: u32| {
-            let connection = plane.connections.borrow().get(place as usize).cloned().flatten();
-            if let Some(connection) = connection {
-                let _ = plane.guarded(|| Connection::serve(&connection, &plane));
-            }
-        };
-        let plane = Rc::clone(self);
-        let end = move || plane.guarded(|| plane.end_round()).unwrap_or(Next::Rest);
-        let driver = Driver::new(Arc::clone(&self.ready), poll, end);
-        tokio::task::spawn_local(tokio::task::unconstrained(driver))
+    /// Polls the connection at this place.
+    pub(super) fn serve(self: &Rc<Self>, place: u32) {
+        let connection = self.connections.borrow().get(place as usize).cloned().flatten();
+        if let Some(connection) = connection {
+            Connection::serve(&connection, self);
+        }
+    }
+
+    /// The sockets of this thread.
+    pub fn reactor(&self) -> &Rc<Reactor> {
+        &self.reactor
     }
 
     /// How fast a listener takes new connections.
@@ -289,9 +253,7 @@ impl Plane {
     /// Asks for the end of the turn: after every connection that is ready now.
     pub(super) fn schedule_turn(&self) {
         self.read_at.set(None);
-        if !self.turn_due.replace(true) {
-            self.ready.wake_driver();
-        }
+        self.turn_due.set(true);
     }
 
     /// Whether only those who send little are read from before the next turn.
@@ -299,40 +261,45 @@ impl Plane {
         self.share.get().is_used_up()
     }
 
-    /// Those who were ready have been read from.
-    fn end_round(&self) -> Next {
-        if self.turn_due.get() || !self.waiting.borrow().is_empty() {
-            self.serve_waiting();
-            self.end_turn();
-            self.rest();
+    /// Those who were ready have been read from. `None`: nothing came of it; else what the clock says behind the turn.
+    pub(super) fn end_round(&self) -> Option<u64> {
+        if !self.has_work() {
+            return None;
         }
-        if !self.waiting.borrow().is_empty() {
-            Next::AfterSockets
-        } else if self.turn_due.get() {
-            Next::Again
-        } else {
-            Next::Rest
-        }
+        self.serve_waiting();
+        self.end_turn();
+        Some(self.rest())
     }
 
-    /// Lets what comes next gather for a moment, when that pays.
-    fn rest(&self) {
+    /// Whether there is to be another round without anything having happened.
+    pub(super) fn has_work(&self) -> bool {
+        self.turn_due.get() || self.someone_waits()
+    }
+
+    /// Whether a client waits for its next share of a turn.
+    pub(super) fn someone_waits(&self) -> bool {
+        !self.waiting.borrow().is_empty()
+    }
+
+    /// Lets what comes next gather for a moment, when that pays. What the clock says then, in milliseconds.
+    fn rest(&self) -> u64 {
         let (now_us, reads) = (now_us(), self.reads.take());
         if reads > 0 {
             self.handle.turns().count(now_us.saturating_sub(self.began_us.get()));
         }
         let rest_us = self.gather.borrow_mut().handle_turn(now_us / 1_000, reads);
         if rest_us > 0 {
-            // Not a timer of the runtime: those are of a thousand times its length. Nothing else waits on this thread.
+            // Not a wait for sockets: those are of a thousand times its length. Nothing else waits on this thread.
             #[allow(
                 clippy::disallowed_methods,
                 reason = "at most 1 ms, and shorter than any timer there is"
             )]
             std::thread::sleep(Duration::from_micros(rest_us));
         }
+        (now_us + rest_us) / 1_000
     }
 
-    fn end_turn(&self) {
+    pub(super) fn end_turn(&self) {
         self.turn_due.set(false);
         self.share.set(TurnShare::default());
         self.in_turn.set(true);
@@ -371,34 +338,17 @@ impl Plane {
             self.carry_out(event);
         }
         self.in_turn.set(false);
-        self.look_at_timers();
     }
 
-    /// Wakes the timers when something is due before they wake by themselves.
-    fn look_at_timers(&self) {
-        let due_ms = self.shard.borrow().next_tick_ms();
-        if due_ms.is_some_and(|due_ms| due_ms < self.timer_due_ms.get()) {
-            self.timer.notify_one();
+    /// Has the shard do what is due by now. When it is to be looked at again; `None`: never, as things are.
+    pub(super) fn keep_time(&self, now_ms: u64) -> Option<u64> {
+        let due_ms = self.shard.borrow().next_tick_ms()?;
+        // Once in a millisecond: what is still due then is looked at in the next.
+        if due_ms <= now_ms && self.ticked_ms.replace(now_ms) != now_ms {
+            self.tick();
+            self.schedule_turn();
         }
-    }
-
-    async fn timers(self: Rc<Self>) {
-        let alarm = Alarm::new();
-        loop {
-            let due_ms = self.shard.borrow().next_tick_ms();
-            let now_ms = now().mono_ms;
-            let wait_ms =
-                due_ms.map_or(60_000, |due_ms| due_ms.saturating_sub(now_ms).clamp(1, 60_000));
-            self.timer_due_ms.set(now_ms + wait_ms);
-            tokio::select! {
-                biased;
-                () = alarm.after(Duration::from_millis(wait_ms)) => {
-                    self.tick();
-                    self.schedule_turn();
-                }
-                () = self.timer.notified() => {}
-            }
-        }
+        Some(due_ms.max(now_ms + 1))
     }
 
     fn tick(&self) {
@@ -412,7 +362,7 @@ impl Plane {
     }
 
     /// Gives memory back after many clients have left or come.
-    async fn tidies(self: Rc<Self>) {
+    pub(super) async fn tidies(self: Rc<Self>) {
         loop {
             self.tidy.notified().await;
             let have_left = || self.lost.get() >= GIVE_BACK_FROM;
@@ -503,7 +453,7 @@ impl Plane {
         }
     }
 
-    fn command(&self, command: Command) {
+    pub(super) fn command(&self, command: Command) {
         let now = now();
         match command {
             Command::Synced | Command::Stop(_) | Command::Attach(..) => {}
