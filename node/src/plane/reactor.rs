@@ -76,13 +76,15 @@ impl Reactor {
         Ok(Arc::new(Rouses(waker)).into())
     }
 
-    /// Waits until something happens, at most so long, and wakes those whom it concerns.
+    /// Waits until something happens, at most so long, and wakes those whom it concerns: they need not rouse this thread.
     ///
     /// # Errors
     /// When the system cannot tell of anything any more.
-    pub fn wait(&self, at_most: Option<Duration>) -> io::Result<()> {
+    pub fn wait(&self, at_most: Option<Duration>, rouser: &Rouser) -> io::Result<()> {
         let mut events = self.events.borrow_mut();
-        match self.poll.borrow_mut().poll(&mut events, at_most) {
+        let polled = self.poll.borrow_mut().poll(&mut events, at_most);
+        rouser.works();
+        match polled {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             polled => polled?,
         }
@@ -225,7 +227,7 @@ impl Rouser {
     }
 
     /// The wait is over.
-    pub fn works(&self) {
+    fn works(&self) {
         self.is_waiting.store(false, Ordering::SeqCst);
     }
 
@@ -271,25 +273,34 @@ impl ArcWake for Call {
 
 #[cfg(test)]
 pub mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use futures_util::task::waker_ref;
+
     use super::*;
 
     /// Runs a story, with a reactor for its sockets.
     pub fn block_on(story: impl AsyncFnOnce(Rc<Reactor>)) {
         let reactor = Reactor::new().expect("the system has one");
         let mut story = std::pin::pin!(story(Rc::clone(&reactor)));
-        let mut cx = Context::from_waker(Waker::noop());
+        let (rouser, mut cx) = (rouser(&reactor), Context::from_waker(Waker::noop()));
         while story.as_mut().poll(&mut cx).is_pending() {
-            reactor.wait(None).expect("it tells of sockets");
+            reactor.wait(None, &rouser).expect("it tells of sockets");
         }
+    }
+
+    fn rouser(reactor: &Reactor) -> Arc<Rouser> {
+        Rouser::new(reactor.waker().expect("one more descriptor"))
     }
 
     #[test]
     fn who_has_something_wakes_the_thread_only_while_it_waits_and_once() {
         let reactor = Reactor::new().expect("the system has one");
-        let rouser = Rouser::new(reactor.waker().expect("one more descriptor"));
+        let rouser = rouser(&reactor);
         let call = Call::new(&rouser);
         let has_rung = || {
-            reactor.wait(Some(Duration::ZERO)).expect("it tells of sockets");
+            reactor.wait(Some(Duration::ZERO), &rouser).expect("it tells of sockets");
             !reactor.events.borrow().is_empty()
         };
         assert!(call.take(), "at first all is to be looked at");
@@ -301,9 +312,32 @@ pub mod tests {
             std::thread::spawn(move || ArcWake::wake_by_ref(&call))
         });
         others.into_iter().for_each(|other| other.join().expect("it has called"));
-        reactor.wait(None).expect("it tells of sockets");
-        rouser.works();
+        reactor.wait(None, &rouser).expect("it tells of sockets");
         assert!(call.take());
         assert!(!has_rung(), "three calls are one wake-up");
+    }
+
+    #[test]
+    fn what_a_wait_itself_finds_does_not_rouse_the_thread() {
+        let reactor = Reactor::new().expect("the system has one");
+        let rouser = rouser(&reactor);
+        let call = Call::new(&rouser);
+        let (mut here, mut there) = UnixStream::pair().expect("two more descriptors");
+        there.set_nonblocking(true).expect("a socket");
+        let mut watch = Watch::new(&reactor);
+        watch.is_empty(&there).expect("it can be watched");
+        for _ in 0..2 {
+            let waker = waker_ref(&call);
+            let mut cx = Context::from_waker(&waker);
+            assert!(call.take() && watch.poll_readable(&mut cx).is_pending());
+            rouser.waits();
+            here.write_all(b"word").expect("open");
+            reactor.wait(None, &rouser).expect("it tells of sockets");
+            assert!(call.is_made() && watch.poll_readable(&mut cx).is_ready());
+            assert_eq!(there.read(&mut [0; 8]).expect("it is there"), 4);
+            watch.is_empty(&there).expect("it is watched");
+            reactor.wait(Some(Duration::ZERO), &rouser).expect("it tells of sockets");
+            assert!(reactor.events.borrow().is_empty(), "nobody has rung");
+        }
     }
 }

@@ -91,8 +91,8 @@ impl Serving {
         let _tasks = self.tasks.enter();
         loop {
             match self.turn() {
-                Next::Look => reactor.wait(Some(Duration::ZERO))?,
-                Next::Wait(at_most) => reactor.wait(at_most)?,
+                Next::Look => reactor.wait(Some(Duration::ZERO), &self.rouser)?,
+                Next::Wait(at_most) => reactor.wait(at_most, &self.rouser)?,
                 Next::Stop => return Ok(()),
             }
         }
@@ -100,7 +100,6 @@ impl Serving {
 
     /// Does what there is to do. When it says that there is nothing, whoever has something rouses the thread.
     pub fn turn(&mut self) -> Next {
-        self.rouser.works();
         let mut now_ms = None;
         for _ in 0..ROUNDS_MAX {
             if self.for_tasks.take() {

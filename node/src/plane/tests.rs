@@ -123,8 +123,8 @@ impl Bench {
             gate,
             control,
         );
-        let serving = Serving::new(Rc::clone(&plane), commands, rouser);
-        let running = spawn_local(serve(serving, reactor, alarm));
+        let serving = Serving::new(Rc::clone(&plane), commands, Arc::clone(&rouser));
+        let running = spawn_local(serve(serving, reactor, rouser, alarm));
         let limits = StrangerLimits {
             pending_max: pending_connect_max,
             bytes_max: 8_192,
@@ -194,7 +194,7 @@ impl Wake for Alarm {
 }
 
 /// What the data thread does, as a task of the test's runtime: both go on by turns.
-async fn serve(mut serving: Serving, reactor: Rc<Reactor>, alarm: Arc<Alarm>) {
+async fn serve(mut serving: Serving, reactor: Rc<Reactor>, rouser: Arc<Rouser>, alarm: Arc<Alarm>) {
     #[allow(deprecated, reason = "its successor is unsafe; the reactor outlives this")]
     let sockets = AsyncFd::new(reactor.as_raw_fd()).expect("it can be watched");
     let mut due = Box::pin(sleep(Duration::ZERO));
@@ -203,7 +203,7 @@ async fn serve(mut serving: Serving, reactor: Rc<Reactor>, alarm: Arc<Alarm>) {
         while let Poll::Ready(ready) = sockets.poll_read_ready(cx) {
             ready.expect("it can be watched").clear_ready();
         }
-        reactor.wait(Some(Duration::ZERO)).expect("it tells of sockets");
+        reactor.wait(Some(Duration::ZERO), &rouser).expect("it tells of sockets");
         match serving.turn() {
             Next::Stop => return Poll::Ready(()),
             // After the others, and a look at sockets.
