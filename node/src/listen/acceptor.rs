@@ -34,13 +34,13 @@ impl Acceptor {
             // Asked in vain, the system makes a socket and throws it away: ten times the price of a look.
             if self.has_taken && !is_one_waiting(&self.listener) {
                 self.has_taken = false;
-                self.watch.is_empty(&self.listener)?;
+                self.watch.drained(&self.listener)?;
                 continue;
             }
             match self.listener.accept() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.has_taken = false;
-                    self.watch.is_empty(&self.listener)?;
+                    self.watch.drained(&self.listener)?;
                 }
                 accepted => {
                     let (stream, remote) = accepted?;

@@ -135,7 +135,6 @@ impl<S> Stranger<S> {
     pub fn new(stream: S, bytes_max: usize) -> Self {
         Self { stream, left: Some(u32::try_from(bytes_max).unwrap_or(u32::MAX)) }
     }
-
 }
 
 impl<S: ByteStream> ByteStream for Stranger<S> {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{
-    AsyncTimer, AsyncUdpSocket, Connection, Endpoint, EndpointConfig, Incoming, RecvStream, Runtime,
-    SendStream, TokioRuntime, VarInt,
+    AsyncTimer, AsyncUdpSocket, Connection, Endpoint, EndpointConfig, Incoming, RecvStream,
+    Runtime, SendStream, TokioRuntime, VarInt,
 };
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};

@@ -47,7 +47,7 @@ impl Socket {
             let result = self.stream.read(part);
             // Less than there was room for is all there was.
             if is_blocked(&result) || is_part(&result, part.len()) {
-                self.watch.is_empty(&self.stream)?;
+                self.watch.drained(&self.stream)?;
             }
             if !is_blocked(&result) {
                 return Poll::Ready(result);
@@ -67,7 +67,7 @@ impl Socket {
             }
             let result = put(&self.stream);
             if is_blocked(&result) || (self.is_told_of_room && is_part(&result, length)) {
-                self.watch.is_full(&self.stream, self.is_told_of_room)?;
+                self.watch.filled(&self.stream, self.is_told_of_room)?;
                 self.is_told_of_room = true;
             }
             if !is_blocked(&result) {
@@ -149,6 +149,7 @@ impl AsyncWrite for Socket {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::net::TcpListener;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -209,6 +210,29 @@ mod tests {
             let (read, written) = both_ways.await;
             assert!(read.is_ok() && written.is_ok(), "{read:?}, {written:?}");
             assert_eq!((&word, taking.join().expect("it is read") == much), (b"word", true));
+        });
+    }
+
+    #[test]
+    fn who_has_closed_its_half_and_reads_late_gets_all() {
+        block_on(async |reactor| {
+            let (mut client, mut server) = pair(&reactor);
+            let mut byte = [0];
+            let (ended, ()) = tokio::join!(server.read(&mut byte), async {
+                client.shutdown(Shutdown::Write).expect("open");
+            });
+            assert_eq!(ended.expect("the end"), 0);
+            let much = vec![7; 16 << 20];
+            let length = much.len();
+            let mut writing = std::pin::pin!(server.write_all(&much));
+            let waits = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx).is_pending()));
+            assert!(waits.await, "there is no room for all");
+            let taking = std::thread::spawn(move || {
+                let mut got = vec![0; length];
+                client.read_exact(&mut got).map(|()| got)
+            });
+            writing.await.expect("it reads");
+            assert!(taking.join().expect("no panic").expect("all of it") == much);
         });
     }
 }

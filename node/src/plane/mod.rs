@@ -6,6 +6,7 @@
 //! ```
 
 mod actor;
+mod alarm;
 mod checks;
 mod handle;
 pub(crate) mod reactor;

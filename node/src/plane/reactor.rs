@@ -40,8 +40,8 @@ pub struct Reactor {
 struct Seat {
     is_readable: bool,
     is_writable: bool,
-    /// The other side has closed or is gone: there is an end to be read, for ever.
-    is_closed: bool,
+    /// The other side has closed or is gone: there is an end to be read, for ever, and nothing more is told of.
+    has_end: bool,
     /// Who waits for a change, to read or to write: one task does both.
     waker: Option<Waker>,
 }
@@ -90,7 +90,7 @@ impl Reactor {
         }
         let mut seats = self.seats.borrow_mut();
         for event in &*events {
-            // Told of who has left meanwhile, or of the next in the same seat: whoever is woken for nothing sees it.
+            // It has none when the thread was only roused.
             if let Some(seat) = seats.get_mut(event.token().0) {
                 seat.note(event);
             }
@@ -102,9 +102,9 @@ impl Reactor {
 impl Seat {
     /// A waker of this thread only writes down who is to be polled: nothing comes back here meanwhile.
     fn note(&mut self, event: &Event) {
-        self.is_closed |= event.is_read_closed() || event.is_write_closed() || event.is_error();
-        self.is_readable |= self.is_closed || event.is_readable();
-        self.is_writable |= self.is_closed || event.is_writable();
+        self.has_end |= event.is_read_closed();
+        self.is_readable |= self.has_end || event.is_readable() || event.is_error();
+        self.is_writable |= event.is_writable() || event.is_write_closed() || event.is_error();
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -157,27 +157,27 @@ impl Watch {
         self.seat(look).unwrap_or(Poll::Ready(()))
     }
 
-    /// All there was has been read.
+    /// All there was has been read; the end may be to come.
     ///
     /// # Errors
     /// What the system says when it cannot watch one more.
-    pub fn is_empty(&mut self, socket: &impl AsRawFd) -> io::Result<()> {
+    pub fn drained(&mut self, socket: &impl AsRawFd) -> io::Result<()> {
         if self.seat == NO_SEAT {
             return self.register(socket, Interest::READABLE);
         }
-        self.seat(|seat| seat.is_readable = seat.is_closed);
+        self.seat(|seat| seat.is_readable = seat.has_end);
         Ok(())
     }
 
-    /// It was written to as far as it went. `is_told`: the system tells of room already.
+    /// All there was room for has been written. `is_told`: the system tells of room already.
     ///
     /// # Errors
     /// What the system says when it cannot watch one more.
-    pub fn is_full(&mut self, socket: &impl AsRawFd, is_told: bool) -> io::Result<()> {
+    pub fn filled(&mut self, socket: &impl AsRawFd, is_told: bool) -> io::Result<()> {
         if !is_told {
             return self.register(socket, Interest::READABLE | Interest::WRITABLE);
         }
-        self.seat(|seat| seat.is_writable = seat.is_closed);
+        self.seat(|seat| seat.is_writable = false);
         Ok(())
     }
 
@@ -325,7 +325,7 @@ pub mod tests {
         let (mut here, mut there) = UnixStream::pair().expect("two more descriptors");
         there.set_nonblocking(true).expect("a socket");
         let mut watch = Watch::new(&reactor);
-        watch.is_empty(&there).expect("it can be watched");
+        watch.drained(&there).expect("it can be watched");
         for _ in 0..2 {
             let waker = waker_ref(&call);
             let mut cx = Context::from_waker(&waker);
@@ -335,7 +335,7 @@ pub mod tests {
             reactor.wait(None, &rouser).expect("it tells of sockets");
             assert!(call.is_made() && watch.poll_readable(&mut cx).is_ready());
             assert_eq!(there.read(&mut [0; 8]).expect("it is there"), 4);
-            watch.is_empty(&there).expect("it is watched");
+            watch.drained(&there).expect("it is watched");
             reactor.wait(Some(Duration::ZERO), &rouser).expect("it tells of sockets");
             assert!(reactor.events.borrow().is_empty(), "nobody has rung");
         }

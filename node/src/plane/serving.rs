@@ -18,6 +18,7 @@ use futures_util::task::waker_ref;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
+use super::alarm::Alarm;
 use super::handle::Command;
 use super::reactor::{Call, Rouser};
 use super::tasks::Ticket;
@@ -42,6 +43,7 @@ pub struct Serving {
     commands: mpsc::Receiver<Command>,
     for_commands: Arc<Call>,
     rouser: Arc<Rouser>,
+    alarm: Alarm,
     due: Vec<Arc<Ticket>>,
 }
 
@@ -58,11 +60,7 @@ pub enum Next {
 
 impl Serving {
     /// For this plane, and what others ask of it.
-    pub fn new(
-        plane: Rc<Plane>,
-        commands: mpsc::Receiver<Command>,
-        rouser: Arc<Rouser>,
-    ) -> Self {
+    pub fn new(plane: Rc<Plane>, commands: mpsc::Receiver<Command>, rouser: Arc<Rouser>) -> Self {
         let tasks = LocalSet::new();
         let (for_tasks, for_commands) = (Call::new(&rouser), Call::new(&rouser));
         {
@@ -70,7 +68,8 @@ impl Serving {
             plane.spawn(Rc::clone(&plane).tidies());
         }
         plane.schedule_turn();
-        Self { plane, tasks, for_tasks, commands, for_commands, rouser, due: Vec::new() }
+        let (alarm, due) = (Alarm::new(plane.reactor()), Vec::new());
+        Self { plane, tasks, for_tasks, commands, for_commands, rouser, alarm, due }
     }
 
     /// Serves this listener too.
@@ -130,7 +129,7 @@ impl Serving {
         if self.has_work() {
             return Next::Look;
         }
-        Next::Wait(due_ms.map(|due_ms| Duration::from_millis(due_ms - now_ms)))
+        Next::Wait(due_ms.and_then(|due_ms| self.alarm.set(now_ms, due_ms)))
     }
 
     fn has_work(&self) -> bool {
