@@ -137,7 +137,6 @@ fn run_thread(
         spec.handle.clone(),
         Arc::clone(&spec.ports),
         Arc::clone(&spec.gate),
-        control.clone(),
     );
     let serving = Serving::new(plane, commands, rouser);
     for listening in &spec.listeners {

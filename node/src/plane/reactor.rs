@@ -328,12 +328,12 @@ pub mod tests {
         watch.drained(&there).expect("it can be watched");
         for _ in 0..2 {
             let waker = waker_ref(&call);
-            let mut cx = Context::from_waker(&waker);
-            assert!(call.take() && watch.poll_readable(&mut cx).is_pending());
+            let cx = Context::from_waker(&waker);
+            assert!(call.take() && watch.poll_readable(&cx).is_pending());
             rouser.waits();
             here.write_all(b"word").expect("open");
             reactor.wait(None, &rouser).expect("it tells of sockets");
-            assert!(call.is_made() && watch.poll_readable(&mut cx).is_ready());
+            assert!(call.is_made() && watch.poll_readable(&cx).is_ready());
             assert_eq!(there.read(&mut [0; 8]).expect("it is there"), 4);
             watch.drained(&there).expect("it is watched");
             reactor.wait(Some(Duration::ZERO), &rouser).expect("it tells of sockets");

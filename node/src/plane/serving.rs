@@ -129,7 +129,7 @@ impl Serving {
         if self.has_work() {
             return Next::Look;
         }
-        Next::Wait(due_ms.and_then(|due_ms| self.alarm.set(now_ms, due_ms)))
+        Next::Wait(self.alarm.set(now_ms, due_ms))
     }
 
     fn has_work(&self) -> bool {

@@ -134,7 +134,8 @@ mod tests {
         };
         assert!(round().is_empty(), "nobody was woken");
         [1, 2, 1].into_iter().for_each(|place: usize| bells[place].ring());
-        bells[2].waker().clone().wake();
+        let waker = bells[2].waker().clone();
+        waker.wake();
         assert_eq!(round(), [1, 2]);
         assert_eq!(round(), [1], "woken while it was polled");
         assert!(ready.is_empty());

@@ -108,7 +108,6 @@ impl Bench {
         let (shadows, memory) = (Arc::clone(&ports.0), Arc::clone(&ports.1));
         let (sender, commands) = mpsc::channel(64);
         handle.connect(sender);
-        let control = tokio::runtime::Handle::current();
         let gather = outpost_flow::Gather::new(50);
         let reactor = Reactor::new().expect("the system has one");
         let alarm = Arc::new(Alarm::default());
@@ -121,7 +120,6 @@ impl Bench {
             handle.clone(),
             Arc::new(ports),
             gate,
-            control,
         );
         let serving = Serving::new(Rc::clone(&plane), commands, Arc::clone(&rouser));
         let running = spawn_local(serve(serving, reactor, rouser, alarm));

@@ -48,6 +48,10 @@ const PASSWORD_CHECKS_MAX: usize = 4;
 /// well; less often: their backlog is noticed late.
 const CHARGE_EVERY_MS: u64 = 50;
 
+/// The shard's timers are looked at so often though nothing is due. More often: wake-ups for nothing; less often: memory is
+/// looked at late.
+const TICK_EVERY_MS: u64 = 60_000;
+
 /// After so many lost connections memory is given back to the system. Fewer: work that pays for little; more: a node whose
 /// clients have left holds on to what they needed.
 const GIVE_BACK_FROM: usize = 256;
@@ -113,7 +117,8 @@ pub struct Plane {
 }
 
 impl Plane {
-    /// A plane around a shard; `gather` keeps turns apart, `together` makes one call of many writes.
+    /// A plane around a shard; `gather` keeps turns apart, `together` makes one call of many writes. Slow checks run where
+    /// this is called.
     pub fn new(
         shard: Shard,
         (reactor, rouser): (Rc<Reactor>, Arc<Rouser>),
@@ -122,7 +127,6 @@ impl Plane {
         handle: PlaneHandle,
         ports: Arc<dyn PlanePorts>,
         gate: Arc<dyn Gate>,
-        control: tokio::runtime::Handle,
     ) -> Rc<Self> {
         Rc::new(Self {
             shard: RefCell::new(shard),
@@ -156,7 +160,7 @@ impl Plane {
             handle,
             ports,
             gate,
-            control,
+            control: tokio::runtime::Handle::current(),
         })
     }
 
@@ -340,15 +344,16 @@ impl Plane {
         self.in_turn.set(false);
     }
 
-    /// Has the shard do what is due by now. When it is to be looked at again; `None`: never, as things are.
-    pub(super) fn keep_time(&self, now_ms: u64) -> Option<u64> {
-        let due_ms = self.shard.borrow().next_tick_ms()?;
+    /// Has the shard do what is due by now. When it is to be looked at again.
+    pub(super) fn keep_time(&self, now_ms: u64) -> u64 {
+        let due_ms = self.shard.borrow().next_tick_ms().unwrap_or(u64::MAX);
+        let due_ms = due_ms.min(self.ticked_ms.get() + TICK_EVERY_MS);
         // Once in a millisecond: what is still due then is looked at in the next.
         if due_ms <= now_ms && self.ticked_ms.replace(now_ms) != now_ms {
             self.tick();
             self.schedule_turn();
         }
-        Some(due_ms.max(now_ms + 1))
+        due_ms.max(now_ms + 1)
     }
 
     fn tick(&self) {
