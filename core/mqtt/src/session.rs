@@ -126,8 +126,14 @@ struct Link {
     /// Boxed: most clients use none.
     #[allow(clippy::box_collection, reason = "one word instead of three in every session")]
     aliases: Option<Box<Vec<ByteString>>>,
-    /// QoS 1 publishes not yet acknowledged.
+    /// Publishes of this connection that are not settled: an earlier one's do not count (MQTT 5, §4.9).
     unacked: u16,
+}
+
+impl Link {
+    fn settle_one(&mut self) {
+        self.unacked = self.unacked.saturating_sub(1);
+    }
 }
 
 /// QoS 2 ids the client uses; `true` once PUBREC is due or sent. One word while there are none.
@@ -141,10 +147,6 @@ struct Received(Option<Box<BTreeMap<PacketId, bool>>>);
 impl Received {
     fn ids(&self) -> impl Iterator<Item = PacketId> + '_ {
         self.0.iter().flat_map(|ids| ids.keys().copied())
-    }
-
-    fn len(&self) -> usize {
-        self.0.as_ref().map_or(0, |ids| ids.len())
     }
 
     fn get(&self, id: PacketId) -> Option<bool> {
@@ -195,8 +197,7 @@ impl Session {
     /// Whether its client may publish one more message with an acknowledgement.
     pub fn takes_publish(&self, limits: &SessionLimits) -> bool {
         self.link.as_ref().is_some_and(|link| {
-            let taken = usize::from(link.unacked) + self.received.len();
-            taken < usize::from(limits.receive_max) || link.version != Version::V5
+            link.unacked < limits.receive_max || link.version != Version::V5
         })
     }
 
@@ -319,7 +320,7 @@ impl Session {
             QoS::AtMostOnce => {}
             QoS::AtLeastOnce => {
                 if let (Some(link), true) = (self.link.as_mut(), same_link) {
-                    link.unacked = link.unacked.saturating_sub(1);
+                    link.settle_one();
                     fx.push(Effect::Send(Packet::Puback(Ack::new(id, reason))));
                 }
             }
@@ -327,6 +328,7 @@ impl Session {
                 // On a later connection too: the client has sent the id again by then and waits.
                 if reason.is_error() {
                     self.received.remove(id);
+                    self.link.iter_mut().for_each(Link::settle_one);
                     fx.push(Effect::Forgotten(id));
                 } else {
                     self.received.insert(id, true);
@@ -421,16 +423,15 @@ impl Session {
             ));
             return;
         }
-        match (publish.qos, publish.packet_id) {
-            (QoS::AtLeastOnce, _) => {
-                if let Some(link) = &mut self.link {
-                    link.unacked = link.unacked.saturating_add(1);
-                }
-            }
-            (QoS::ExactlyOnce, Some(id)) => {
-                self.received.insert(id, false);
-            }
-            _ => {}
+        if publish.qos > QoS::AtMostOnce
+            && let Some(link) = &mut self.link
+        {
+            link.unacked = link.unacked.saturating_add(1);
+        }
+        if publish.qos == QoS::ExactlyOnce
+            && let Some(id) = publish.packet_id
+        {
+            self.received.insert(id, false);
         }
         fx.push(Effect::Publish(publish));
     }
@@ -474,6 +475,7 @@ impl Session {
             return;
         }
         if self.received.remove(id) {
+            self.link.iter_mut().for_each(Link::settle_one);
             fx.push(Effect::Forgotten(id));
         }
         fx.push(Effect::SendDurable(Packet::Pubcomp(Ack::new(id, ReasonCode::Success))));

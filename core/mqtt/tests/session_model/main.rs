@@ -198,6 +198,7 @@ impl World {
         }
         self.model.client_max = usize::from(connect.receive_max.unwrap_or(u16::MAX));
         self.model.version = Some(version);
+        self.model.unsettled = 0;
         let mut fx = Vec::new();
         let connack = Connack::default();
         self.session.handle_connect(&connect, connack, &self.limits.clone(), &mut fx);
@@ -262,15 +263,17 @@ impl World {
                 model.due.push_back(Packet::Pubrec(ack(id)));
             }
             (QoS::ExactlyOnce, Some(Taken::Passed)) => {}
-            _ if five && model.qos_1.len() + model.qos_2.len() >= usize::from(RECEIVE_MAX) => {
+            _ if five && model.unsettled >= usize::from(RECEIVE_MAX) => {
                 model.fails = Some(ReasonCode::ReceiveMaximumExceeded);
             }
             (QoS::AtLeastOnce, _) => {
                 model.qos_1.push(id);
+                model.unsettled += 1;
                 model.passed_on = 1;
             }
             (QoS::ExactlyOnce, None) => {
                 model.qos_2.insert(id, Taken::Passed);
+                model.unsettled += 1;
                 model.passed_on = 1;
             }
         }
@@ -298,10 +301,12 @@ impl World {
         let answer = Ack::new(id, reason);
         if qos == QoS::AtLeastOnce {
             self.model.qos_1.retain(|other| *other != id);
+            self.model.settle_one();
             self.model.due.push_back(Packet::Puback(answer));
         } else {
             if reason.is_error() {
                 self.model.qos_2.remove(&id);
+                self.model.settle_one();
             } else {
                 self.model.qos_2.insert(id, Taken::Answered);
             }
@@ -320,7 +325,9 @@ impl World {
         if let Some(Taken::Passed) = self.model.qos_2.get(&id) {
             self.model.fails = Some(ReasonCode::ProtocolError)
         } else {
-            self.model.qos_2.remove(&id);
+            if self.model.qos_2.remove(&id).is_some() {
+                self.model.settle_one();
+            }
             self.model.due.push_back(Packet::Pubcomp(ack(id)));
         }
         self.packet(Packet::Pubrel(ack(id)))

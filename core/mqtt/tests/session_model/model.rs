@@ -46,6 +46,8 @@ pub struct Model {
     pub owed: BTreeMap<u64, Owed>,
     pub qos_1: Vec<PacketId>,
     pub qos_2: BTreeMap<PacketId, Taken>,
+    /// Publishes of this connection that are not settled.
+    pub unsettled: usize,
     /// Answers that are due, in order for each kind.
     pub due: VecDeque<Packet>,
     pub passed_on: usize,
@@ -53,6 +55,10 @@ pub struct Model {
 }
 
 impl Model {
+    pub fn settle_one(&mut self) {
+        self.unsettled = self.unsettled.saturating_sub(1);
+    }
+
     pub fn in_flight(&self) -> usize {
         let open =
             |o: &&Owed| matches!(o.stage, Stage::Sent | Stage::Received | Stage::ReceivedBefore);
