@@ -456,7 +456,7 @@ impl Shard {
     pub(super) fn expect_nothing_of(&mut self, node: NodeId) {
         let arriving = self.moves.all.keys().filter(|session| !self.is_leaving(**session));
         let sessions = arriving.filter_map(|session| self.sessions.get(*session as usize));
-        let client_ids: Vec<_> = sessions.map(|slot| slot.client_id()).collect();
+        let client_ids: Vec<_> = sessions.map(super::slot::SessionSlot::client_id).collect();
         for client_id in client_ids {
             self.nothing_comes(&client_id, node);
         }

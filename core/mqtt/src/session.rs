@@ -196,9 +196,9 @@ impl Session {
 
     /// Whether its client may publish one more message with an acknowledgement.
     pub fn takes_publish(&self, limits: &SessionLimits) -> bool {
-        self.link.as_ref().is_some_and(|link| {
-            link.unacked < limits.receive_max || link.version != Version::V5
-        })
+        self.link
+            .as_ref()
+            .is_some_and(|link| link.unacked < limits.receive_max || link.version != Version::V5)
     }
 
     /// Whether a QoS 1 delivery of this place would go to its client at once.
