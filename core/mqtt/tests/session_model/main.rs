@@ -2,6 +2,7 @@
 //! all versions. The model knows nothing of the session's insides: it sees what went in and what came out, and says what the
 //! standard allows. Planted faults, wrapped around the session's outputs, show that it would see them.
 
+mod dice;
 mod model;
 #[path = "../support/mod.rs"]
 mod support;
@@ -10,6 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use dice::Dice;
 use model::{Model, Owed, Stage, Taken};
 use outpost_model::{Message, MessageId, NodeId, Now, QoS};
 use outpost_mqtt::Decoder;
@@ -100,27 +102,6 @@ fn run(seed: u64, fault: Fault) -> Result<(), String> {
         world.step()?;
     }
     world.end()
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): small, and the same everywhere.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    fn pick<T: Copy>(&mut self, of: &[T]) -> Option<T> {
-        (!of.is_empty()).then(|| of[self.below(of.len() as u64) as usize])
-    }
 }
 
 struct World {
