@@ -195,16 +195,16 @@ impl Shard {
         let me = self.config.node;
         let sessions = (Bound::Included(SESSION), Bound::Unbounded);
         let all = self.state.map.range::<str, _>(sessions);
-        let client_ids = all.map_while(|(key, _)| key.strip_prefix(SESSION)).filter(|client_id| {
-            let Some((owner, residence)) = self.residence(client_id) else { return false };
+        let waits = |client_id: &str| {
+            let (owner, residence) = self.residence(client_id)?;
             let arrival = self.arrival(owner, client_id);
-            let expected = takeover::still_expected(&residence, arrival.as_ref());
-            !residence.discards && expected.contains(&me) && self.session_of(client_id).is_none()
-        });
-        for client_id in client_ids.map(ToOwned::to_owned).collect::<Vec<String>>() {
-            if let Some((owner, _)) = self.residence(&client_id) {
-                self.send_part(owner, &client_id, None, PartKind::Absent, None);
-            }
+            let is_expected = takeover::still_expected(&residence, arrival.as_ref()).contains(&me);
+            let is_here = residence.discards || self.session_of(client_id).is_some();
+            (is_expected && !is_here).then(|| (owner, client_id.to_owned()))
+        };
+        let client_ids = all.map_while(|(key, _)| key.strip_prefix(SESSION));
+        for (owner, client_id) in client_ids.filter_map(waits).collect::<Vec<_>>() {
+            self.send_part(owner, &client_id, None, PartKind::Absent, None);
         }
     }
 

@@ -9,7 +9,8 @@ use outpost_mqtt::packet::Publish;
 use outpost_store::{Op, Space, Store};
 
 use crate::retained::retained;
-use crate::world::{World, fleeting, publish, v5};
+use crate::takeover::numbers;
+use crate::world::{Client, World, fleeting, publish, v5};
 
 #[test]
 fn a_durable_event_survives_a_cut_and_a_crash_of_either_side_and_arrives_once() {
@@ -189,18 +190,24 @@ fn a_peer_cannot_stop_the_store_with_a_key_it_does_not_take() {
     assert_eq!(world.shard(0).stats().store_failed, None);
 }
 
-#[test]
-fn an_event_whose_body_is_gone_from_disk_is_counted_and_does_not_stop_the_others() {
+/// The first node owes the second what was published while the link was cut, and the receiver there.
+fn owing_over_a_cut(payloads: &[String]) -> (World, Client) {
     let mut world = World::with(2, |_| {});
     let receiver = world.connect_to(1, v5("r"));
     world.subscribe(receiver, "t", 1);
     world.join();
     world.cut_link();
     let sender = world.connect_to(0, v5("s"));
-    for number in 1..=3 {
-        world.publish(sender, publish("t", &number.to_string(), 1, number));
+    for (number, payload) in (1..).zip(payloads) {
+        world.publish(sender, publish("t", payload, 1, number));
     }
     world.drain(sender);
+    (world, receiver)
+}
+
+#[test]
+fn an_event_whose_body_is_gone_from_disk_is_counted_and_does_not_stop_the_others() {
+    let (mut world, receiver) = owing_over_a_cut(&numbers(1, 3));
     world.crash(0); // now they are on disk only
     let bodies = world.store(0).snapshot().into_keys();
     let body = bodies.filter(|(space, _)| *space == Space::Messages).nth(1).expect("three bodies");
@@ -214,17 +221,7 @@ fn an_event_whose_body_is_gone_from_disk_is_counted_and_does_not_stop_the_others
 
 #[test]
 fn the_window_of_a_link_moves_with_each_acknowledgement_also_for_what_was_read_from_disk() {
-    let mut world = World::with(2, |_| {});
-    let receiver = world.connect_to(1, v5("r"));
-    world.subscribe(receiver, "t", 1);
-    world.join();
-    world.cut_link();
-    let sender = world.connect_to(0, v5("s"));
-    let payload = "x".repeat(100_000);
-    for number in 1..=40 {
-        world.publish(sender, publish("t", &payload, 1, number));
-    }
-    world.drain(sender);
+    let (mut world, _) = owing_over_a_cut(&vec!["x".repeat(100_000); 40]);
     world.crash(0); // now they are on disk only
     assert_eq!(world.shard(0).stats().outbox, 40);
     let (peer, now) = (NodeId(2), world.now());
@@ -254,16 +251,7 @@ fn the_window_of_a_link_moves_with_each_acknowledgement_also_for_what_was_read_f
 
 #[test]
 fn what_was_said_on_a_link_does_not_come_on_the_next_in_front_of_what_was_lost() {
-    let mut world = World::with(2, |_| {});
-    let receiver = world.connect_to(1, v5("r"));
-    world.subscribe(receiver, "t", 1);
-    world.join();
-    world.cut_link();
-    let sender = world.connect_to(0, v5("s"));
-    for number in 1..=20 {
-        world.publish(sender, publish("t", "x", 1, number));
-    }
-    world.drain(sender);
+    let (mut world, _) = owing_over_a_cut(&numbers(1, 20));
     let (peer, now) = (NodeId(2), world.now());
     let hello = || Hello { store_id: 2, your_store_id: 0, events_seen: 0, retained_seen: 0 };
     let shard = world.shard_mut(0);
